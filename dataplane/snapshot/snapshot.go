@@ -1,0 +1,237 @@
+// Package snapshot is the model of all compiled tables at one moment: the only
+// thing that passes from the controllers to the data plane.
+//
+// It is plain data, immutable once it was handed on, and says everything with
+// names: a rule refers to a cluster by its key. The data plane builds its live
+// tables from it, and rebuilds only what a Delta names.
+package snapshot
+
+import (
+	"time"
+
+	"github.com/headgate/headgate/dataplane/policy"
+)
+
+// Snapshot is everything that the data plane serves from.
+type Snapshot struct {
+	// Ports are the sockets to listen on, sorted by Key.
+	Ports []*Port `json:"ports"`
+	// Hosts are the routing tables, by HostKey.
+	Hosts Table[*VirtualHost] `json:"hosts"`
+	// Clusters say how to balance and speak to backends, by cluster key.
+	Clusters Table[*Cluster] `json:"clusters"`
+	// Endpoints say where backends are, by cluster key: they change far more
+	// often than all else, so they are a table of their own.
+	Endpoints Table[*Endpoints] `json:"endpoints"`
+}
+
+// Delta names what differs between two snapshots. A key that the newer one
+// lacks was removed.
+type Delta struct {
+	Ports     bool
+	Hosts     []string
+	Clusters  []string
+	Endpoints []string
+}
+
+// Empty reports whether nothing differs.
+func (d *Delta) Empty() bool {
+	return !d.Ports && len(d.Hosts) == 0 && len(d.Clusters) == 0 && len(d.Endpoints) == 0
+}
+
+// Ref names the object that a part of the snapshot came from, so that the
+// running state is recognisable to who wrote the object.
+type Ref struct {
+	Kind      string `json:"kind"`
+	Namespace string `json:"namespace,omitempty"`
+	Name      string `json:"name"`
+	// Section is a listener's or rule's name, or a Service's port.
+	Section string `json:"section,omitempty"`
+}
+
+// Port is one socket and the listeners that share it.
+type Port struct {
+	// Key is stable across snapshots: "protocol/number", such as "tcp/80".
+	Key string `json:"key"`
+	// Number is the port to bind.
+	Number uint16 `json:"number"`
+	// Transport is "tcp" or "udp".
+	Transport string `json:"transport"`
+	// Listeners are sorted by Key. At most one of them takes a request: the one
+	// whose Hostname matches most specifically (listener isolation, GEP-957).
+	Listeners []*Listener `json:"listeners"`
+}
+
+// Listener is one listener of a Gateway.
+type Listener struct {
+	// Key is "namespace/gateway/listener".
+	Key    string `json:"key"`
+	Source Ref    `json:"source"`
+	// Port is the port that the Gateway declares: what clients see.
+	Port uint16 `json:"port"`
+	// Protocol is "HTTP" or "HTTPS".
+	Protocol string `json:"protocol"`
+	// Hostname is exact, "*.suffix", or "" for all; lower case.
+	Hostname string `json:"hostname,omitempty"`
+	// TLS is nil for plaintext.
+	TLS *TLS `json:"tls,omitempty"`
+	// Client is nil for defaults.
+	Client *Client `json:"client,omitempty"`
+}
+
+// TLS terminates TLS.
+type TLS struct {
+	Certificates []*Certificate `json:"certificates"`
+}
+
+// Certificate is a chain with its key, PEM-encoded.
+type Certificate struct {
+	Source Ref           `json:"source"`
+	Chain  []byte        `json:"-"`
+	Key    policy.Secret `json:"key"`
+}
+
+// Client is how a listener treats its clients. Zero values mean the defaults.
+type Client struct {
+	// TrustedProxies are CIDRs whose X-Forwarded-* and Forwarded are believed.
+	TrustedProxies []string `json:"trustedProxies,omitempty"`
+}
+
+// HostKey returns the key of a virtual host in Snapshot.Hosts.
+func HostKey(listener, hostname string) string { return listener + " " + hostname }
+
+// VirtualHost is what a listener serves under one hostname.
+type VirtualHost struct {
+	Listener string `json:"listener"`
+	// Hostname is exact, "*.suffix", or "*"; lower case.
+	Hostname string `json:"hostname"`
+	// Routes are in order of precedence (HTTPRouteRule.matches): the first that matches is taken.
+	// Where none matches, the listener's next less specific virtual host is asked.
+	Routes []*Route `json:"routes"`
+}
+
+// Route is one match of a rule. Matches of one rule share their Rule.
+type Route struct {
+	Match Match `json:"match"`
+	Rule  *Rule `json:"rule"`
+}
+
+// Match is a condition on a request; all of its parts must hold.
+type Match struct {
+	Path    PathMatch    `json:"path"`
+	Method  string       `json:"method,omitempty"`
+	Headers []ValueMatch `json:"headers,omitempty"`
+	Query   []ValueMatch `json:"query,omitempty"`
+}
+
+// PathMatch compares the path.
+type PathMatch struct {
+	// Type is "Exact", "PathPrefix" (by whole segments) or "RegularExpression" (RE2, the whole path).
+	Type  string `json:"type"`
+	Value string `json:"value"`
+}
+
+// ValueMatch compares a named header or query parameter.
+type ValueMatch struct {
+	Name string `json:"name"`
+	// Type is "Exact" or "RegularExpression" (RE2, the whole value).
+	Type  string `json:"type"`
+	Value string `json:"value"`
+}
+
+// Rule is what happens to a request that matched.
+type Rule struct {
+	// Source's Section is the rule's name, or its index in decimal.
+	Source Ref `json:"source"`
+	// Filters are in pipeline order.
+	Filters []policy.Config `json:"filters,omitempty"`
+	// Backends share the requests by weight. Empty if a filter always answers.
+	Backends []Backend `json:"backends,omitempty"`
+	// Mirrors get a copy of a share of the requests; their answers are dropped.
+	Mirrors []Mirror `json:"mirrors,omitempty"`
+	// RequestTimeout bounds the exchange, BackendTimeout each try; 0 is none.
+	RequestTimeout time.Duration `json:"requestTimeout,omitempty"`
+	BackendTimeout time.Duration `json:"backendTimeout,omitempty"`
+	// Broken, if not "", says why the rule cannot be served as it was meant,
+	// such as an invalid authentication policy. Every request is answered 500.
+	Broken string `json:"broken,omitempty"`
+}
+
+// Backend is a weighted backendRef.
+type Backend struct {
+	// Cluster is a key of Snapshot.Clusters, or "" if the reference does not
+	// resolve: its share of the requests is answered 500.
+	Cluster string          `json:"cluster,omitempty"`
+	Weight  uint32          `json:"weight"`
+	Filters []policy.Config `json:"filters,omitempty"`
+}
+
+// Mirror copies Numerator of Denominator requests to a cluster.
+type Mirror struct {
+	Cluster     string `json:"cluster"`
+	Numerator   uint32 `json:"numerator"`
+	Denominator uint32 `json:"denominator"`
+}
+
+// Cluster is a compiled backend: how to choose among its endpoints and how to
+// speak to them.
+type Cluster struct {
+	// Key is "Service/namespace/name/port" or "Backend/namespace/name", with
+	// "@target" appended where a policy holds for one target only.
+	Key    string `json:"key"`
+	Source Ref    `json:"source"`
+	// Protocol is "http1" for now.
+	Protocol string  `json:"protocol"`
+	Balance  Balance `json:"balance"`
+	// ConnectTimeout bounds one connection attempt; 0 means 5 s.
+	ConnectTimeout time.Duration `json:"connectTimeout,omitempty"`
+	// MaxIdle bounds the idle connections kept per endpoint; 0 means 256.
+	MaxIdle int `json:"maxIdle,omitempty"`
+	// IdleTimeout closes idle connections; 0 means 60 s.
+	IdleTimeout time.Duration `json:"idleTimeout,omitempty"`
+	// TLS speaks TLS to the endpoints; nil for plaintext.
+	TLS *UpstreamTLS `json:"tls,omitempty"`
+}
+
+// UpstreamTLS verifies endpoints.
+type UpstreamTLS struct {
+	// ServerName is sent as SNI and verified.
+	ServerName string `json:"serverName"`
+	// Roots are PEM certificates; empty means the system's.
+	Roots []byte `json:"-"`
+}
+
+// Balance chooses an endpoint.
+type Balance struct {
+	// Algorithm is "RoundRobin" (smooth, weighted; the default), "LeastRequest",
+	// "IPHash" (consistent) or "RandomOfTwo".
+	Algorithm string `json:"algorithm"`
+}
+
+// Endpoints is where a cluster's instances are.
+type Endpoints struct {
+	// Endpoints are sorted by address and port.
+	Endpoints []Endpoint `json:"endpoints,omitempty"`
+	// Hosts are names to be resolved by DNS, and again when their TTL is over.
+	Hosts []Host `json:"hosts,omitempty"`
+}
+
+// Endpoint is one instance.
+type Endpoint struct {
+	// Address is an IP address.
+	Address string `json:"address"`
+	Port    uint16 `json:"port"`
+	// Weight is relative; 0 counts as 1.
+	Weight uint32 `json:"weight,omitempty"`
+	// Draining endpoints take no new requests unless there are no others;
+	// what is in flight finishes.
+	Draining bool   `json:"draining,omitempty"`
+	Zone     string `json:"zone,omitempty"`
+}
+
+// Host is a DNS name with the port to use on its addresses.
+type Host struct {
+	Name   string `json:"name"`
+	Port   uint16 `json:"port"`
+	Weight uint32 `json:"weight,omitempty"`
+}

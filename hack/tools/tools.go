@@ -1,0 +1,11 @@
+//go:build tools
+
+// Package tools pins the programs that make uses, apart from Headgate's own
+// dependencies.
+package tools
+
+import (
+	_ "helm.sh/helm/v3/cmd/helm"
+	_ "honnef.co/go/tools/cmd/staticcheck"
+	_ "sigs.k8s.io/controller-tools/cmd/controller-gen"
+)
