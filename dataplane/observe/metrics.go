@@ -1,0 +1,82 @@
+package observe
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// Metrics are all metrics of the process, on a registry of their own. It is
+// safe for concurrent use. What has no labels, and the Go runtime's and the
+// process's own metrics, are there from the start; the rest comes with the
+// handles.
+type Metrics struct {
+	registry *prometheus.Registry
+
+	mu     sync.Mutex
+	routes map[RouteLabels]*Route
+	shares map[shareLabels]*share
+	ports  map[string]*Port
+
+	local     reasons
+	snapshots snapshots
+	endpoints atomic.Pointer[func(yield func(Endpoint))]
+	accessLog atomic.Pointer[AccessLog]
+}
+
+// NewMetrics returns metrics that count from zero. version is shown by
+// headgate_build_info.
+func NewMetrics(version string) *Metrics {
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		routes:   map[RouteLabels]*Route{},
+		shares:   map[shareLabels]*share{},
+		ports:    map[string]*Port{},
+	}
+	m.registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		buildInfo(version),
+		collector{m},
+	)
+	return m
+}
+
+// Registry returns the registry, to be gathered from and for other parts of
+// the process to register their collectors with.
+func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
+
+// LocalReply counts a response that Headgate itself made, by
+// exchange.Response.LocalReason.
+func (m *Metrics) LocalReply(reason string) { m.local.count(reason) }
+
+// Compiled records how long a compile took, whether its result was swapped in or not.
+func (m *Metrics) Compiled(took time.Duration) { m.snapshots.compiled(took) }
+
+// Applied records that a snapshot serves from now on.
+func (m *Metrics) Applied(now time.Time) { m.snapshots.applied(now) }
+
+// Endpoint is an endpoint of a cluster at the moment of a scrape.
+type Endpoint struct {
+	// Cluster is the cluster's key, Address "ip:port".
+	Cluster, Address string
+	// Healthy is false while the endpoint is ejected.
+	Healthy bool
+	// Draining endpoints take no new requests.
+	Draining bool
+	// InFlight counts the requests being served, Idle the connections kept.
+	InFlight, Idle int
+	// Requests counts the tries sent since the endpoint appeared, Failures
+	// those that ended without a response.
+	Requests, Failures uint64
+}
+
+// SetEndpoints says where to read the clusters' endpoints from at each scrape.
+// It is called from the scrape's goroutine and must be safe for that.
+func (m *Metrics) SetEndpoints(each func(yield func(Endpoint))) { m.endpoints.Store(&each) }
+
+// SetAccessLog has the log's dropped lines exposed.
+func (m *Metrics) SetAccessLog(l *AccessLog) { m.accessLog.Store(l) }

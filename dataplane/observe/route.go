@@ -1,0 +1,181 @@
+package observe
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"sync/atomic"
+	"time"
+)
+
+// RouteLabels say which series a request is counted in.
+type RouteLabels struct {
+	// Listener is the listener's key, "namespace/gateway/listener".
+	Listener string
+	// Route is "HTTPRoute/namespace/name"; "" for requests that matched none.
+	Route string
+	// Cluster is the cluster's key; "" for requests that none was chosen for.
+	Cluster string
+}
+
+// Route counts the requests of one listener, route and cluster. Handles of one
+// listener and route share their requests in flight and their added latency:
+// a request may Begin on the handle without a cluster, when its route is known,
+// and be Done on the chosen cluster's. It is safe for concurrent use.
+type Route struct {
+	labels RouteLabels
+	share  *share
+	shards []routeShard
+	m      *Metrics
+	users  int // guarded by m.mu
+}
+
+// routeShard points to what the requests of some goroutines are counted in, by
+// code class. A cell is made when its first request is done, so that a route
+// without requests costs next to nothing.
+type routeShard struct {
+	classes [classes]atomic.Pointer[cell]
+}
+
+// cell counts requests by latency; it has cache lines of its own.
+type cell struct {
+	total histogram[[len(totalBounds) + 1]atomic.Uint64]
+	_     [64]byte
+}
+
+type shareLabels struct{ listener, route string }
+
+// share is what all clusters of a listener's route have together.
+type share struct {
+	labels shareLabels
+	shards []shareShard
+	users  int // guarded by m.mu
+}
+
+type shareShard struct {
+	inFlight atomic.Int64
+	added    atomic.Pointer[addedCell]
+	_        [48]byte
+}
+
+type addedCell struct {
+	added histogram[[len(addedBounds) + 1]atomic.Uint64]
+	_     [64]byte
+}
+
+// The upper bounds of the buckets in nanoseconds; above the last is one more.
+var (
+	totalBounds = [...]int64{
+		500e3, 1e6, 2500e3, 5e6, 10e6, 25e6, 50e6, 100e6, 250e6, 500e6, 1e9, 2500e6, 5e9, 10e9, 30e9, 60e9,
+	}
+	addedBounds = [...]int64{
+		10e3, 25e3, 50e3, 100e3, 250e3, 500e3, 1e6, 2500e3, 5e6, 10e6, 25e6, 100e6, 1e9,
+	}
+)
+
+// histogram counts durations in buckets that do not overlap.
+type histogram[B any] struct {
+	sum     atomic.Int64 // nanoseconds
+	buckets B
+}
+
+// classes are 1xx to 5xx, and none: no response was sent.
+const classes = 6
+
+var classNames = [classes]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"}
+
+func classOf(status int) int {
+	if c := status / 100; 1 <= c && c < classes {
+		return c
+	}
+	return 0
+}
+
+// shardCount is a power of two, so that goroutines on different cores rarely
+// write to the same cache line.
+var shardCount = func() int {
+	n := 1
+	for n < runtime.GOMAXPROCS(0) && n < 16 {
+		n *= 2
+	}
+	return n
+}()
+
+func shard() int {
+	if shardCount == 1 {
+		return 0
+	}
+	return int(rand.Uint32()) & (shardCount - 1)
+}
+
+// Route returns the handle for these labels. Every handle that was got is given
+// back with Release.
+func (m *Metrics) Route(labels RouteLabels) *Route {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.routes[labels]
+	if r == nil {
+		key := shareLabels{labels.Listener, labels.Route}
+		s := m.shares[key]
+		if s == nil {
+			s = &share{labels: key, shards: make([]shareShard, shardCount)}
+			m.shares[key] = s
+		}
+		s.users++
+		r = &Route{labels: labels, share: s, shards: make([]routeShard, shardCount), m: m}
+		m.routes[labels] = r
+	}
+	r.users++
+	return r
+}
+
+// Release gives the handle back. Requests in flight may still use it.
+func (r *Route) Release() {
+	r.m.mu.Lock()
+	defer r.m.mu.Unlock()
+	if r.users--; r.users > 0 {
+		return
+	}
+	delete(r.m.routes, r.labels)
+	if r.share.users--; r.share.users == 0 {
+		delete(r.m.shares, r.share.labels)
+	}
+}
+
+// Begin counts a request in flight.
+func (r *Route) Begin() { r.share.shards[shard()].inFlight.Add(1) }
+
+// Done counts a request that is over. status is what was sent downstream, 0 if
+// nothing was; total is from the request's first byte to the response's last,
+// and added is total without what Headgate only waited for the upstream.
+func (r *Route) Done(status int, total, added time.Duration) {
+	i := shard()
+	s := &r.share.shards[i]
+	s.inFlight.Add(-1)
+	a := s.added.Load()
+	if a == nil {
+		s.added.CompareAndSwap(nil, new(addedCell))
+		a = s.added.Load()
+	}
+	a.added.sum.Add(int64(added))
+	a.added.buckets[bucket(addedBounds[:], int64(added))].Add(1)
+
+	p := &r.shards[i].classes[classOf(status)]
+	c := p.Load()
+	if c == nil {
+		p.CompareAndSwap(nil, new(cell))
+		c = p.Load()
+	}
+	c.total.sum.Add(int64(total))
+	c.total.buckets[bucket(totalBounds[:], int64(total))].Add(1)
+}
+
+// bucket returns the index of the first bound that is not below d. Bounds are
+// few, and most requests end at one of the first.
+func bucket(bounds []int64, d int64) int {
+	for i, bound := range bounds {
+		if d <= bound {
+			return i
+		}
+	}
+	return len(bounds)
+}
