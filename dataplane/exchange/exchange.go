@@ -55,6 +55,10 @@ type Exchange struct {
 
 	// Start is when the request's first byte was read.
 	Start time.Time
+	// Received and Sent count the bytes of content that were read from and
+	// written to the client, without framing. Set by the codec that accepted the
+	// request; complete when Handler.Done is called.
+	Received, Sent int64
 	// Deadline is when the whole exchange must be over, TryDeadline when the
 	// current try upstream must be; zero means never. Set by the pipeline, kept
 	// by the upstream codec: past it, its calls fail with a timeout.
@@ -285,6 +289,7 @@ func (ex *Exchange) Reset() {
 	ex.Route, ex.MatchedPrefix = nil, 0
 	ex.Upstream = Upstream{}
 	ex.Start, ex.Deadline, ex.TryDeadline = time.Time{}, time.Time{}, time.Time{}
+	ex.Received, ex.Sent = 0, 0
 	ex.static = staticBody{}
 	ex.Arena.Reset()
 }
