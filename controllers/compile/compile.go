@@ -5,6 +5,13 @@
 package compile
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
 	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -24,23 +31,84 @@ type Options struct {
 	Addresses []string
 }
 
-// Result is what objects compile to.
+// Result is what objects compile to. It is immutable and safe for concurrent
+// use. What grows with the number of routes is in persistent tables, behind
+// methods, so that a small change makes a small new part.
 type Result struct {
 	Snapshot *snapshot.Snapshot
-	// Delta is what differs from the previous result's snapshot.
+	// Delta is what differs from the previous result's snapshot; everything if there was none.
 	Delta *snapshot.Delta
-	// Statuses are to be written back, by object. Their conditions lack
-	// lastTransitionTime: who writes them knows the time and the old status.
-	Statuses map[objects.Ref]*Status
-	// ChangedStatuses are those that differ from the previous result's, sorted.
+	// ChangedStatuses are the objects whose Status differs from the previous
+	// result's, sorted. Status returns nil for those that have none any more.
 	ChangedStatuses []objects.Ref
-	// Findings are everything that is not as its author meant it, sorted.
-	Findings []Finding
+	// ChangedFindings are the objects whose findings differ from the previous result's, sorted.
+	ChangedFindings []objects.Ref
 	// Wanted are the Secrets and ConfigMaps that objects refer to, whether they
-	// exist or not: the only ones that need to be watched.
+	// exist or not: the only ones that need to be watched. It is the previous
+	// result's map if nothing differs, and must not be edited.
 	Wanted map[objects.Ref]bool
-	// Services are what the Gateways need from infrastructure; empty in standalone mode.
+	// Services are what the Gateways need from infrastructure, sorted by name;
+	// empty in standalone mode.
 	Services []Service
+
+	statuses snapshot.Table[*Status]
+	findings snapshot.Table[[]Finding]
+}
+
+// Status returns the status to be written to an object, or nil if it has none
+// that is Headgate's to write. Conditions lack lastTransitionTime: who writes
+// them knows the time and the old status.
+func (r *Result) Status(ref objects.Ref) *Status {
+	s, _ := r.statuses.Get(ref.String())
+	return s
+}
+
+// Statuses returns all statuses, sorted by object.
+func (r *Result) Statuses() []*Status {
+	all := make([]*Status, 0, r.statuses.Len())
+	for _, key := range r.statuses.Keys() {
+		s, _ := r.statuses.Get(key)
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b *Status) int { return a.Object.Compare(b.Object) })
+	return all
+}
+
+// Findings returns everything that is not as its author meant it, sorted by
+// object, then in the order of the object's fields.
+func (r *Result) Findings() []Finding {
+	var all []Finding
+	for _, key := range r.findings.Keys() {
+		f, _ := r.findings.Get(key)
+		all = append(all, f...)
+	}
+	slices.SortStableFunc(all, func(a, b Finding) int { return a.Object.Compare(b.Object) })
+	return all
+}
+
+// FindingsOf returns what is not fine in one object.
+func (r *Result) FindingsOf(ref objects.Ref) []Finding {
+	f, _ := r.findings.Get(ref.String())
+	return f
+}
+
+// Compile compiles the objects of a set. prev is the result of the set before
+// changed were put or deleted, or nil for none; it only saves work: the result
+// is the same without it. changed may name objects that did not change.
+func Compile(prev *Result, set *objects.Set, changed []objects.Ref, opts Options) *Result {
+	return &Result{Snapshot: &snapshot.Snapshot{}, Delta: &snapshot.Delta{}}
+}
+
+// ServiceName returns the name of a Gateway's Service in Options.Namespace: at
+// most 63 bytes, a DNS label, and different for different Gateways.
+func ServiceName(gateway types.NamespacedName) string {
+	sum := sha256.Sum256([]byte(gateway.String()))
+	readable := strings.ReplaceAll(gateway.Namespace+"-"+gateway.Name, ".", "-")
+	const prefix, hash = "headgate-", 10
+	if room := 63 - len(prefix) - 1 - hash; len(readable) > room {
+		readable = strings.TrimRight(readable[:room], "-")
+	}
+	return prefix + readable + "-" + hex.EncodeToString(sum[:])[:hash]
 }
 
 // Status is an object's status as it should be.

@@ -7,7 +7,15 @@
 package objects
 
 import (
+	"cmp"
+	"reflect"
+	"slices"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 // Ref names an object. Kinds that Headgate reads are unique without their group.
@@ -28,4 +36,137 @@ func (r Ref) String() string {
 		return r.Kind + " " + r.Name
 	}
 	return r.Kind + " " + r.Namespace + "/" + r.Name
+}
+
+// Compare orders by kind, namespace and name.
+func (r Ref) Compare(other Ref) int {
+	return cmp.Or(
+		cmp.Compare(r.Kind, other.Kind),
+		cmp.Compare(r.Namespace, other.Namespace),
+		cmp.Compare(r.Name, other.Name))
+}
+
+// Object is a Kubernetes object; controller-runtime's client.Object is the same.
+type Object interface {
+	metav1.Object
+	runtime.Object
+}
+
+// RefOf names an object by its Go type; the Kind is "" if Headgate does not
+// read objects of that type.
+func RefOf(obj Object) Ref {
+	obj = canonical(obj)
+	return Ref{Kind: kindOf[reflect.TypeOf(obj)], Namespace: obj.GetNamespace(), Name: obj.GetName()}
+}
+
+// Set holds objects by name. The zero Set is not usable; see NewSet.
+type Set struct {
+	objects map[string]map[types.NamespacedName]Object // by kind
+
+	slicesByService map[types.NamespacedName]refs
+	routesByGateway map[types.NamespacedName]refs
+	routesByBackend map[Ref]refs
+}
+
+// refs is a set of names.
+type refs map[Ref]struct{}
+
+// NewSet returns an empty Set.
+func NewSet() *Set {
+	s := &Set{
+		objects:         map[string]map[types.NamespacedName]Object{},
+		slicesByService: map[types.NamespacedName]refs{},
+		routesByGateway: map[types.NamespacedName]refs{},
+		routesByBackend: map[Ref]refs{},
+	}
+	for _, k := range Kinds {
+		s.objects[k.Name] = map[types.NamespacedName]Object{}
+	}
+	return s
+}
+
+// Put adds an object or replaces the one of the same kind and name, and returns
+// its name. An object of a kind that Headgate does not read is left out, and
+// its Ref has no Kind. The object must not be edited afterwards.
+func (s *Set) Put(obj Object) Ref {
+	obj = canonical(obj)
+	ref := RefOf(obj)
+	if ref.Kind == "" {
+		return ref
+	}
+	s.Delete(ref)
+	s.objects[ref.Kind][ref.NamespacedName()] = obj
+	s.index(ref, obj, add)
+	return ref
+}
+
+// Delete removes an object; one that is not there is fine.
+func (s *Set) Delete(ref Ref) {
+	old, ok := s.objects[ref.Kind][ref.NamespacedName()]
+	if !ok {
+		return
+	}
+	delete(s.objects[ref.Kind], ref.NamespacedName())
+	s.index(ref, old, remove)
+}
+
+// Get returns the object of that name, or nil.
+func (s *Set) Get(ref Ref) Object {
+	return s.objects[ref.Kind][ref.NamespacedName()]
+}
+
+// Len returns the number of objects.
+func (s *Set) Len() int {
+	n := 0
+	for _, m := range s.objects {
+		n += len(m)
+	}
+	return n
+}
+
+// Get returns the object of type T with that name, or the zero T (nil).
+func Get[T Object](s *Set, namespace, name string) T {
+	obj, _ := s.objects[kindOf[reflect.TypeFor[T]()]][types.NamespacedName{Namespace: namespace, Name: name}].(T)
+	return obj
+}
+
+// All returns every object of type T, sorted by namespace and name.
+func All[T Object](s *Set) []T {
+	m := s.objects[kindOf[reflect.TypeFor[T]()]]
+	all := make([]T, 0, len(m))
+	for _, obj := range m {
+		all = append(all, obj.(T))
+	}
+	slices.SortFunc(all, func(a, b T) int {
+		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
+	})
+	return all
+}
+
+// EndpointSlicesOf returns a Service's EndpointSlices, sorted by name.
+func (s *Set) EndpointSlicesOf(namespace, service string) []*discoveryv1.EndpointSlice {
+	return sorted[*discoveryv1.EndpointSlice](s, s.slicesByService[types.NamespacedName{Namespace: namespace, Name: service}])
+}
+
+// HTTPRoutesOfGateway returns the HTTPRoutes with a parentRef to a Gateway,
+// existing or not, sorted by namespace and name.
+func (s *Set) HTTPRoutesOfGateway(namespace, name string) []*gatewayv1.HTTPRoute {
+	return sorted[*gatewayv1.HTTPRoute](s, s.routesByGateway[types.NamespacedName{Namespace: namespace, Name: name}])
+}
+
+// HTTPRoutesOfBackend returns the HTTPRoutes that name a Service or Backend in
+// a backendRef or mirror, sorted by namespace and name.
+func (s *Set) HTTPRoutesOfBackend(ref Ref) []*gatewayv1.HTTPRoute {
+	return sorted[*gatewayv1.HTTPRoute](s, s.routesByBackend[ref])
+}
+
+func sorted[T Object](s *Set, names refs) []T {
+	all := make([]T, 0, len(names))
+	for ref := range names {
+		all = append(all, s.Get(ref).(T))
+	}
+	slices.SortFunc(all, func(a, b T) int {
+		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
+	})
+	return all
 }

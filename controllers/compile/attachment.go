@@ -1,0 +1,64 @@
+package compile
+
+import (
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/policy"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// attachment is one rule as one listener serves it: the place whose effective
+// policies are asked for. Policies of the Gateway, the listener, the route and
+// the rule come together there.
+type attachment struct {
+	Gateway  *gatewayv1.Gateway
+	Listener gatewayv1.SectionName
+	Route    *gatewayv1.HTTPRoute
+	// Rule is an index into Route.Spec.Rules.
+	Rule int
+}
+
+// policyIndex is all policies, resolved against the objects that they refer
+// to, by what they target. It is built anew when anything but an HTTPRoute or
+// an EndpointSlice changed, and is immutable. (An HTTPRoute that comes, goes
+// or changes makes the statuses of the policies in attachedTo stale, and
+// nothing else.)
+type policyIndex interface {
+	// filters returns a rule's whole list of filters in pipeline order: own,
+	// the rule's Gateway API filters in their order, at the place that the list
+	// of policies gives them, and those of the effective policies. broken, if not
+	// "", says why the rule must answer 500 (snapshot.Rule.Broken).
+	filters(at attachment, own []policy.Config) (filters []policy.Config, broken string)
+	// client returns the settings of a listener's client side, nil for defaults.
+	client(gateway *gatewayv1.Gateway, listener gatewayv1.SectionName) *snapshot.Client
+	// cluster fills in what the policies on a Service or Backend say. port is
+	// the Service's port number, 0 for a Backend.
+	cluster(backend objects.Ref, port int32, c *snapshot.Cluster)
+	// attachedTo returns the policies that target an object, sorted.
+	attachedTo(target objects.Ref) []objects.Ref
+	// all returns every policy, sorted.
+	all() []objects.Ref
+	// status returns a policy's status and findings, given the routes as they are in the set now.
+	status(policy objects.Ref) (*Status, []Finding)
+	// wanted returns the Secrets and ConfigMaps that policies refer to, existing or not.
+	wanted() []objects.Ref
+}
+
+// noPolicies is the policyIndex of a world without policies.
+type noPolicies struct{}
+
+func (noPolicies) filters(_ attachment, own []policy.Config) ([]policy.Config, string) { return own, "" }
+func (noPolicies) client(*gatewayv1.Gateway, gatewayv1.SectionName) *snapshot.Client   { return nil }
+func (noPolicies) cluster(objects.Ref, int32, *snapshot.Cluster)                       {}
+func (noPolicies) attachedTo(objects.Ref) []objects.Ref                                { return nil }
+func (noPolicies) all() []objects.Ref                                                  { return nil }
+func (noPolicies) status(objects.Ref) (*Status, []Finding)                             { return nil, nil }
+func (noPolicies) wanted() []objects.Ref                                               { return nil }
+
+// newPolicies is to be written beside the policies; until then there are none:
+//
+//	func newPolicies(set *objects.Set, grants *grants, opts Options) policyIndex
+//
+// with grants.allow(from objects.Ref, to objects.Ref) bool, see referencegrant.go.
+func newPoliciesPlaceholder() policyIndex { return noPolicies{} }

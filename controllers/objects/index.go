@@ -1,0 +1,102 @@
+package objects
+
+import (
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// index enters an object under what it refers to, or takes it out again.
+func (s *Set) index(ref Ref, obj Object, change func(map[Ref]struct{}, Ref)) {
+	switch o := obj.(type) {
+	case *discoveryv1.EndpointSlice:
+		if service := ServiceOf(o); service != "" {
+			at(s.slicesByService, types.NamespacedName{Namespace: ref.Namespace, Name: service}, ref, change)
+		}
+	case *gatewayv1.HTTPRoute:
+		for i := range o.Spec.ParentRefs {
+			if gateway, ok := GatewayOf(&o.Spec.ParentRefs[i], ref.Namespace); ok {
+				at(s.routesByGateway, gateway.NamespacedName(), ref, change)
+			}
+		}
+		EachBackendRef(o, func(b *gatewayv1.BackendObjectReference) {
+			if backend, ok := BackendOf(b, ref.Namespace); ok {
+				at(s.routesByBackend, backend, ref, change)
+			}
+		})
+	}
+}
+
+func add(names map[Ref]struct{}, ref Ref)    { names[ref] = struct{}{} }
+func remove(names map[Ref]struct{}, ref Ref) { delete(names, ref) }
+
+// at applies a change to the names under key and lets empty sets go.
+func at[K comparable](index map[K]refs, key K, ref Ref, change func(map[Ref]struct{}, Ref)) {
+	names := index[key]
+	if names == nil {
+		names = refs{}
+		index[key] = names
+	}
+	change(names, ref)
+	if len(names) == 0 {
+		delete(index, key)
+	}
+}
+
+// ServiceOf returns the name of the Service that an EndpointSlice belongs to.
+func ServiceOf(slice *discoveryv1.EndpointSlice) string {
+	return slice.Labels[discoveryv1.LabelServiceName]
+}
+
+// GatewayOf returns the Gateway that a parentRef of a route in namespace
+// names; false if it names another kind.
+func GatewayOf(p *gatewayv1.ParentReference, namespace string) (Ref, bool) {
+	if p.Group != nil && *p.Group != gatewayv1.GroupName || p.Kind != nil && *p.Kind != "Gateway" {
+		return Ref{}, false
+	}
+	if p.Namespace != nil {
+		namespace = string(*p.Namespace)
+	}
+	return Ref{Kind: "Gateway", Namespace: namespace, Name: string(p.Name)}, true
+}
+
+// BackendGroup is the API group of the kind Backend.
+const BackendGroup = "headgate.dev"
+
+// BackendOf returns the Service or Backend that a reference from namespace
+// names; false if it names another kind.
+func BackendOf(b *gatewayv1.BackendObjectReference, namespace string) (Ref, bool) {
+	group, kind := "", "Service"
+	if b.Group != nil {
+		group = string(*b.Group)
+	}
+	if b.Kind != nil {
+		kind = string(*b.Kind)
+	}
+	if !(group == "" && kind == "Service" || group == BackendGroup && kind == "Backend") {
+		return Ref{}, false
+	}
+	if b.Namespace != nil {
+		namespace = string(*b.Namespace)
+	}
+	return Ref{Kind: kind, Namespace: namespace, Name: string(b.Name)}, true
+}
+
+// EachBackendRef calls f for every backendRef of a route, mirrors included.
+func EachBackendRef(route *gatewayv1.HTTPRoute, f func(*gatewayv1.BackendObjectReference)) {
+	mirrors := func(filters []gatewayv1.HTTPRouteFilter) {
+		for i := range filters {
+			if m := filters[i].RequestMirror; m != nil {
+				f(&m.BackendRef)
+			}
+		}
+	}
+	for i := range route.Spec.Rules {
+		rule := &route.Spec.Rules[i]
+		mirrors(rule.Filters)
+		for j := range rule.BackendRefs {
+			f(&rule.BackendRefs[j].BackendObjectReference)
+			mirrors(rule.BackendRefs[j].Filters)
+		}
+	}
+}

@@ -1,0 +1,88 @@
+package objects
+
+import (
+	"reflect"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
+)
+
+// Kind is a kind of object that Headgate reads.
+type Kind struct {
+	// Name is the kind, unique among these without its group.
+	Name string
+	// Group is the API group, "" for Kubernetes' core.
+	Group string
+	// Object is an empty object of the kind in the version that Headgate reads. It is shared: copy it.
+	Object Object
+	// ClusterScoped says that objects have no namespace.
+	ClusterScoped bool
+	// Referenced says that only objects in compile's Result.Wanted matter, so
+	// that nobody keeps a whole cluster's Secrets in memory.
+	Referenced bool
+}
+
+// Kinds is every kind that Headgate reads. Watches, manifests, check and the
+// Set itself go by this list.
+var Kinds = []Kind{
+	{Name: "GatewayClass", Group: gatewayv1.GroupName, Object: &gatewayv1.GatewayClass{}, ClusterScoped: true},
+	{Name: "Gateway", Group: gatewayv1.GroupName, Object: &gatewayv1.Gateway{}},
+	{Name: "HTTPRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.HTTPRoute{}},
+	{Name: "ReferenceGrant", Group: gatewayv1.GroupName, Object: &gatewayv1.ReferenceGrant{}},
+	{Name: "Namespace", Object: &corev1.Namespace{}, ClusterScoped: true},
+	{Name: "Service", Object: &corev1.Service{}},
+	{Name: "EndpointSlice", Group: discoveryv1.GroupName, Object: &discoveryv1.EndpointSlice{}},
+	{Name: "Secret", Object: &corev1.Secret{}, Referenced: true},
+	{Name: "ConfigMap", Object: &corev1.ConfigMap{}, Referenced: true},
+}
+
+// kindOf is the kind's name by the Go type of its objects.
+var kindOf = func() map[reflect.Type]string {
+	m := map[reflect.Type]string{}
+	for _, k := range Kinds {
+		m[reflect.TypeOf(k.Object)] = k.Name
+	}
+	return m
+}()
+
+// KindOf returns the entry of Kinds for a group and kind.
+func KindOf(gk schema.GroupKind) (Kind, bool) {
+	for _, k := range Kinds {
+		if k.Group == gk.Group && k.Name == gk.Kind {
+			return k, true
+		}
+	}
+	return Kind{}, false
+}
+
+// Scheme returns a new scheme with every version of every kind in Kinds that
+// Set.Put takes.
+func Scheme() *runtime.Scheme {
+	s := runtime.NewScheme()
+	utilruntime.Must(corev1.AddToScheme(s))
+	utilruntime.Must(discoveryv1.AddToScheme(s))
+	utilruntime.Must(gatewayv1.Install(s))
+	utilruntime.Must(gatewayv1beta1.Install(s))
+	return s
+}
+
+// canonical turns an object of another served version into the one of Kinds.
+// The versions of the Gateway API's kinds have the same fields.
+func canonical(obj Object) Object {
+	switch o := obj.(type) {
+	case *gatewayv1beta1.ReferenceGrant:
+		return (*gatewayv1.ReferenceGrant)(o)
+	case *gatewayv1beta1.HTTPRoute:
+		return (*gatewayv1.HTTPRoute)(o)
+	case *gatewayv1beta1.Gateway:
+		return (*gatewayv1.Gateway)(o)
+	case *gatewayv1beta1.GatewayClass:
+		return (*gatewayv1.GatewayClass)(o)
+	}
+	return obj
+}
