@@ -30,6 +30,11 @@ type Options struct {
 	// Apply makes a snapshot the one that serves; delta is nil for the first.
 	// An error is logged: Apply serves what it can all the same.
 	Apply func(*snapshot.Snapshot, *snapshot.Delta) error
+	// Load, if set, is called with each result before it is applied, and returns
+	// objects that the result is the first to want (Result.Wanted). They are
+	// put, and all is compiled again, so that nothing serves without a Secret
+	// that exists. The loop waits for it.
+	Load func(context.Context, *compile.Result) map[objects.Ref]client.Object
 	// Published, if set, is called on the loop's goroutine after each Apply, in
 	// order; it must not wait for anything slow. Together the results' ChangedStatuses
 	// leave nothing out.
@@ -130,7 +135,7 @@ func (l *Loop) Run(ctx context.Context) {
 		if !ok {
 			continue
 		}
-		l.turn(set, changed)
+		l.turn(ctx, set, changed)
 	}
 }
 
@@ -191,10 +196,20 @@ func (l *Loop) take(set *objects.Set) ([]objects.Ref, bool) {
 	return changed, true
 }
 
-func (l *Loop) turn(set *objects.Set, changed []objects.Ref) {
+func (l *Loop) turn(ctx context.Context, set *objects.Set, changed []objects.Ref) {
 	prev := l.result.Load()
 	start := time.Now()
 	result := compile.Compile(prev, set, changed, l.opts.Compile)
+	if l.opts.Load != nil {
+		if loaded := l.opts.Load(ctx, result); len(loaded) > 0 {
+			for ref, obj := range loaded {
+				set.Put(obj)
+				changed = append(changed, ref)
+			}
+			slices.SortFunc(changed, compareRefs)
+			result = compile.Compile(prev, set, slices.Compact(changed), l.opts.Compile)
+		}
+	}
 	compiled := time.Now()
 	delta := result.Delta
 	if prev == nil {
