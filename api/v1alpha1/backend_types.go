@@ -1,0 +1,81 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Backend is what requests can be routed to and is not a Service: addresses
+// and DNS names, wherever they are. A backendRef names it with group
+// headgate.dev and kind Backend, and without a port.
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:storageversion
+// +kubebuilder:resource:categories={headgate,gateway-api},shortName=bke
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type Backend struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// +required
+	Spec BackendSpec `json:"spec"`
+	// +optional
+	Status BackendStatus `json:"status,omitempty"`
+}
+
+// BackendList is a list of Backend objects.
+// +kubebuilder:object:root=true
+type BackendList struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Backend `json:"items"`
+}
+
+// BackendSpec says where the endpoints are.
+type BackendSpec struct {
+	// Endpoints share the requests by weight.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=128
+	Endpoints []BackendEndpoint `json:"endpoints"`
+}
+
+// BackendEndpoint is an address, or a DNS name that stands for addresses.
+// +kubebuilder:validation:XValidation:message="exactly one of ip and hostname must be set",rule="has(self.ip) != has(self.hostname)"
+type BackendEndpoint struct {
+	// IP is an IPv4 or IPv6 address.
+	// +optional
+	// +kubebuilder:validation:MinLength=2
+	// +kubebuilder:validation:MaxLength=45
+	// +kubebuilder:validation:XValidation:message="must be an IP address; use hostname for a DNS name",rule="isIP(self)"
+	IP *string `json:"ip,omitempty"`
+	// Hostname is a DNS name. It is resolved again when its TTL is over; each
+	// of its addresses is an endpoint.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?)*$`
+	Hostname *string `json:"hostname,omitempty"`
+	// Port is the TCP port.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	Port int32 `json:"port"`
+	// Weight is the endpoint's share relative to the others'. The default is 1.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	Weight *int32 `json:"weight,omitempty"`
+}
+
+// BackendStatus is what became of a Backend.
+type BackendStatus struct {
+	// Conditions: Accepted.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}

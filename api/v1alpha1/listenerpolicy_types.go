@@ -1,0 +1,107 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// ListenerPolicy says how a Gateway's listeners treat their clients.
+// Listeners that share a port have one codec in common until the request's
+// hostname is known: of limits.headerBytes, limits.headers and the timeouts,
+// the port uses the largest of its listeners.
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:storageversion
+// +kubebuilder:resource:categories={headgate,gateway-api},shortName=lip
+// +kubebuilder:metadata:labels="gateway.networking.k8s.io/policy=Direct"
+// +kubebuilder:printcolumn:name="Target",type=string,JSONPath=`.spec.targetRefs[0].name`
+// +kubebuilder:printcolumn:name="Kind",type=string,priority=1,JSONPath=`.spec.targetRefs[0].kind`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.ancestors[0].conditions[?(@.type=="Accepted")].status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type ListenerPolicy struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// +required
+	Spec ListenerPolicySpec `json:"spec"`
+	// +optional
+	Status gatewayv1.PolicyStatus `json:"status,omitempty"`
+}
+
+// ListenerPolicyList is a list of ListenerPolicy objects.
+// +kubebuilder:object:root=true
+type ListenerPolicyList struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []ListenerPolicy `json:"items"`
+}
+
+// ListenerPolicySpec says how clients are treated.
+// +kubebuilder:validation:XValidation:message="one of trustedProxies, limits and timeouts must be set",rule="has(self.trustedProxies) || has(self.limits) || has(self.timeouts)"
+type ListenerPolicySpec struct {
+	// TargetRefs are what the policy attaches to.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:XValidation:message="a target must be one of: Gateway (gateway.networking.k8s.io)",rule="self.all(t, (t.group == 'gateway.networking.k8s.io' && t.kind == 'Gateway'))"
+	// +kubebuilder:validation:XValidation:message="targets must differ",rule="self.all(a, self.exists_one(b, a.group == b.group && a.kind == b.kind && a.name == b.name && (has(a.sectionName) ? a.sectionName : '') == (has(b.sectionName) ? b.sectionName : '')))"
+	TargetRefs []TargetRef `json:"targetRefs"`
+	// Enforced says that what this policy sets holds for everything below its
+	// targets: no policy nearer to the request replaces it. Without it, the
+	// nearer policy wins where both set the same.
+	// +optional
+	Enforced bool `json:"enforced,omitempty"`
+	// TrustedProxies are networks (CIDR) whose X-Forwarded-For, X-Forwarded-Proto,
+	// X-Forwarded-Host and Forwarded are believed. The default is none.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=49
+	// +kubebuilder:validation:items:XValidation:message="must be a CIDR such as 10.0.0.0/8 or fd00::/8",rule="isCIDR(self)"
+	TrustedProxies []string `json:"trustedProxies,omitempty"`
+	// Limits bound what a client may send.
+	// +optional
+	Limits *ClientLimits `json:"limits,omitempty"`
+	// Timeouts bound how long a client may take.
+	// +optional
+	Timeouts *ClientTimeouts `json:"timeouts,omitempty"`
+}
+
+// ClientLimits bound what a client may send.
+type ClientLimits struct {
+	// HeaderBytes is the size in bytes of a request's header section with the
+	// request line; more is answered 431. The default is 65536.
+	// +optional
+	// +kubebuilder:validation:Minimum=1024
+	// +kubebuilder:validation:Maximum=1048576
+	HeaderBytes *int32 `json:"headerBytes,omitempty"`
+	// Headers is how many header fields a request may have; more is answered
+	// 431. The default is 128.
+	// +optional
+	// +kubebuilder:validation:Minimum=8
+	// +kubebuilder:validation:Maximum=1024
+	Headers *int32 `json:"headers,omitempty"`
+	// BodyBytes is the size in bytes of a request's content; more is answered
+	// 413. The default is no limit.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	BodyBytes *int64 `json:"bodyBytes,omitempty"`
+}
+
+// ClientTimeouts bound how long a client may take; each is from 1ms to 1h.
+type ClientTimeouts struct {
+	// Header bounds the time from a request's first byte to the end of its
+	// header section; then 408. The default is 10s.
+	// +optional
+	Header *gatewayv1.Duration `json:"header,omitempty"`
+	// Idle bounds the time between two requests of a connection, and before
+	// the first. The default is 75s.
+	// +optional
+	Idle *gatewayv1.Duration `json:"idle,omitempty"`
+	// Body bounds the time that the client may be silent while its content is
+	// awaited, or take nothing of a response. The default is 30s.
+	// +optional
+	Body *gatewayv1.Duration `json:"body,omitempty"`
+}
