@@ -95,6 +95,20 @@ type Certificate struct {
 type Client struct {
 	// TrustedProxies are CIDRs whose X-Forwarded-* and Forwarded are believed.
 	TrustedProxies []string `json:"trustedProxies,omitempty"`
+	// HeaderBytes and Headers bound a request's header section: its size in
+	// bytes with the request line, and its number of fields. More is answered 431.
+	HeaderBytes int `json:"headerBytes,omitempty"`
+	Headers     int `json:"headers,omitempty"`
+	// BodyBytes bounds a request's content, in bytes; more is answered 413.
+	// 0 means no bound, and -1 that no content is allowed.
+	BodyBytes int64 `json:"bodyBytes,omitempty"`
+	// HeaderTimeout is from a request's first byte to the end of its header section (408).
+	HeaderTimeout time.Duration `json:"headerTimeout,omitempty"`
+	// IdleTimeout is between two requests of a connection, and before the first.
+	IdleTimeout time.Duration `json:"idleTimeout,omitempty"`
+	// BodyTimeout is how long a client may be silent while its content is
+	// awaited, or take nothing of a response.
+	BodyTimeout time.Duration `json:"bodyTimeout,omitempty"`
 }
 
 // HostKey returns the key of a virtual host in Snapshot.Hosts.
