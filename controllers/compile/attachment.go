@@ -1,6 +1,7 @@
 package compile
 
 import (
+	corev1 "k8s.io/api/core/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/controllers/objects"
@@ -19,6 +20,14 @@ type attachment struct {
 	Rule int
 }
 
+// backendUse is a backendRef of a rule.
+type backendUse struct {
+	Backend objects.Ref
+	Port    *corev1.ServicePort
+	Route   *gatewayv1.HTTPRoute
+	Rule    int
+}
+
 // policyIndex is all policies, resolved against the objects that they refer
 // to, by what they target. It is built anew when anything but an HTTPRoute or
 // an EndpointSlice changed, and is immutable. (An HTTPRoute that comes, goes
@@ -32,15 +41,19 @@ type policyIndex interface {
 	filters(at attachment, own []policy.Config) (filters []policy.Config, broken string)
 	// client returns the settings of a listener's client side, nil for defaults.
 	client(gateway *gatewayv1.Gateway, listener gatewayv1.SectionName) *snapshot.Client
-	// cluster fills in what the policies on a Service or Backend say. port is
-	// the Service's port number, 0 for a Backend.
-	cluster(backend objects.Ref, port int32, c *snapshot.Cluster)
+	// cluster fills in what the effective BackendPolicies say for one backendRef:
+	// those on the backend, its port, the route and the rule. target, if not "",
+	// names the route or rule ("HTTPRoute/namespace/name" or with "/rule") whose
+	// policy makes the cluster differ from the backend's own; it becomes the
+	// key's "@target". port is nil for a Backend.
+	cluster(at backendUse, c *snapshot.Cluster) (target string)
 	// attachedTo returns the policies that target an object, sorted.
 	attachedTo(target objects.Ref) []objects.Ref
 	// all returns every policy, sorted.
 	all() []objects.Ref
 	// status returns a policy's status and findings, given the routes as they are in the set now.
-	status(policy objects.Ref) (*Status, []Finding)
+	// Only the index itself is older than the set.
+	status(set *objects.Set, policy objects.Ref) (*Status, []Finding)
 	// wanted returns the Secrets and ConfigMaps that policies refer to, existing or not.
 	wanted() []objects.Ref
 }
@@ -48,17 +61,18 @@ type policyIndex interface {
 // noPolicies is the policyIndex of a world without policies.
 type noPolicies struct{}
 
-func (noPolicies) filters(_ attachment, own []policy.Config) ([]policy.Config, string) { return own, "" }
-func (noPolicies) client(*gatewayv1.Gateway, gatewayv1.SectionName) *snapshot.Client   { return nil }
-func (noPolicies) cluster(objects.Ref, int32, *snapshot.Cluster)                       {}
-func (noPolicies) attachedTo(objects.Ref) []objects.Ref                                { return nil }
-func (noPolicies) all() []objects.Ref                                                  { return nil }
-func (noPolicies) status(objects.Ref) (*Status, []Finding)                             { return nil, nil }
-func (noPolicies) wanted() []objects.Ref                                               { return nil }
+func (noPolicies) filters(_ attachment, own []policy.Config) ([]policy.Config, string) {
+	return own, ""
+}
+func (noPolicies) client(*gatewayv1.Gateway, gatewayv1.SectionName) *snapshot.Client { return nil }
+func (noPolicies) cluster(backendUse, *snapshot.Cluster) string                      { return "" }
+func (noPolicies) attachedTo(objects.Ref) []objects.Ref                              { return nil }
+func (noPolicies) all() []objects.Ref                                                { return nil }
+func (noPolicies) status(*objects.Set, objects.Ref) (*Status, []Finding)             { return nil, nil }
+func (noPolicies) wanted() []objects.Ref                                             { return nil }
 
-// newPolicies is to be written beside the policies; until then there are none:
+// newPolicies resolves all policies. policies.go sets it to the real one, so
+// that this file compiles without it:
 //
-//	func newPolicies(set *objects.Set, grants *grants, opts Options) policyIndex
-//
-// with grants.allow(from objects.Ref, to objects.Ref) bool, see referencegrant.go.
-func newPoliciesPlaceholder() policyIndex { return noPolicies{} }
+//	func newPolicyIndex(set *objects.Set, grants grants, opts Options) policyIndex
+var newPolicies = func(*objects.Set, grants, Options) policyIndex { return noPolicies{} }

@@ -27,6 +27,10 @@ type Options struct {
 	// Gateway's Service (see ServiceName) records for it, and waits, not
 	// Programmed, until that is recorded.
 	Namespace string
+	// BundleVersion is the version of the Gateway API's CRDs in the cluster, from
+	// their annotation gateway.networking.k8s.io/bundle-version. Empty means the
+	// version that Headgate was built with.
+	BundleVersion string
 	// Addresses are the Gateways' addresses in standalone mode.
 	Addresses []string
 }
@@ -117,7 +121,7 @@ type Status struct {
 	// Generation is the object's, as compiled; conditions carry it too.
 	Generation int64
 	// Value is a GatewayClassStatus, GatewayStatus, RouteStatus (HTTPRoute's
-	// parents) or PolicyStatus of the Gateway API, by value. In the latter two
+	// parents) or PolicyStatus of the Gateway API, or a BackendStatus, by value. In the latter two
 	// only the entries of our ControllerName are here; others' are to be kept.
 	Value any
 }

@@ -4,6 +4,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/api/v1alpha1"
 )
 
 // index enters an object under what it refers to, or takes it out again.
@@ -60,9 +62,6 @@ func GatewayOf(p *gatewayv1.ParentReference, namespace string) (Ref, bool) {
 	return Ref{Kind: "Gateway", Namespace: namespace, Name: string(p.Name)}, true
 }
 
-// BackendGroup is the API group of the kind Backend.
-const BackendGroup = "headgate.dev"
-
 // BackendOf returns the Service or Backend that a reference from namespace
 // names; false if it names another kind.
 func BackendOf(b *gatewayv1.BackendObjectReference, namespace string) (Ref, bool) {
@@ -73,7 +72,7 @@ func BackendOf(b *gatewayv1.BackendObjectReference, namespace string) (Ref, bool
 	if b.Kind != nil {
 		kind = string(*b.Kind)
 	}
-	if !(group == "" && kind == "Service" || group == BackendGroup && kind == "Backend") {
+	if !(group == "" && kind == "Service" || group == v1alpha1.GroupName && kind == "Backend") {
 		return Ref{}, false
 	}
 	if b.Namespace != nil {

@@ -10,6 +10,8 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
+
+	"github.com/headgate/headgate/api/v1alpha1"
 )
 
 // Kind is a kind of object that Headgate reads.
@@ -34,6 +36,12 @@ var Kinds = []Kind{
 	{Name: "Gateway", Group: gatewayv1.GroupName, Object: &gatewayv1.Gateway{}},
 	{Name: "HTTPRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.HTTPRoute{}},
 	{Name: "ReferenceGrant", Group: gatewayv1.GroupName, Object: &gatewayv1.ReferenceGrant{}},
+	{Name: "Backend", Group: v1alpha1.GroupName, Object: &v1alpha1.Backend{}},
+	{Name: "AuthPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.AuthPolicy{}},
+	{Name: "RateLimitPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.RateLimitPolicy{}},
+	{Name: "TransformPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.TransformPolicy{}},
+	{Name: "BackendPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.BackendPolicy{}},
+	{Name: "ListenerPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.ListenerPolicy{}},
 	{Name: "Namespace", Object: &corev1.Namespace{}, ClusterScoped: true},
 	{Name: "Service", Object: &corev1.Service{}},
 	{Name: "EndpointSlice", Group: discoveryv1.GroupName, Object: &discoveryv1.EndpointSlice{}},
@@ -60,6 +68,16 @@ func KindOf(gk schema.GroupKind) (Kind, bool) {
 	return Kind{}, false
 }
 
+// GroupOf returns the API group of a kind in Kinds, "" for Kubernetes' core.
+func GroupOf(kind string) string {
+	for _, k := range Kinds {
+		if k.Name == kind {
+			return k.Group
+		}
+	}
+	return ""
+}
+
 // Scheme returns a new scheme with every version of every kind in Kinds that
 // Set.Put takes.
 func Scheme() *runtime.Scheme {
@@ -68,6 +86,7 @@ func Scheme() *runtime.Scheme {
 	utilruntime.Must(discoveryv1.AddToScheme(s))
 	utilruntime.Must(gatewayv1.Install(s))
 	utilruntime.Must(gatewayv1beta1.Install(s))
+	utilruntime.Must(v1alpha1.AddToScheme(s))
 	return s
 }
 
