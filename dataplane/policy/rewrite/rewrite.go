@@ -1,0 +1,68 @@
+// Package rewrite replaces the host and the path of the request that goes
+// upstream: HTTPRoute's URLRewrite.
+package rewrite
+
+import (
+	"fmt"
+
+	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/policy"
+)
+
+// Config is what to replace. At most one of FullPath and Prefix is set.
+type Config struct {
+	// Hostname replaces the authority; "" leaves it. It is lower case.
+	Hostname string `json:"hostname,omitempty"`
+	// FullPath replaces the whole path, ReplaceFullPath.
+	FullPath *string `json:"fullPath,omitempty"`
+	// Prefix replaces what the rule's prefix match covered, ReplacePrefixMatch;
+	// it may be empty.
+	Prefix *string `json:"prefix,omitempty"`
+}
+
+// Kind returns "rewrite".
+func (*Config) Kind() string { return "rewrite" }
+
+// Build makes the filter.
+func (c *Config) Build(*policy.Env) (policy.Filter, error) {
+	if err := c.Check(); err != nil {
+		return policy.Filter{}, err
+	}
+	return policy.Filter{Request: c.request}, nil
+}
+
+func (c *Config) request(ex *exchange.Exchange) exchange.Verdict {
+	if c.Hostname != "" {
+		ex.Out.SetAuthority(c.Hostname)
+	}
+	switch {
+	case c.FullPath != nil:
+		ex.Out.Path = *c.FullPath
+	case c.Prefix != nil:
+		ex.Out.Path = ex.ReplacePrefix(*c.Prefix)
+	}
+	return exchange.Continue
+}
+
+// Check reports what is wrong with the configuration; Build refuses the same.
+func (c *Config) Check() error {
+	if c.Hostname != "" {
+		if err := exchange.CheckHostname(c.Hostname); err != nil {
+			return fmt.Errorf("hostname: %w", err)
+		}
+	}
+	if c.FullPath != nil && c.Prefix != nil {
+		return fmt.Errorf("a full path (%q) and a prefix (%q) exclude each other", *c.FullPath, *c.Prefix)
+	}
+	if c.FullPath != nil {
+		if err := exchange.CheckPath(*c.FullPath); err != nil {
+			return fmt.Errorf("replaceFullPath: %w", err)
+		}
+	}
+	if c.Prefix != nil && *c.Prefix != "" {
+		if err := exchange.CheckPath(*c.Prefix); err != nil {
+			return fmt.Errorf("replacePrefixMatch: %w", err)
+		}
+	}
+	return nil
+}
