@@ -124,7 +124,8 @@ type Request struct {
 	Body Body
 	// Length is the content's length in bytes, or -1 if only its end will tell.
 	Length int64
-	// Trailers are complete once Body returned io.EOF.
+	// Trailers are complete once Body returned io.EOF. The codec that received
+	// the request then appends them to In and to Out alike.
 	Trailers Fields
 
 	// Upgrade is the protocol that the client asks to go on with ("websocket"),
@@ -141,7 +142,8 @@ type Response struct {
 	Status int
 	Reason string
 	Proto  Proto
-	// Fields as in Request: with no Content-Length, Transfer-Encoding or hop-by-hop lines.
+	// Fields as in Request: with no Content-Length, Transfer-Encoding or hop-by-hop
+	// lines; only a 101 keeps its Upgrade line.
 	Fields Fields
 	// Body is nil if the response has no content. A response to HEAD, 204 and
 	// 304 have none, whatever Length says.
@@ -167,7 +169,9 @@ type Body interface {
 	// A writer gathers while it is true and flushes before it would wait.
 	Ready() bool
 	// Close gives the body up, read to its end or not. It may be called more
-	// than once. What becomes of the connection is the codec's business.
+	// than once, and while another goroutine is in Next, which then fails at
+	// once: this is how a request's body is taken back from the goroutine that
+	// pumps it. What becomes of the connection is the codec's business.
 	Close()
 }
 

@@ -80,6 +80,45 @@ func (f *Fields) DelKey(key Key) {
 	*f = f.without(key, "")
 }
 
+// AppendEndToEnd appends the lines of from that may be forwarded: without the
+// hop-by-hop fields and those that Connection nominates, RFC 9110 section 7.6.1.
+func (f *Fields) AppendEndToEnd(from Fields) {
+	nominated := false
+	for i := range from {
+		if from[i].Key == KeyConnection && nominatesMore(from[i].Value) {
+			nominated = true
+		}
+	}
+	for i := range from {
+		if from[i].Key.HopByHop() || nominated && from.nominates(from[i].Name) {
+			continue
+		}
+		*f = append(*f, from[i])
+	}
+}
+
+// nominatesMore reports whether a Connection line names a field that is not
+// hop-by-hop by itself.
+func nominatesMore(options string) bool {
+	for options != "" {
+		var item string
+		item, options = NextItem(options)
+		if item != "" && !EqualFold(item, "close") && !KeyOf(item).HopByHop() {
+			return true
+		}
+	}
+	return false
+}
+
+func (f Fields) nominates(name string) bool {
+	for i := range f {
+		if f[i].Key == KeyConnection && HasToken(f[i].Value, name) {
+			return true
+		}
+	}
+	return false
+}
+
 // without filters in place.
 func (f Fields) without(key Key, name string) Fields {
 	kept := f[:0]
