@@ -1,0 +1,246 @@
+package schema
+
+import (
+	"encoding/base64"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+)
+
+// coreKinds are the kinds that the API server knows without a CRD.
+var coreKinds = []schema.GroupVersionKind{
+	{Version: "v1", Kind: "Namespace"},
+	{Version: "v1", Kind: "Service"},
+	{Version: "v1", Kind: "Secret"},
+	{Version: "v1", Kind: "ConfigMap"},
+	{Group: discoveryv1.GroupName, Version: "v1", Kind: "EndpointSlice"},
+}
+
+// coreFile makes the schema of a core kind from its Go type, and adds what the
+// API server's validation demands of the fields that Headgate reads.
+func coreFile(gvk schema.GroupVersionKind) *File {
+	if !slices.Contains(coreKinds, gvk) {
+		return nil
+	}
+	f := &File{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind, Namespaced: true}
+	switch gvk.Kind {
+	case "Namespace":
+		f.Schema, f.Namespaced = schemaOf(reflect.TypeFor[corev1.Namespace]()), false
+	case "Secret":
+		f.Schema = schemaOf(reflect.TypeFor[corev1.Secret]())
+		setProperty(f.Schema, "type", func(p *apiext.JSONSchemaProps) { p.Default = raw(`"Opaque"`) })
+	case "ConfigMap":
+		f.Schema = schemaOf(reflect.TypeFor[corev1.ConfigMap]())
+	case "Service":
+		f.Schema = schemaOf(reflect.TypeFor[corev1.Service]())
+		setProperty(f.Schema, "spec", serviceSpec)
+	case "EndpointSlice":
+		f.Schema = schemaOf(reflect.TypeFor[discoveryv1.EndpointSlice]())
+		endpointSlice(f.Schema)
+	}
+	// As in a CRD: metadata has a schema of its own, see metaSchema.
+	f.Schema.Properties["metadata"] = apiext.JSONSchemaProps{Type: "object"}
+	delete(f.Schema.Properties, "status")
+	return f
+}
+
+func serviceSpec(spec *apiext.JSONSchemaProps) {
+	setProperty(spec, "type", func(p *apiext.JSONSchemaProps) {
+		p.Default = raw(`"ClusterIP"`)
+		p.Enum = enum("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
+	})
+	setProperty(spec, "ports", func(ports *apiext.JSONSchemaProps) {
+		item := ports.Items.Schema
+		item.Required = []string{"port"}
+		setProperty(item, "port", portNumber)
+		setProperty(item, "protocol", protocol)
+	})
+}
+
+func endpointSlice(slice *apiext.JSONSchemaProps) {
+	slice.Required = []string{"addressType", "endpoints"}
+	setProperty(slice, "addressType", func(p *apiext.JSONSchemaProps) { p.Enum = enum("IPv4", "IPv6", "FQDN") })
+	setProperty(slice, "endpoints", func(p *apiext.JSONSchemaProps) {
+		p.MaxItems = ptr.To[int64](1000)
+		item := p.Items.Schema
+		item.Required = []string{"addresses"}
+		setProperty(item, "addresses", func(p *apiext.JSONSchemaProps) {
+			p.MinItems, p.MaxItems = ptr.To[int64](1), ptr.To[int64](100)
+		})
+	})
+	setProperty(slice, "ports", func(p *apiext.JSONSchemaProps) {
+		item := p.Items.Schema
+		setProperty(item, "name", func(p *apiext.JSONSchemaProps) { p.Default = raw(`""`) })
+		setProperty(item, "port", portNumber)
+		setProperty(item, "protocol", protocol)
+	})
+}
+
+func portNumber(p *apiext.JSONSchemaProps) {
+	p.Minimum, p.Maximum = ptr.To(1.0), ptr.To(65535.0)
+}
+
+func protocol(p *apiext.JSONSchemaProps) {
+	p.Default, p.Enum = raw(`"TCP"`), enum("TCP", "UDP", "SCTP")
+}
+
+func setProperty(s *apiext.JSONSchemaProps, name string, set func(*apiext.JSONSchemaProps)) {
+	p, ok := s.Properties[name]
+	if !ok {
+		panic("schema: the Go type has no field " + name)
+	}
+	set(&p)
+	s.Properties[name] = p
+}
+
+func raw(text string) *apiext.JSON { return &apiext.JSON{Raw: []byte(text)} }
+
+func enum(values ...string) []apiext.JSON {
+	var list []apiext.JSON
+	for _, v := range values {
+		list = append(list, *raw(`"` + v + `"`))
+	}
+	return list
+}
+
+// metaSchema is the schema of metadata, which CRDs leave to the API server.
+var metaSchema = sync.OnceValue(func() *structural.Structural {
+	k, err := build(&File{Kind: "ObjectMeta", Schema: schemaOf(reflect.TypeFor[metav1.ObjectMeta]())})
+	if err != nil {
+		panic(err) // the same on every run
+	}
+	return k.root
+})
+
+// schemaOf returns the structural schema of a Go API type.
+func schemaOf(t reflect.Type) *apiext.JSONSchemaProps {
+	switch t {
+	case reflect.TypeFor[metav1.Time](), reflect.TypeFor[metav1.MicroTime]():
+		return &apiext.JSONSchemaProps{Type: "string", Format: "date-time", Nullable: true}
+	case reflect.TypeFor[intstr.IntOrString](), reflect.TypeFor[resource.Quantity]():
+		return &apiext.JSONSchemaProps{XIntOrString: true}
+	case reflect.TypeFor[runtime.RawExtension](), reflect.TypeFor[metav1.FieldsV1]():
+		return &apiext.JSONSchemaProps{Type: "object", XPreserveUnknownFields: ptr.To(true)}
+	}
+	switch t.Kind() {
+	case reflect.Pointer:
+		return schemaOf(t.Elem())
+	case reflect.String:
+		return &apiext.JSONSchemaProps{Type: "string"}
+	case reflect.Bool:
+		return &apiext.JSONSchemaProps{Type: "boolean"}
+	case reflect.Int32:
+		return &apiext.JSONSchemaProps{Type: "integer", Format: "int32"}
+	case reflect.Int, reflect.Int64:
+		return &apiext.JSONSchemaProps{Type: "integer", Format: "int64"}
+	case reflect.Slice:
+		if t.Elem().Kind() == reflect.Uint8 {
+			return &apiext.JSONSchemaProps{Type: "string", Format: "byte"}
+		}
+		return &apiext.JSONSchemaProps{Type: "array", Items: &apiext.JSONSchemaPropsOrArray{Schema: schemaOf(t.Elem())}}
+	case reflect.Map:
+		return &apiext.JSONSchemaProps{
+			Type:                 "object",
+			AdditionalProperties: &apiext.JSONSchemaPropsOrBool{Allows: true, Schema: schemaOf(t.Elem())},
+		}
+	case reflect.Struct:
+		s := &apiext.JSONSchemaProps{Type: "object", Properties: map[string]apiext.JSONSchemaProps{}}
+		addFields(s, t)
+		return s
+	}
+	panic(fmt.Sprintf("schema: no schema for %s", t))
+}
+
+func addFields(s *apiext.JSONSchemaProps, t reflect.Type) {
+	for i := range t.NumField() {
+		field := t.Field(i)
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		switch {
+		case name == "-" || !field.IsExported():
+		case name == "":
+			addFields(s, field.Type) // inline
+		default:
+			s.Properties[name] = *schemaOf(field.Type)
+		}
+	}
+}
+
+// coreRules are the API server's own rules for core kinds, by kind, as far as
+// Headgate reads what they are about. They run on valid, defaulted objects.
+var coreRules = map[string]func(obj map[string]any) []Error{
+	"Service": serviceRules,
+	"Secret":  secretRules,
+}
+
+func serviceRules(obj map[string]any) []Error {
+	spec, _ := obj["spec"].(map[string]any)
+	var errs []Error
+	if spec["type"] == "ExternalName" {
+		if name, _ := spec["externalName"].(string); name == "" {
+			errs = append(errs, Error{"spec.externalName", "is missing", "the DNS name of the service, such as api.example.com"})
+		}
+	}
+	ports, _ := spec["ports"].([]any)
+	seen := map[string]int{}
+	for i, p := range ports {
+		port := p.(map[string]any)
+		if port["targetPort"] == nil {
+			port["targetPort"] = port["port"]
+		}
+		name, _ := port["name"].(string)
+		path := fmt.Sprintf("spec.ports[%d].name", i)
+		if name == "" && len(ports) > 1 {
+			errs = append(errs, Error{path, "is missing", "a name for each port, as there is more than one"})
+			continue
+		}
+		if first, dup := seen[name]; dup {
+			errs = append(errs, Error{path, fmt.Sprintf("%q is also the name of spec.ports[%d]", name, first), "a name that no other port of the Service has"})
+		}
+		seen[name] = i
+	}
+	return errs
+}
+
+func secretRules(obj map[string]any) []Error {
+	data, _ := obj["data"].(map[string]any)
+	if data == nil {
+		data = map[string]any{}
+	}
+	var errs []Error
+	for _, key := range sortedKeys(data) {
+		text, _ := data[key].(string)
+		if _, err := base64.StdEncoding.DecodeString(strings.NewReplacer("\n", "", "\r", "").Replace(text)); err != nil {
+			errs = append(errs, Error{"data[" + key + "]", "is not base64", "the value in base64, or the plain value under stringData"})
+		}
+	}
+	plain, _ := obj["stringData"].(map[string]any)
+	for _, key := range sortedKeys(plain) {
+		text, _ := plain[key].(string)
+		data[key] = base64.StdEncoding.EncodeToString([]byte(text))
+	}
+	delete(obj, "stringData")
+	if len(data) > 0 {
+		obj["data"] = data
+	}
+	if obj["type"] == string(corev1.SecretTypeTLS) {
+		for _, key := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
+			if _, ok := data[key]; !ok {
+				errs = append(errs, Error{"data[" + key + "]", "is missing", "a Secret of type kubernetes.io/tls has tls.crt and tls.key"})
+			}
+		}
+	}
+	return errs
+}
