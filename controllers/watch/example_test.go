@@ -19,7 +19,7 @@ func Example() {
 		if err != nil {
 			return err
 		}
-		statuses := status.NewWriter(cluster.Client(), status.Options{})
+		statuses := status.NewWriter(cluster.Client(), cluster.Reader(), status.Options{})
 		services := infra.New(cluster.Client(), cluster.Reader(), infra.Options{
 			Namespace: "headgate-system",
 			Selector:  map[string]string{"app.kubernetes.io/name": "headgate"},

@@ -8,12 +8,24 @@ package watch
 
 import (
 	"context"
+	"fmt"
+	"maps"
 
 	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/leaderelection/resourcelock"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
-	"github.com/headgate/headgate/controllers/compile"
 	"github.com/headgate/headgate/controllers/objects"
 )
 
@@ -33,39 +45,204 @@ type Options struct {
 	Lease string
 	// Identity names this replica in the Lease; its pod's name. It must differ between replicas.
 	Identity string
-	Log      logr.Logger
+	// Seen, if set, is called for every event of a kind that is watched whole,
+	// also for events that are of no interest to compile, such as a status that
+	// somebody wrote. It must not wait.
+	Seen func(ref objects.Ref)
+	Log  logr.Logger
 }
 
 // Cluster is a connection to an API server.
-type Cluster struct{}
+type Cluster struct {
+	opts       Options
+	manager    manager.Manager
+	lock       resourcelock.Interface
+	referenced *referenced
+}
 
 // New connects to an API server. It fails if the server lacks a kind that
 // Headgate reads, which means that CRDs are not installed.
-func New(cfg *rest.Config, opts Options) (*Cluster, error) { panic("not yet") }
+func New(cfg *rest.Config, opts Options) (*Cluster, error) {
+	cfg = rest.CopyConfig(cfg)
+	if cfg.QPS == 0 {
+		cfg.QPS = -1 // the API server's priority and fairness is what bounds us
+	}
+	lock, err := resourcelock.NewFromKubeconfig(resourcelock.LeasesResourceLock, opts.Namespace, opts.Lease,
+		resourcelock.ResourceLockConfig{Identity: opts.Identity}, cfg, renewDeadline)
+	if err != nil {
+		return nil, fmt.Errorf("leader's lease: %w", err)
+	}
+	m, err := manager.New(cfg, manager.Options{
+		Scheme: objects.Scheme(),
+		Logger: opts.Log,
+		Cache: cache.Options{
+			DefaultTransform:            strip,
+			ReaderFailOnMissingInformer: true,
+		},
+		Client: client.Options{Cache: &client.CacheOptions{
+			DisableFor: []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}},
+		}},
+		// A manager that loses its lease ends the process, and with it the data
+		// plane. So it does not elect; see lead.
+		LeaderElection: false,
+		Metrics:        metricsserver.Options{BindAddress: "0"},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to the API server: %w", err)
+	}
+	for _, kind := range objects.Kinds {
+		gvk, err := apiutil.GVKForObject(kind.Object, m.GetScheme())
+		if err != nil {
+			return nil, err
+		}
+		_, err = m.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+		if meta.IsNoMatchError(err) {
+			return nil, fmt.Errorf("the API server has no %s %s: install the CRDs of %s first", gvk.GroupVersion(), gvk.Kind, gvk.Group)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("ask the API server for its kinds: %w", err)
+		}
+	}
+	return &Cluster{
+		opts:       opts,
+		manager:    m,
+		lock:       lock,
+		referenced: newReferenced(m.GetAPIReader(), opts.Log),
+	}, nil
+}
 
 // Client reads from the watched objects and writes to the API server.
-func (c *Cluster) Client() client.Client { panic("not yet") }
+func (c *Cluster) Client() client.Client { return c.manager.GetClient() }
 
 // Reader reads from the API server itself.
-func (c *Cluster) Reader() client.Reader { panic("not yet") }
-
-// Task is something that the leader alone does. It ends when its context does:
-// with the process, or when another replica became the leader.
-type Task func(ctx context.Context) error
+func (c *Cluster) Reader() client.Reader { return c.manager.GetAPIReader() }
 
 // Run watches, putting all into sink, and runs the tasks while this replica is
 // the leader. It returns when the context ends, or with an error if watching
-// cannot begin. Losing the lead ends the tasks and nothing else.
-func (c *Cluster) Run(ctx context.Context, sink Sink, tasks ...Task) error { panic("not yet") }
+// cannot begin. Losing the lead ends the tasks and nothing else. It may be
+// called once.
+func (c *Cluster) Run(ctx context.Context, sink Sink, tasks ...Task) error {
+	c.referenced.sink = sink
+	var synced []toolscache.DoneChecker
+	for _, kind := range objects.Kinds {
+		handler := c.handler(kind, sink)
+		obj := kind.Object.DeepCopyObject().(client.Object)
+		if kind.Referenced {
+			obj = &metav1.PartialObjectMetadata{}
+			obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{Group: kind.Group, Version: "v1", Kind: kind.Name})
+		}
+		informer, err := c.manager.GetCache().GetInformer(ctx, obj, cache.BlockUntilSynced(false))
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", kind.Name, err)
+		}
+		registration, err := informer.AddEventHandler(handler)
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", kind.Name, err)
+		}
+		synced = append(synced, registration.HasSyncedChecker())
+	}
+	runnables := []manager.RunnableFunc{
+		func(ctx context.Context) error {
+			if toolscache.WaitFor(ctx, "", synced...) {
+				sink.Ready()
+			}
+			return nil
+		},
+		c.referenced.run,
+		func(ctx context.Context) error { return c.lead(ctx, tasks) },
+	}
+	for _, r := range runnables {
+		if err := c.manager.Add(r); err != nil {
+			return err
+		}
+	}
+	return c.manager.Start(ctx)
+}
 
-// Load returns the Secrets and ConfigMaps that a result is the first to want,
-// as they are now; those that do not exist are left out. The loop calls it
-// before it applies a result and, if anything came back, compiles again, so
-// that a route never serves without a Secret that exists. From then on they
-// are put into the sink as they change; those that no result wants any more
-// are deleted from it.
-//
-// It waits for the API server, at most 2 seconds.
-func (c *Cluster) Load(ctx context.Context, result *compile.Result) map[objects.Ref]client.Object {
-	panic("not yet")
+// handler turns a kind's events into puts and deletes. Objects in the cache
+// are never edited, so the sink shares them.
+func (c *Cluster) handler(kind objects.Kind, sink Sink) toolscache.ResourceEventHandler {
+	ref := func(obj client.Object) objects.Ref {
+		return objects.Ref{Kind: kind.Name, Namespace: obj.GetNamespace(), Name: obj.GetName()}
+	}
+	if kind.Referenced {
+		event := func(obj any) {
+			if o, ok := obj.(client.Object); ok {
+				c.referenced.changed(ref(o))
+			}
+		}
+		return toolscache.ResourceEventHandlerFuncs{
+			AddFunc:    event,
+			UpdateFunc: func(_, obj any) { event(obj) },
+			DeleteFunc: func(obj any) { event(lastKnown(obj)) },
+		}
+	}
+	seen := c.opts.Seen
+	if seen == nil {
+		seen = func(objects.Ref) {}
+	}
+	return toolscache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			o := obj.(client.Object)
+			sink.Put(ref(o), o)
+			seen(ref(o))
+		},
+		UpdateFunc: func(old, obj any) {
+			o := obj.(client.Object)
+			if matters(kind, old.(client.Object), o) {
+				sink.Put(ref(o), o)
+			}
+			seen(ref(o))
+		},
+		DeleteFunc: func(obj any) {
+			if o, ok := lastKnown(obj).(client.Object); ok {
+				sink.Delete(ref(o))
+				seen(ref(o))
+			}
+		},
+	}
+}
+
+// lastKnown is the deleted object, also where its deletion was missed and only
+// found out later.
+func lastKnown(obj any) any {
+	if unknown, ok := obj.(toolscache.DeletedFinalStateUnknown); ok {
+		return unknown.Obj
+	}
+	return obj
+}
+
+// matters reports whether compile could make something else of an updated
+// object. Custom resources change most often because Headgate wrote a status;
+// their generation counts all other changes but metadata's.
+func matters(kind objects.Kind, old, obj client.Object) bool {
+	if old.GetResourceVersion() == obj.GetResourceVersion() {
+		return false // a resync
+	}
+	if kind.Group == corev1.GroupName || kind.Group == discoveryv1.GroupName {
+		return true
+	}
+	return old.GetUID() != obj.GetUID() ||
+		old.GetGeneration() != obj.GetGeneration() ||
+		!old.GetDeletionTimestamp().Equal(obj.GetDeletionTimestamp()) ||
+		!maps.Equal(old.GetLabels(), obj.GetLabels()) ||
+		!maps.Equal(old.GetAnnotations(), obj.GetAnnotations())
+}
+
+// strip drops what nobody here reads and what makes up much of most objects.
+func strip(obj any) (any, error) {
+	o, err := meta.Accessor(obj)
+	if err != nil {
+		return obj, nil // a tombstone
+	}
+	o.SetManagedFields(nil)
+	if _, partial := obj.(*metav1.PartialObjectMetadata); partial {
+		o.SetAnnotations(nil)
+		o.SetLabels(nil)
+		o.SetOwnerReferences(nil)
+		o.SetFinalizers(nil)
+	} else if annotations := o.GetAnnotations(); annotations[corev1.LastAppliedConfigAnnotation] != "" {
+		delete(annotations, corev1.LastAppliedConfigAnnotation)
+	}
+	return obj, nil
 }
