@@ -1,0 +1,340 @@
+package upstream
+
+import (
+	"cmp"
+	"crypto/tls"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/headgate/headgate/dataplane/balance"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// Cluster is the live counterpart of a snapshot's cluster. It is safe for
+// concurrent use.
+type Cluster struct {
+	m     *Manager
+	state atomic.Pointer[state]
+
+	// ejected counts the endpoints that are ejected; while it is 0, picking
+	// needs no clock. eject guards the change of ejections.
+	ejected atomic.Int32
+	eject   sync.Mutex
+
+	// mu guards what follows, the side that is configured.
+	mu        sync.Mutex
+	closed    bool
+	cfg       *snapshot.Cluster
+	tls       *tls.Config
+	tlsErr    error
+	eps       *snapshot.Endpoints
+	hosts     map[string]*subscription
+	resolving chan struct{}
+	byAddr    map[netip.AddrPort]*endpoint
+}
+
+// state is what a round trip goes by. It is immutable.
+type state struct {
+	key            string
+	connectTimeout time.Duration
+	idleTimeout    time.Duration
+	maxIdle        int
+	// tls is nil for plaintext. A connection that was made with another is not
+	// used. tlsErr says why TLS cannot be spoken as configured.
+	tls    *tls.Config
+	tlsErr error
+
+	members         []member
+	ready, draining group
+	// resolving is closed when each host has been looked up once; nil after that.
+	resolving <-chan struct{}
+}
+
+// member is an endpoint in a set.
+type member struct {
+	ep       *endpoint
+	weight   uint32
+	draining bool
+	zone     string
+}
+
+// group is the part of the members that is chosen from together.
+type group struct {
+	endpoints []*endpoint
+	picker    balance.Picker
+}
+
+func newCluster(m *Manager, cfg *snapshot.Cluster, eps *snapshot.Endpoints) *Cluster {
+	c := &Cluster{
+		m:      m,
+		hosts:  map[string]*subscription{},
+		byAddr: map[netip.AddrPort]*endpoint{},
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.setConfig(cfg)
+	c.setHosts(eps)
+	c.rebuild()
+	return c
+}
+
+// Update replaces the configuration. Requests in flight keep the old one;
+// idle connections that were made with other TLS settings are closed.
+func (c *Cluster) Update(cfg *snapshot.Cluster) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	before := c.tls
+	c.setConfig(cfg)
+	c.rebuild()
+	if c.tls != before {
+		for _, ep := range c.byAddr {
+			ep.closeIdle()
+		}
+	}
+}
+
+// SetEndpoints replaces the endpoint set. Endpoints that stay, by address and
+// port, keep their connections, counts and ejection. Those that go finish what
+// they have in flight.
+func (c *Cluster) SetEndpoints(eps *snapshot.Endpoints) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.setHosts(eps)
+	c.rebuild()
+}
+
+// Close closes idle connections and ends lookups. Exchanges that began before
+// may still use the cluster; it then keeps no connections.
+func (c *Cluster) Close() {
+	c.m.forget(c)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.closed = true
+	for _, s := range c.hosts {
+		s.stop()
+	}
+	if c.resolving != nil {
+		close(c.resolving)
+		c.resolving = nil
+	}
+	for _, ep := range c.byAddr {
+		c.retire(ep)
+	}
+}
+
+func (c *Cluster) setConfig(cfg *snapshot.Cluster) {
+	if c.cfg == nil || !reflect.DeepEqual(c.cfg.TLS, cfg.TLS) {
+		c.tls, c.tlsErr = clientTLS(cfg.TLS)
+		if c.tlsErr != nil {
+			c.m.opts.Log.Error(c.tlsErr, "TLS to the cluster is misconfigured; its requests fail", "cluster", cfg.Key)
+		}
+	}
+	c.cfg = cfg
+}
+
+// setHosts begins to resolve new hosts and stops for those that are gone.
+func (c *Cluster) setHosts(eps *snapshot.Endpoints) {
+	if eps == nil {
+		eps = &snapshot.Endpoints{}
+	}
+	c.eps = eps
+	wanted := map[string]bool{}
+	for _, h := range eps.Hosts {
+		name := strings.ToLower(h.Name)
+		if _, err := parseLiteral(name); err == nil {
+			continue
+		}
+		wanted[name] = true
+		if c.hosts[name] == nil {
+			c.hosts[name] = c.m.resolver.subscribe(name, c.resolved)
+		}
+	}
+	for name, s := range c.hosts {
+		if !wanted[name] {
+			s.stop()
+			delete(c.hosts, name)
+		}
+	}
+}
+
+// resolved is called when a host's addresses have changed.
+func (c *Cluster) resolved() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.closed {
+		c.rebuild()
+	}
+}
+
+// rebuild makes the state anew and retires the endpoints that are not in it.
+func (c *Cluster) rebuild() {
+	members, settled := c.members()
+	if settled && c.resolving != nil {
+		defer close(c.resolving)
+		c.resolving = nil
+	} else if !settled && c.resolving == nil {
+		c.resolving = make(chan struct{})
+	}
+	st := &state{
+		key:            c.cfg.Key,
+		connectTimeout: cmp.Or(c.cfg.ConnectTimeout, 5*time.Second),
+		idleTimeout:    cmp.Or(c.cfg.IdleTimeout, time.Minute),
+		maxIdle:        cmp.Or(c.cfg.MaxIdle, 256),
+		tls:            c.tls,
+		tlsErr:         c.tlsErr,
+		members:        members,
+		ready:          c.group(members, false),
+		draining:       c.group(members, true),
+	}
+	if c.resolving != nil {
+		st.resolving = c.resolving
+	}
+	c.state.Store(st)
+
+	stays := make(map[netip.AddrPort]*endpoint, len(members))
+	for i := range members {
+		stays[members[i].ep.addr] = members[i].ep
+	}
+	for addr, ep := range c.byAddr {
+		if stays[addr] == nil {
+			c.retire(ep)
+		}
+	}
+	c.byAddr = stays
+}
+
+// members lists the endpoints that are configured and those that hosts resolve
+// to, sorted by address. It also reports whether every host had an answer.
+func (c *Cluster) members() (members []member, settled bool) {
+	at := map[netip.AddrPort]int{}
+	add := func(addr netip.AddrPort, weight uint32, draining bool, zone string) {
+		weight = max(weight, 1)
+		if i, ok := at[addr]; ok { // two hosts may share an address
+			members[i].weight += min(weight, ^uint32(0)-members[i].weight)
+			members[i].draining = members[i].draining && draining
+			return
+		}
+		ep := c.byAddr[addr]
+		if ep == nil {
+			ep = newEndpoint(c, addr)
+		}
+		at[addr] = len(members)
+		members = append(members, member{ep: ep, weight: weight, draining: draining, zone: zone})
+	}
+	for _, e := range c.eps.Endpoints {
+		addr, err := parseLiteral(e.Address)
+		if err != nil {
+			c.m.opts.Log.Error(err, "Endpoint left out", "cluster", c.cfg.Key, "address", e.Address)
+			continue
+		}
+		add(netip.AddrPortFrom(addr, e.Port), e.Weight, e.Draining, e.Zone)
+	}
+	settled = true
+	for _, h := range c.eps.Hosts {
+		name := strings.ToLower(h.Name)
+		if addr, err := parseLiteral(name); err == nil {
+			add(netip.AddrPortFrom(addr, h.Port), h.Weight, false, "")
+			continue
+		}
+		answer := c.hosts[name].answer()
+		if answer == nil {
+			settled = false
+			continue
+		}
+		for _, addr := range answer.addrs {
+			add(netip.AddrPortFrom(addr, h.Port), h.Weight, false, "")
+		}
+	}
+	slices.SortFunc(members, func(a, b member) int { return a.ep.addr.Compare(b.ep.addr) })
+	return members, settled
+}
+
+func (c *Cluster) group(members []member, draining bool) group {
+	var g group
+	var list []balance.Member
+	for i := range members {
+		m := &members[i]
+		if m.draining == draining {
+			g.endpoints = append(g.endpoints, m.ep)
+			list = append(list, balance.Member{ID: m.ep.address, Weight: m.weight, Load: &m.ep.load})
+		}
+	}
+	picker, err := balance.New(c.cfg.Balance.Algorithm, list)
+	if err != nil {
+		c.m.opts.Log.Error(err, "Falling back to the default algorithm", "cluster", c.cfg.Key)
+		picker, _ = balance.New("", list)
+	}
+	g.picker = picker
+	return g
+}
+
+// parseLiteral reads an IP address, also in the brackets that URLs need.
+func parseLiteral(s string) (netip.Addr, error) {
+	if strings.HasPrefix(s, "[") && strings.HasSuffix(s, "]") {
+		s = s[1 : len(s)-1]
+	}
+	addr, err := netip.ParseAddr(s)
+	return addr.Unmap(), err
+}
+
+// EndpointState is how an endpoint is doing, for people and metrics.
+type EndpointState struct {
+	// Address is "ip:port".
+	Address string `json:"address"`
+	Weight  uint32 `json:"weight"`
+	Zone    string `json:"zone,omitempty"`
+	// State is "ready", "draining" or "ejected".
+	State string `json:"state"`
+	// InFlight counts requests, Idle and Connections connections.
+	InFlight    int64 `json:"inFlight"`
+	Idle        int   `json:"idle"`
+	Connections int   `json:"connections"`
+	// Requests counts the requests sent, Failures those of them, and of the
+	// attempts to connect, that brought no response.
+	Requests uint64 `json:"requests"`
+	Failures uint64 `json:"failures"`
+	// Connects and ConnectFailures count attempts to connect by their outcome.
+	Connects        uint64 `json:"connects"`
+	ConnectFailures uint64 `json:"connectFailures"`
+	Ejections       uint64 `json:"ejections"`
+	// Latency is the moving average of the time to the response's first byte.
+	Latency time.Duration `json:"latency"`
+}
+
+// Key returns the cluster's key.
+func (c *Cluster) Key() string { return c.state.Load().key }
+
+// State returns the endpoints of the current set, sorted by address.
+func (c *Cluster) State() []EndpointState {
+	st := c.state.Load()
+	list := make([]EndpointState, len(st.members))
+	for i := range st.members {
+		m := &st.members[i]
+		s := m.ep.snapshot()
+		s.Weight, s.Zone = m.weight, m.zone
+		switch {
+		case m.draining:
+			s.State = "draining"
+		case m.ep.load.EjectedUntil.Load() != 0:
+			s.State = "ejected"
+		default:
+			s.State = "ready"
+		}
+		list[i] = s
+	}
+	return list
+}

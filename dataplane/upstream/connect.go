@@ -1,0 +1,126 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/h1"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// Reasons of failures to connect.
+const (
+	reasonRefused     = "connect_refused"
+	reasonReset       = "connect_reset"
+	reasonUnreachable = "connect_unreachable"
+	reasonConnectTime = "connect_timeout"
+	reasonConnect     = "connect_failed"
+	reasonTLS         = "tls_handshake"
+	reasonTLSConfig   = "tls_config"
+	reasonLimit       = "connection_limit"
+	reasonResources   = "no_resources"
+	// reasonTimeout: the exchange's own time is over, so no other endpoint is tried.
+	reasonTimeout = "timeout"
+)
+
+// connect makes a connection to an endpoint, and ejects it if it can't.
+func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (*conn, error) {
+	if st.tlsErr != nil {
+		return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonTLSConfig, Err: st.tlsErr}
+	}
+	if !ep.reserve(c.m.opts.MaxConnections) {
+		return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonLimit,
+			Err: fmt.Errorf("%s has %d connections already", ep.address, c.m.opts.MaxConnections)}
+	}
+	start := time.Now()
+	deadline, own := bound(ex, start.Add(st.connectTimeout))
+	nc, reason, err := c.dial(st, ep, deadline)
+	ex.Upstream.Wait += time.Since(start)
+	if err == nil {
+		ep.connects.Add(1)
+		c.accepted(ep)
+		return &conn{ep: ep, client: h1.NewClientConn(nc, c.m.opts.HTTP1), tls: st.tls}, nil
+	}
+	ep.unreserve()
+	ep.failures.Add(1)
+	ep.connectFailures.Add(1)
+	switch {
+	case own && reason == reasonConnectTime:
+		// It is not known whether the endpoint would have answered in its time.
+		reason = reasonTimeout
+		if probe {
+			c.refused(st, ep, probe, err)
+		}
+	case reason != reasonResources:
+		c.refused(st, ep, probe, err)
+	}
+	return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reason, Err: err}
+}
+
+func (c *Cluster) dial(st *state, ep *endpoint, deadline time.Time) (nc net.Conn, reason string, err error) {
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
+	defer cancel()
+	nc, err = c.m.opts.Dial(ctx, "tcp", ep.address)
+	if err != nil {
+		return nil, reasonOf(err, reasonConnect), err
+	}
+	if st.tls == nil {
+		return nc, "", nil
+	}
+	tc := tls.Client(nc, st.tls)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		nc.Close()
+		return nil, reasonOf(err, reasonTLS), err
+	}
+	return tc, "", nil
+}
+
+func reasonOf(err error, otherwise string) string {
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return reasonRefused
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return reasonReset
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EADDRNOTAVAIL):
+		return reasonUnreachable
+	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.ENOBUFS):
+		return reasonResources
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.As(err, &timeout) && timeout.Timeout():
+		return reasonConnectTime
+	}
+	return otherwise
+}
+
+// clientTLS makes the settings for TLS to a cluster. Each call makes a new
+// value: connections are told apart by it.
+func clientTLS(cfg *snapshot.UpstreamTLS) (*tls.Config, error) {
+	if cfg == nil {
+		return nil, nil
+	}
+	settings := &tls.Config{
+		ServerName:         cfg.ServerName,
+		NextProtos:         []string{"http/1.1"},
+		MinVersion:         tls.VersionTLS12,
+		ClientSessionCache: tls.NewLRUClientSessionCache(64),
+	}
+	if cfg.ServerName == "" {
+		return settings, errors.New("no server name to verify endpoints by")
+	}
+	if len(cfg.Roots) > 0 {
+		settings.RootCAs = x509.NewCertPool()
+		if !settings.RootCAs.AppendCertsFromPEM(cfg.Roots) {
+			return settings, errors.New("no certificate can be read from the CA certificates")
+		}
+	}
+	return settings, nil
+}

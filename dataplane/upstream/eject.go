@@ -1,0 +1,68 @@
+package upstream
+
+import (
+	"time"
+
+)
+
+// How long an endpoint that refused a connection gets no requests: ejectFirst
+// after the first time, twice as long after each that follows at once, at most
+// ejectMost. Then one request probes it; others keep away until that has had
+// the connect timeout and probeGrace to come back.
+const (
+	ejectFirst = time.Second
+	ejectMost  = 30 * time.Second
+	probeGrace = time.Second
+)
+
+// refused ejects an endpoint that could not be connected to, unless no other
+// is left: then requests may as well try.
+func (c *Cluster) refused(st *state, ep *endpoint, probe bool, cause error) {
+	now := c.m.now()
+	c.eject.Lock()
+	defer c.eject.Unlock()
+	until := ep.load.EjectedUntil.Load()
+	if ep.gone || until > now && !probe {
+		return // others have found out before
+	}
+	if until == 0 {
+		if !c.othersThan(st, ep) {
+			return
+		}
+		c.ejected.Add(1)
+	}
+	ep.strikes++
+	ep.ejections.Add(1)
+	d := backoff(ep.strikes, ejectFirst, ejectMost)
+	ep.load.EjectedUntil.Store(now + int64(d))
+	c.m.opts.Log.Info("Endpoint ejected", "cluster", st.key, "endpoint", ep.address, "for", d.String(), "cause", cause.Error())
+}
+
+// othersThan reports whether another endpoint takes requests, and ep is among
+// those that do.
+func (c *Cluster) othersThan(st *state, ep *endpoint) bool {
+	others, member := false, false
+	for _, e := range st.ready.endpoints {
+		if e == ep {
+			member = true
+		} else if e.load.EjectedUntil.Load() == 0 {
+			others = true
+		}
+	}
+	return others && member
+}
+
+// accepted ends an ejection: the endpoint could be connected to.
+func (c *Cluster) accepted(ep *endpoint) {
+	if ep.load.EjectedUntil.Load() == 0 {
+		return
+	}
+	c.eject.Lock()
+	defer c.eject.Unlock()
+	if ep.load.EjectedUntil.Swap(0) != 0 {
+		c.ejected.Add(-1)
+		ep.strikes = 0
+		c.m.opts.Log.Info("Endpoint is back", "cluster", c.Key(), "endpoint", ep.address)
+	}
+}
+

@@ -1,0 +1,195 @@
+package upstream
+
+import (
+	"crypto/tls"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/headgate/headgate/dataplane/balance"
+	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/h1"
+)
+
+// endpoint is one address and port of a cluster, with what it has gathered.
+type endpoint struct {
+	cluster *Cluster
+	addr    netip.AddrPort
+	address string
+	load    balance.Load
+
+	requests, failures        atomic.Uint64
+	connects, connectFailures atomic.Uint64
+	ejections                 atomic.Uint64
+	// latency is a moving average, in nanoseconds.
+	latency atomic.Int64
+
+	// strikes counts the ejections in a row; Cluster.eject guards it and gone.
+	strikes int
+	gone    bool
+
+	// mu guards what follows.
+	mu sync.Mutex
+	// idle is a stack: the connection that was used last is used next, so that
+	// those which are not needed grow old at the bottom.
+	idle []*conn
+	// total counts the connections, idle, in use and being made.
+	total   int
+	retired bool
+}
+
+// conn is a connection to an endpoint, and the lease of who uses it.
+type conn struct {
+	ep     *endpoint
+	client *h1.ClientConn
+	// tls is what it was made with.
+	tls *tls.Config
+	// idleSince is when it was put back, on the Manager's coarse clock.
+	idleSince int64
+}
+
+var _ exchange.Lease = (*conn)(nil)
+
+func newEndpoint(c *Cluster, addr netip.AddrPort) *endpoint {
+	return &endpoint{cluster: c, addr: addr, address: addr.String()}
+}
+
+// Release implements exchange.Lease. It must be called once per lease.
+func (k *conn) Release() {
+	k.ep.load.InFlight.Add(-1)
+	if !k.client.Finish() || !k.ep.put(k) {
+		k.discard()
+	}
+}
+
+// discard closes a connection that is not in the pool.
+func (k *conn) discard() {
+	k.client.Close()
+	k.ep.unreserve()
+}
+
+// get takes an idle connection that was made with these TLS settings, or nil.
+func (ep *endpoint) get(settings *tls.Config) *conn {
+	for {
+		ep.mu.Lock()
+		n := len(ep.idle)
+		if n == 0 {
+			ep.mu.Unlock()
+			return nil
+		}
+		k := ep.idle[n-1]
+		ep.idle[n-1] = nil
+		ep.idle = ep.idle[:n-1]
+		ep.mu.Unlock()
+		if k.tls == settings {
+			return k
+		}
+		k.discard()
+	}
+}
+
+// put gives a connection back, and reports false if it is not wanted.
+func (ep *endpoint) put(k *conn) bool {
+	st := ep.cluster.state.Load()
+	k.idleSince = ep.cluster.m.coarse.Load()
+	ep.mu.Lock()
+	defer ep.mu.Unlock()
+	if ep.retired || len(ep.idle) >= st.maxIdle || k.tls != st.tls {
+		return false
+	}
+	ep.idle = append(ep.idle, k)
+	return true
+}
+
+// reserve counts a connection that is about to be made, and reports false if
+// there are most of them already; 0 is no bound.
+func (ep *endpoint) reserve(most int) bool {
+	ep.mu.Lock()
+	defer ep.mu.Unlock()
+	if most > 0 && ep.total >= most {
+		return false
+	}
+	ep.total++
+	return true
+}
+
+func (ep *endpoint) unreserve() {
+	ep.mu.Lock()
+	ep.total--
+	ep.mu.Unlock()
+}
+
+// sweep closes connections that have been idle since before then.
+func (ep *endpoint) sweep(then int64) {
+	ep.mu.Lock()
+	n := 0
+	for n < len(ep.idle) && ep.idle[n].idleSince < then {
+		n++
+	}
+	if n == 0 {
+		ep.mu.Unlock()
+		return
+	}
+	old := append([]*conn(nil), ep.idle[:n]...)
+	kept := copy(ep.idle, ep.idle[n:])
+	clear(ep.idle[kept:])
+	ep.idle = ep.idle[:kept]
+	ep.mu.Unlock()
+	for _, k := range old {
+		k.discard()
+	}
+}
+
+func (ep *endpoint) closeIdle() {
+	ep.mu.Lock()
+	idle := ep.idle
+	ep.idle = nil
+	ep.mu.Unlock()
+	for _, k := range idle {
+		k.discard()
+	}
+}
+
+// retire makes the endpoint keep no connections any more.
+func (c *Cluster) retire(ep *endpoint) {
+	c.eject.Lock()
+	ep.gone = true
+	if ep.load.EjectedUntil.Swap(0) != 0 {
+		c.ejected.Add(-1)
+	}
+	c.eject.Unlock()
+
+	ep.mu.Lock()
+	ep.retired = true
+	ep.mu.Unlock()
+	ep.closeIdle()
+}
+
+// observe adds a latency to the moving average. Of two that come at the same
+// time one may be lost, which an average can bear.
+func (ep *endpoint) observe(d time.Duration) {
+	old := ep.latency.Load()
+	if old == 0 {
+		ep.latency.Store(int64(d))
+		return
+	}
+	ep.latency.Store(old + (int64(d)-old)/16)
+}
+
+func (ep *endpoint) snapshot() EndpointState {
+	s := EndpointState{
+		Address:         ep.address,
+		InFlight:        ep.load.InFlight.Load(),
+		Requests:        ep.requests.Load(),
+		Failures:        ep.failures.Load(),
+		Connects:        ep.connects.Load(),
+		ConnectFailures: ep.connectFailures.Load(),
+		Ejections:       ep.ejections.Load(),
+		Latency:         time.Duration(ep.latency.Load()),
+	}
+	ep.mu.Lock()
+	s.Idle, s.Connections = len(ep.idle), ep.total
+	ep.mu.Unlock()
+	return s
+}

@@ -1,0 +1,171 @@
+package upstream
+
+import (
+	"errors"
+	"time"
+
+	"github.com/headgate/headgate/dataplane/balance"
+	"github.com/headgate/headgate/dataplane/exchange"
+)
+
+// maxEndpoints is how many endpoints one round trip tries to connect to.
+const maxEndpoints = balance.MaxTried
+
+var errNoEndpoint = &exchange.UpstreamError{
+	Stage: exchange.Dialing, Reason: "no_endpoint",
+	Err: errors.New("the cluster has no endpoints that could be tried"),
+}
+
+// RoundTrip sends ex.Out to an endpoint and fills ex.Response with the head of
+// what it answers. The lease must be released when the response's body is no
+// longer needed. The error is an *exchange.UpstreamError, or an
+// *exchange.ClientError if the request's content could not be read.
+//
+// An endpoint that cannot be connected to is followed by another, up to three
+// in all. A request that a reused connection never carried, because the
+// endpoint had closed it, goes out once more on a new one, RFC 9112 section
+// 9.3.1; nothing else is repeated.
+func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
+	st := c.state.Load()
+	if len(st.members) == 0 && st.resolving != nil {
+		st = c.await(ex, st)
+	}
+	ex.Upstream.Cluster = st.key
+	choice := balance.Choice{Client: ex.ClientIP}
+	failed := errNoEndpoint
+	for range maxEndpoints {
+		ep, probe := c.pick(st, choice)
+		if ep == nil {
+			break
+		}
+		k, err := c.try(ex, st, ep, probe)
+		if err == nil {
+			return k, nil
+		}
+		up, ok := err.(*exchange.UpstreamError)
+		if !ok || up.Stage != exchange.Dialing || up.Reason == reasonTimeout {
+			return nil, err
+		}
+		failed = up
+		choice.Exclude(&ep.load)
+	}
+	return nil, failed
+}
+
+// try sends the exchange to one endpoint.
+func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (*conn, error) {
+	ex.Upstream.Endpoint = ep.address
+	ep.load.InFlight.Add(1)
+	var k *conn
+	if !probe { // that it can be connected to is what a probe is to find out
+		k = ep.get(st.tls)
+	}
+	reused := k != nil
+	for {
+		if k == nil {
+			var err error
+			if k, err = c.connect(ex, st, ep, probe); err != nil {
+				ep.load.InFlight.Add(-1)
+				return nil, err
+			}
+		}
+		ex.Upstream.Tries++
+		ep.requests.Add(1)
+		before := ex.Upstream.Wait
+		err := k.client.RoundTrip(ex)
+		if err == nil {
+			ep.observe(ex.Upstream.Wait - before)
+			return k, nil
+		}
+		k.client.Finish()
+		k.discard()
+		k = nil
+		up, ok := err.(*exchange.UpstreamError)
+		if ok && up.Stage == exchange.Stale && reused && repeatable(&ex.Out) {
+			reused = false
+			continue
+		}
+		if ok {
+			ep.failures.Add(1)
+		}
+		ep.load.InFlight.Add(-1)
+		return nil, err
+	}
+}
+
+// repeatable reports whether a request may be sent again although an endpoint
+// may have acted on it: its method is idempotent, RFC 9110 section 9.2.2, and
+// there is no content that was pulled already.
+func repeatable(r *exchange.Request) bool {
+	if r.Body != nil {
+		return false
+	}
+	switch r.Method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
+}
+
+// pick chooses an endpoint, or returns nil if all were tried. probe says that
+// it was ejected, and that this request is the one to find out how it is.
+func (c *Cluster) pick(st *state, choice balance.Choice) (ep *endpoint, probe bool) {
+	if c.ejected.Load() == 0 {
+		return st.pick(choice), false
+	}
+	choice.Now = c.m.now()
+	for {
+		if ep = st.pick(choice); ep == nil {
+			// Everything is ejected: as likely as not the fault is elsewhere.
+			choice.Panic = true
+			return st.pick(choice), false
+		}
+		until := ep.load.EjectedUntil.Load()
+		if until == 0 {
+			return ep, false
+		}
+		// Its time is over. One request goes there; the others stay away until
+		// its outcome is known.
+		if ep.load.EjectedUntil.CompareAndSwap(until, choice.Now+int64(st.connectTimeout+probeGrace)) {
+			return ep, true
+		}
+	}
+}
+
+// pick prefers endpoints that are not draining.
+func (st *state) pick(choice balance.Choice) *endpoint {
+	if i := st.ready.picker.Pick(choice); i >= 0 {
+		return st.ready.endpoints[i]
+	}
+	if i := st.draining.picker.Pick(choice); i >= 0 {
+		return st.draining.endpoints[i]
+	}
+	return nil
+}
+
+// await waits for the first answer to the cluster's lookups, as long as
+// connecting may take.
+func (c *Cluster) await(ex *exchange.Exchange, st *state) *state {
+	start := time.Now()
+	until, _ := bound(ex, start.Add(st.connectTimeout))
+	timer := time.NewTimer(until.Sub(start))
+	defer timer.Stop()
+	select {
+	case <-st.resolving:
+	case <-timer.C:
+	}
+	ex.Upstream.Wait += time.Since(start)
+	return c.state.Load()
+}
+
+// bound returns the earliest of t and the exchange's deadlines, and whether it
+// is one of these.
+func bound(ex *exchange.Exchange, t time.Time) (time.Time, bool) {
+	mine := false
+	for _, d := range [2]time.Time{ex.Deadline, ex.TryDeadline} {
+		if !d.IsZero() && d.Before(t) {
+			t, mine = d, true
+		}
+	}
+	return t, mine
+}

@@ -1,0 +1,169 @@
+// Package upstream sends exchanges to the endpoints of clusters: it picks one,
+// keeps connections to it, tries another where nothing was sent yet, and stays
+// away from those that refuse connections.
+//
+// A Cluster's configuration, endpoint set and balancer are one immutable value
+// behind an atomic pointer: a round trip loads it once and keeps it to its
+// end. What an endpoint has gathered (connections, counts, ejection) outlives
+// the sets that it is in. The only lock of the request path is that of one
+// endpoint's idle connections.
+package upstream
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/headgate/headgate/dataplane/h1"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// Options are what all clusters of a Manager share. The zero value serves.
+type Options struct {
+	// Dial opens a connection to "ip:port"; nil means TCP by package net.
+	// It is called with network "tcp" and keeps the context's deadline.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// HTTP1 are the codec's bounds; nil means its defaults.
+	HTTP1 *h1.ClientOptions
+	// MaxConnections bounds the connections per endpoint, idle ones included;
+	// 0 means no bound. Where it is reached, another endpoint is tried.
+	MaxConnections int
+	// DNS says how hosts are resolved.
+	DNS DNS
+	// Log gets ejections and failing lookups. Its zero value discards.
+	Log logr.Logger
+	// Now is the clock of ejections and idle times; nil means time.Now.
+	Now func() time.Time
+	// SweepInterval is how often idle connections are looked at; 0 means 1 s.
+	// IdleTimeout is kept to within that.
+	SweepInterval time.Duration
+}
+
+// Manager owns what clusters share: the sweeper of idle connections and the
+// resolver. It is safe for concurrent use.
+type Manager struct {
+	opts  Options
+	start time.Time
+	// coarse is the clock as of the last sweep, for what needs no better.
+	coarse   atomic.Int64
+	resolver *resolver
+
+	mu       sync.Mutex
+	clusters map[*Cluster]struct{}
+
+	stop func()
+	done chan struct{}
+}
+
+// NewManager returns a Manager, which runs until Close.
+func NewManager(opts Options) *Manager {
+	if opts.Dial == nil {
+		opts.Dial = new(net.Dialer).DialContext
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.SweepInterval <= 0 {
+		opts.SweepInterval = time.Second
+	}
+	if opts.Log.GetSink() == nil {
+		opts.Log = logr.Discard()
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	m := &Manager{
+		opts:     opts,
+		start:    opts.Now().Add(-1), // so that no time is 0
+		resolver: newResolver(ctx, opts.DNS, opts.Log),
+		clusters: map[*Cluster]struct{}{},
+		stop:     stop,
+		done:     make(chan struct{}),
+	}
+	m.coarse.Store(m.now())
+	go m.sweepUntil(ctx.Done())
+	return m
+}
+
+// Close closes all clusters and ends the Manager's goroutines. Exchanges in
+// flight keep their connections until they release them.
+func (m *Manager) Close() {
+	m.stop()
+	<-m.done
+	for _, c := range m.list() {
+		c.Close()
+	}
+	m.resolver.wait()
+}
+
+// NewCluster returns a live cluster. A nil eps means that there are no
+// endpoints yet.
+func (m *Manager) NewCluster(cfg *snapshot.Cluster, eps *snapshot.Endpoints) *Cluster {
+	c := newCluster(m, cfg, eps)
+	m.mu.Lock()
+	m.clusters[c] = struct{}{}
+	m.mu.Unlock()
+	return c
+}
+
+func (m *Manager) forget(c *Cluster) {
+	m.mu.Lock()
+	delete(m.clusters, c)
+	m.mu.Unlock()
+}
+
+func (m *Manager) list() []*Cluster {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := make([]*Cluster, 0, len(m.clusters))
+	for c := range m.clusters {
+		list = append(list, c)
+	}
+	return list
+}
+
+// now is the time since the Manager began, in nanoseconds, above 0.
+func (m *Manager) now() int64 { return int64(m.opts.Now().Sub(m.start)) }
+
+// sweepUntil closes connections that were idle for too long. There is one
+// sweeper for all clusters, rather than a timer for each connection, which
+// would be set and stopped with every request.
+func (m *Manager) sweepUntil(stop <-chan struct{}) {
+	defer close(m.done)
+	ticker := time.NewTicker(m.opts.SweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-ticker.C:
+			m.sweep()
+		}
+	}
+}
+
+func (m *Manager) sweep() {
+	now := m.now()
+	m.coarse.Store(now)
+	for _, c := range m.list() {
+		st := c.state.Load()
+		for i := range st.members {
+			st.members[i].ep.sweep(now - int64(st.idleTimeout))
+		}
+	}
+}
+
+// backoff returns how long to wait after so many failures in a row: from first
+// on doubling up to most, give or take a fifth, so that replicas and endpoints
+// do not come back in step.
+func backoff(failures int, first, most time.Duration) time.Duration {
+	d := first
+	for ; failures > 1 && d < most; failures-- {
+		d *= 2
+	}
+	d = min(d, most)
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}
