@@ -64,26 +64,13 @@ func (k *Kind) unknown(obj map[string]any) []Error {
 	var errs []Error
 	unknownFields(obj, k.root, "", &errs)
 	if meta, ok := obj["metadata"].(map[string]any); ok {
-		unknownFields(meta, metaSchema(), "metadata", &errs)
-		for _, name := range []string{"labels", "annotations"} {
-			values, _ := meta[name].(map[string]any)
-			for _, key := range sortedKeys(values) {
-				if v := values[key]; !isString(v) {
-					errs = append(errs, Error{
-						Field:   fmt.Sprintf("metadata.%s[%s]", name, key),
-						Message: fmt.Sprintf("is %s (%s)", typeOf(v), show(v)),
-						Want:    fmt.Sprintf("text; with quotes it is: %q", fmt.Sprint(v)),
-					})
-				}
-			}
+		unknownFields(meta, metaKind().root, "metadata", &errs)
+		for _, e := range metaKind().translate(meta, validation.ValidateCustomResource(nil, meta, metaKind().validator)) {
+			e.Field = "metadata." + e.Field
+			errs = append(errs, e)
 		}
 	}
 	return errs
-}
-
-func isString(v any) bool {
-	_, ok := v.(string)
-	return ok
 }
 
 // unknownFields finds fields that the schema doesn't have. The root's metadata
@@ -148,8 +135,11 @@ func (k *Kind) translate(obj map[string]any, list field.ErrorList) []Error {
 			message := k.value(obj, steps) + " is not allowed"
 			if found && s != nil && !fits(value, s) {
 				message = fmt.Sprintf("is %s (%s)", typeOf(value), k.value(obj, steps))
+				if s.Type == "string" && scalar(value) {
+					want += ", in quotes"
+				}
 			}
-			if s == nil || want == "" {
+			if want == "" && !k.secret(steps) {
 				want = e.Detail
 			}
 			errs = append(errs, Error{path, message, want})
@@ -165,10 +155,8 @@ func (k *Kind) translate(obj map[string]any, list field.ErrorList) []Error {
 func (k *Kind) ruleError(obj map[string]any, e *field.Error) Error {
 	path := strings.TrimPrefix(strings.TrimPrefix(e.Field, "<nil>"), ".")
 	message := "breaks a rule of " + k.GVK.Kind
-	if v, ok := get(obj, Steps(path)); ok && v != nil {
-		switch v.(type) {
-		case map[string]any, []any:
-		default:
+	if v, ok := get(obj, Steps(path)); ok {
+		if scalar(v) {
 			message = k.value(obj, Steps(path)) + " " + message
 		}
 	}
@@ -177,14 +165,23 @@ func (k *Kind) ruleError(obj map[string]any, e *field.Error) Error {
 
 // value shows the value at a path, unless it could be secret.
 func (k *Kind) value(obj map[string]any, steps []Step) string {
-	if k.GVK.Kind == "Secret" && len(steps) > 0 && (steps[0].Name == "data" || steps[0].Name == "stringData") {
-		return "the value"
-	}
 	v, ok := get(obj, steps)
-	if !ok {
+	if !ok || k.secret(steps) {
 		return "the value"
 	}
 	return show(v)
+}
+
+func (k *Kind) secret(steps []Step) bool {
+	return k.GVK.Kind == "Secret" && len(steps) > 0 && (steps[0].Name == "data" || steps[0].Name == "stringData")
+}
+
+func scalar(v any) bool {
+	switch v.(type) {
+	case nil, map[string]any, []any:
+		return false
+	}
+	return true
 }
 
 func show(v any) string {

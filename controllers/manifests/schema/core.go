@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
-	structural "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -51,7 +50,7 @@ func coreFile(gvk schema.GroupVersionKind) *File {
 		f.Schema = schemaOf(reflect.TypeFor[discoveryv1.EndpointSlice]())
 		endpointSlice(f.Schema)
 	}
-	// As in a CRD: metadata has a schema of its own, see metaSchema.
+	// As in a CRD: metadata has a schema of its own, see metaKind.
 	f.Schema.Properties["metadata"] = apiext.JSONSchemaProps{Type: "object"}
 	delete(f.Schema.Properties, "status")
 	return f
@@ -116,13 +115,13 @@ func enum(values ...string) []apiext.JSON {
 	return list
 }
 
-// metaSchema is the schema of metadata, which CRDs leave to the API server.
-var metaSchema = sync.OnceValue(func() *structural.Structural {
+// metaKind has the schema of metadata, which CRDs leave to the API server.
+var metaKind = sync.OnceValue(func() *Kind {
 	k, err := build(&File{Kind: "ObjectMeta", Schema: schemaOf(reflect.TypeFor[metav1.ObjectMeta]())})
 	if err != nil {
 		panic(err) // the same on every run
 	}
-	return k.root
+	return k
 })
 
 // schemaOf returns the structural schema of a Go API type.
@@ -148,7 +147,7 @@ func schemaOf(t reflect.Type) *apiext.JSONSchemaProps {
 		return &apiext.JSONSchemaProps{Type: "integer", Format: "int64"}
 	case reflect.Slice:
 		if t.Elem().Kind() == reflect.Uint8 {
-			return &apiext.JSONSchemaProps{Type: "string", Format: "byte"}
+			return &apiext.JSONSchemaProps{Type: "string"} // base64: see base64Errors
 		}
 		return &apiext.JSONSchemaProps{Type: "array", Items: &apiext.JSONSchemaPropsOrArray{Schema: schemaOf(t.Elem())}}
 	case reflect.Map:
@@ -181,8 +180,9 @@ func addFields(s *apiext.JSONSchemaProps, t reflect.Type) {
 // coreRules are the API server's own rules for core kinds, by kind, as far as
 // Headgate reads what they are about. They run on valid, defaulted objects.
 var coreRules = map[string]func(obj map[string]any) []Error{
-	"Service": serviceRules,
-	"Secret":  secretRules,
+	"Service":   serviceRules,
+	"Secret":    secretRules,
+	"ConfigMap": func(obj map[string]any) []Error { return base64Errors(obj, "binaryData", "data") },
 }
 
 func serviceRules(obj map[string]any) []Error {
@@ -215,16 +215,10 @@ func serviceRules(obj map[string]any) []Error {
 }
 
 func secretRules(obj map[string]any) []Error {
+	errs := base64Errors(obj, "data", "stringData")
 	data, _ := obj["data"].(map[string]any)
 	if data == nil {
 		data = map[string]any{}
-	}
-	var errs []Error
-	for _, key := range sortedKeys(data) {
-		text, _ := data[key].(string)
-		if _, err := base64.StdEncoding.DecodeString(strings.NewReplacer("\n", "", "\r", "").Replace(text)); err != nil {
-			errs = append(errs, Error{"data[" + key + "]", "is not base64", "the value in base64, or the plain value under stringData"})
-		}
 	}
 	plain, _ := obj["stringData"].(map[string]any)
 	for _, key := range sortedKeys(plain) {
@@ -240,6 +234,20 @@ func secretRules(obj map[string]any) []Error {
 			if _, ok := data[key]; !ok {
 				errs = append(errs, Error{"data[" + key + "]", "is missing", "a Secret of type kubernetes.io/tls has tls.crt and tls.key"})
 			}
+		}
+	}
+	return errs
+}
+
+// base64Errors finds values under name that aren't base64; plain is where plain
+// ones belong. The values themselves are not shown: they may be secret.
+func base64Errors(obj map[string]any, name, plain string) []Error {
+	values, _ := obj[name].(map[string]any)
+	var errs []Error
+	for _, key := range sortedKeys(values) {
+		text, _ := values[key].(string)
+		if _, err := base64.StdEncoding.DecodeString(text); err != nil {
+			errs = append(errs, Error{name + "[" + key + "]", "is not base64", "the value in base64, or the plain value under " + plain})
 		}
 	}
 	return errs

@@ -86,7 +86,7 @@ func get(v any, steps []Step) (any, bool) {
 func (k *Kind) at(steps []Step) *structural.Structural {
 	s := k.root
 	if len(steps) > 0 && steps[0].Name == "metadata" {
-		s, steps = metaSchema(), steps[1:]
+		s, steps = metaKind().root, steps[1:]
 	}
 	for len(steps) > 0 {
 		if s.Items != nil && steps[0].Index >= 0 {
