@@ -223,8 +223,8 @@ func (c *Cluster) members() (members []member, settled bool) {
 	at := map[netip.AddrPort]int{}
 	add := func(addr netip.AddrPort, weight uint32, draining bool, zone string) {
 		weight = max(weight, 1)
-		if i, ok := at[addr]; ok { // two hosts may share an address
-			members[i].weight += min(weight, ^uint32(0)-members[i].weight)
+		if i, ok := at[addr]; ok { // slices and hosts may name the same address
+			members[i].weight = max(members[i].weight, weight)
 			members[i].draining = members[i].draining && draining
 			return
 		}

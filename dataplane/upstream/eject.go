@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"time"
-
 )
 
 // How long an endpoint that refused a connection gets no requests: ejectFirst
@@ -65,4 +64,3 @@ func (c *Cluster) accepted(ep *endpoint) {
 		c.m.opts.Log.Info("Endpoint is back", "cluster", c.Key(), "endpoint", ep.address)
 	}
 }
-
