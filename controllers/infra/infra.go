@@ -190,7 +190,7 @@ func (s *Services) list(ctx context.Context, from client.Reader) (map[string]*co
 
 // plan is what there is to do.
 type plan struct {
-	remove []string // sorted
+	remove []string          // sorted
 	apply  []*corev1.Service // new, or of the version that there is
 }
 

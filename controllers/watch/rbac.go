@@ -1,0 +1,17 @@
+package watch
+
+// What a replica reads, everywhere. Secrets and ConfigMaps are listed and
+// watched by their metadata, and got where something refers to them.
+//
+// +kubebuilder:rbac:groups="",resources=namespaces;services,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=configmaps;secrets,verbs=get;list;watch
+// +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=list;watch
+// +kubebuilder:rbac:groups=gateway.networking.k8s.io,resources=referencegrants,verbs=list;watch
+// +kubebuilder:rbac:groups=gateway.networking.k8s.io,resources=gatewayclasses;gateways;httproutes,verbs=get;list;watch
+// +kubebuilder:rbac:groups=headgate.dev,resources=authpolicies;backendpolicies;backends;listenerpolicies;ratelimitpolicies;transformpolicies,verbs=get;list;watch
+
+// The leader's lease. It is made by any name: an API server cannot restrict
+// that by name.
+//
+// +kubebuilder:rbac:namespace=headgate-system,groups=coordination.k8s.io,resources=leases,verbs=create
+// +kubebuilder:rbac:namespace=headgate-system,groups=coordination.k8s.io,resources=leases,resourceNames=headgate,verbs=get;update
