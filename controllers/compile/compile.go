@@ -57,6 +57,7 @@ type Result struct {
 
 	statuses snapshot.Table[*Status]
 	findings snapshot.Table[[]Finding]
+	tables   tables
 }
 
 // Status returns the status to be written to an object, or nil if it has none
@@ -100,7 +101,7 @@ func (r *Result) FindingsOf(ref objects.Ref) []Finding {
 // changed were put or deleted, or nil for none; it only saves work: the result
 // is the same without it. changed may name objects that did not change.
 func Compile(prev *Result, set *objects.Set, changed []objects.Ref, opts Options) *Result {
-	return &Result{Snapshot: &snapshot.Snapshot{}, Delta: &snapshot.Delta{}}
+	return newPass(prev, set).run(changed, opts)
 }
 
 // ServiceName returns the name of a Gateway's Service in Options.Namespace: at

@@ -1,0 +1,199 @@
+package compile
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/api/v1alpha1"
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// clusterUse is a cluster that a route needs, and where it came from.
+type clusterUse struct {
+	cluster *snapshot.Cluster
+	backend objects.Ref
+	// port is the Service's port, as its number in a backendRef found it; zero for a Backend.
+	port corev1.ServicePort
+}
+
+// resolve finds the cluster of a reference to a Service or Backend; false, with
+// a finding, if there is none.
+func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field string) (clusterUse, bool) {
+	fail := func(reason gatewayv1.RouteConditionReason, suffix, message, want string) (clusterUse, bool) {
+		c.report.fail(&c.route.resolved, Finding{Field: field + suffix, Message: message, Want: want,
+			Condition: string(gatewayv1.RouteConditionResolvedRefs), Reason: string(reason)})
+		return clusterUse{}, false
+	}
+	backend, ok := objects.BackendOf(ref, c.object.Namespace)
+	if !ok {
+		group, kind := "", "Service"
+		if ref.Group != nil {
+			group = string(*ref.Group)
+		}
+		if ref.Kind != nil {
+			kind = string(*ref.Kind)
+		}
+		return fail(gatewayv1.RouteReasonInvalidKind, ".kind", fmt.Sprintf("kind %s of group %q is not supported", kind, group),
+			fmt.Sprintf("kind Service of group %q, or kind Backend of group %s", "", v1alpha1.GroupName))
+	}
+	if !c.frame.grants.allow(c.report.object, backend) {
+		return fail(gatewayv1.RouteReasonRefNotPermitted, ".namespace",
+			fmt.Sprintf("no ReferenceGrant allows %s to refer to %s", c.report.object, backend),
+			fmt.Sprintf("a ReferenceGrant in namespace %s from HTTPRoutes of namespace %s to %ss", backend.Namespace, c.object.Namespace, backend.Kind))
+	}
+	if backend.Kind == "Backend" {
+		return c.resolveBackend(backend, ref, fail)
+	}
+	service := objects.Get[*corev1.Service](c.set, backend.Namespace, backend.Name)
+	if service == nil {
+		return fail(gatewayv1.RouteReasonBackendNotFound, ".name", fmt.Sprintf("there is no %s", backend), "the name of a Service")
+	}
+	if ref.Port == nil {
+		return fail(gatewayv1.RouteReasonBackendNotFound, ".port", "a Service needs a port", portsOf(service))
+	}
+	port, ok := servicePort(service, *ref.Port)
+	if !ok {
+		return fail(gatewayv1.RouteReasonBackendNotFound, ".port", fmt.Sprintf("%s has no port %d", backend, *ref.Port), portsOf(service))
+	}
+	if port.Protocol != "" && port.Protocol != corev1.ProtocolTCP {
+		return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has protocol %s", port.Port, backend, port.Protocol), "a port with protocol TCP")
+	}
+	if p := port.AppProtocol; p != nil && !speaks(*p) {
+		return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has appProtocol %s", port.Port, backend, *p),
+			"a port without appProtocol, or with http or kubernetes.io/ws")
+	}
+	number := strconv.Itoa(int(port.Port))
+	cluster := newCluster("Service/"+backend.Namespace+"/"+backend.Name+"/"+number,
+		snapshot.Ref{Kind: "Service", Namespace: backend.Namespace, Name: backend.Name, Section: number})
+	return c.withPolicies(clusterUse{cluster: cluster, backend: backend, port: port}), true
+}
+
+// speaks reports whether an appProtocol (KEP-3726) is one that Headgate can
+// speak to a backend: HTTP/1.1 and, by upgrading, WebSocket.
+func speaks(appProtocol string) bool {
+	switch strings.ToLower(appProtocol) {
+	case "", "http", "tcp", "ws", "kubernetes.io/ws":
+		return true
+	}
+	return false
+}
+
+// servicePort finds a port by number. An ExternalName has the ports that its
+// host has, whatever it lists.
+func servicePort(service *corev1.Service, number gatewayv1.PortNumber) (corev1.ServicePort, bool) {
+	for _, p := range service.Spec.Ports {
+		if p.Port == number {
+			return p, true
+		}
+	}
+	external := service.Spec.Type == corev1.ServiceTypeExternalName && number >= 1 && number <= 65535
+	return corev1.ServicePort{Port: number}, external
+}
+
+func portsOf(service *corev1.Service) string {
+	var numbers []string
+	for _, p := range service.Spec.Ports {
+		numbers = append(numbers, strconv.Itoa(int(p.Port)))
+	}
+	if len(numbers) == 0 {
+		return "a port number"
+	}
+	return "a port that the Service has: " + strings.Join(numbers, ", ")
+}
+
+func (c *ruleCompiler) resolveBackend(ref objects.Ref, from *gatewayv1.BackendObjectReference,
+	fail func(reason gatewayv1.RouteConditionReason, suffix, message, want string) (clusterUse, bool)) (clusterUse, bool) {
+	backend := objects.Get[*v1alpha1.Backend](c.set, ref.Namespace, ref.Name)
+	if backend == nil {
+		return fail(gatewayv1.RouteReasonBackendNotFound, ".name", fmt.Sprintf("there is no %s", ref), "the name of a Backend")
+	}
+	if from.Port != nil {
+		return fail(gatewayv1.RouteReasonUnsupportedValue, ".port", "a Backend's endpoints have their own ports", "no port")
+	}
+	if _, findings := compileBackend(backend); len(findings) > 0 {
+		return fail(gatewayv1.RouteReasonUnsupportedValue, ".name", fmt.Sprintf("%s is not valid: %s", ref, findings[0]), "a Backend that is Accepted")
+	}
+	cluster := newCluster("Backend/"+ref.Namespace+"/"+ref.Name, snapshot.Ref{Kind: "Backend", Namespace: ref.Namespace, Name: ref.Name})
+	return c.withPolicies(clusterUse{cluster: cluster, backend: ref}), true
+}
+
+func newCluster(key string, source snapshot.Ref) *snapshot.Cluster {
+	return &snapshot.Cluster{Key: key, Source: source, Protocol: "http1", Balance: snapshot.Balance{Algorithm: "RoundRobin"}}
+}
+
+func (c *ruleCompiler) withPolicies(use clusterUse) clusterUse {
+	at := backendUse{Backend: use.backend, Route: c.object, Rule: c.index}
+	if use.backend.Kind == "Service" {
+		at.Port = &use.port
+	}
+	if target := c.frame.policies.cluster(at, use.cluster); target != "" {
+		use.cluster.Key += "@" + target
+	}
+	return use
+}
+
+// backendStatus is a Backend's status.
+func backendStatus(b *v1alpha1.Backend) (*Status, []Finding) {
+	r := report{object: objects.RefOf(b)}
+	var accepted verdict
+	_, findings := compileBackend(b)
+	for _, f := range findings {
+		r.fail(&accepted, f)
+	}
+	return &Status{Object: r.object, Generation: b.Generation, Value: v1alpha1.BackendStatus{Conditions: []metav1.Condition{
+		newCondition("Accepted", "Accepted", "", accepted, b.Generation),
+	}}}, r.findings
+}
+
+// compileBackend returns a Backend's endpoints.
+func compileBackend(b *v1alpha1.Backend) (*snapshot.Endpoints, []Finding) {
+	var findings []Finding
+	fail := func(field, message, want string) {
+		findings = append(findings, Finding{Field: field, Message: message, Want: want, Condition: "Accepted", Reason: "Invalid"})
+	}
+	out := &snapshot.Endpoints{}
+	if len(b.Spec.Endpoints) == 0 {
+		fail("spec.endpoints", "there are none", "at least one endpoint")
+	}
+	for i, e := range b.Spec.Endpoints {
+		field := fmt.Sprintf("spec.endpoints[%d]", i)
+		weight := uint32(0)
+		if e.Weight != nil {
+			weight = uint32(*e.Weight)
+			if *e.Weight < 1 || *e.Weight > 1000 {
+				fail(field+".weight", fmt.Sprintf("%d is out of range", *e.Weight), "1 to 1000")
+			}
+		}
+		if e.Port < 1 || e.Port > 65535 {
+			fail(field+".port", fmt.Sprintf("%d is no port", e.Port), "1 to 65535")
+		}
+		switch {
+		case (e.IP != nil) == (e.Hostname != nil):
+			fail(field, "it has not exactly one of ip and hostname", "one of the two")
+		case e.IP != nil:
+			if !isIP(*e.IP) {
+				fail(field+".ip", fmt.Sprintf("%q is no IP address", *e.IP), "an IPv4 or IPv6 address; a DNS name belongs in hostname")
+			}
+			out.Endpoints = append(out.Endpoints, snapshot.Endpoint{Address: *e.IP, Port: uint16(e.Port), Weight: weight})
+		default:
+			if !validHostname(*e.Hostname, false) {
+				fail(field+".hostname", fmt.Sprintf("%q is no DNS name", *e.Hostname), "a DNS name")
+			}
+			out.Hosts = append(out.Hosts, snapshot.Host{Name: *e.Hostname, Port: uint16(e.Port), Weight: weight})
+		}
+	}
+	sortEndpoints(out)
+	return out, findings
+}
+
+func isIP(s string) bool {
+	a, err := netip.ParseAddr(s)
+	return err == nil && a.Zone() == ""
+}

@@ -1,0 +1,120 @@
+package compile
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/headgate/headgate/api/v1alpha1"
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// compileEndpoints finds the instances behind a cluster. It never returns nil:
+// a cluster without endpoints is answered 503.
+func compileEndpoints(set *objects.Set, use clusterUse) *snapshot.Endpoints {
+	if use.backend.Kind == "Backend" {
+		if backend := objects.Get[*v1alpha1.Backend](set, use.backend.Namespace, use.backend.Name); backend != nil {
+			endpoints, _ := compileBackend(backend)
+			return endpoints
+		}
+		return &snapshot.Endpoints{}
+	}
+	service := objects.Get[*corev1.Service](set, use.backend.Namespace, use.backend.Name)
+	if service == nil {
+		return &snapshot.Endpoints{}
+	}
+	if service.Spec.Type == corev1.ServiceTypeExternalName {
+		return &snapshot.Endpoints{Hosts: []snapshot.Host{{
+			Name: strings.TrimSuffix(service.Spec.ExternalName, "."), Port: uint16(use.port.Port),
+		}}}
+	}
+	out := &snapshot.Endpoints{}
+	all := primaryFamily(service, set.EndpointSlicesOf(service.Namespace, service.Name))
+	for _, s := range all {
+		if s.AddressType != discoveryv1.AddressTypeFQDN {
+			addSlice(out, s, use.port.Name)
+		}
+	}
+	sortEndpoints(out)
+	return out
+}
+
+// primaryFamily keeps the slices of a dual-stack Service's first IP family: the
+// other one's name the same instances again.
+func primaryFamily(service *corev1.Service, all []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
+	if len(service.Spec.IPFamilies) < 2 {
+		return all
+	}
+	primary := discoveryv1.AddressType(service.Spec.IPFamilies[0])
+	var kept []*discoveryv1.EndpointSlice
+	for _, s := range all {
+		if s.AddressType == primary {
+			kept = append(kept, s)
+		}
+	}
+	return kept
+}
+
+// addSlice adds the endpoints of a slice that are ready, and those that
+// terminate but still serve, as draining. A slice's ports have the names of
+// the Service's and numbers of their own.
+func addSlice(out *snapshot.Endpoints, s *discoveryv1.EndpointSlice, portName string) {
+	port := uint16(0)
+	for _, p := range s.Ports {
+		if valueOr(p.Name, "") == portName && p.Port != nil && *p.Port >= 1 && *p.Port <= 65535 &&
+			valueOr(p.Protocol, corev1.ProtocolTCP) == corev1.ProtocolTCP {
+			port = uint16(*p.Port)
+			break
+		}
+	}
+	if port == 0 {
+		return
+	}
+	for i := range s.Endpoints {
+		e := &s.Endpoints[i]
+		terminating := valueOr(e.Conditions.Terminating, false)
+		// Unset means ready, EndpointConditions; serving is ready without regard to terminating.
+		ready := valueOr(e.Conditions.Ready, true)
+		if !ready && !(terminating && valueOr(e.Conditions.Serving, false)) {
+			continue
+		}
+		for _, address := range e.Addresses {
+			if isIP(address) {
+				out.Endpoints = append(out.Endpoints, snapshot.Endpoint{
+					Address: address, Port: port, Draining: terminating, Zone: valueOr(e.Zone, ""),
+				})
+			}
+		}
+	}
+}
+
+func valueOr[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}
+
+// sortEndpoints sorts, and drops what is there twice: an endpoint may be in two
+// slices for a moment. The one that does not drain stays.
+func sortEndpoints(e *snapshot.Endpoints) {
+	slices.SortFunc(e.Endpoints, func(x, y snapshot.Endpoint) int {
+		draining := func(e snapshot.Endpoint) int {
+			if e.Draining {
+				return 1
+			}
+			return 0
+		}
+		return cmp.Or(cmp.Compare(x.Address, y.Address), cmp.Compare(x.Port, y.Port), draining(x)-draining(y),
+			cmp.Compare(y.Weight, x.Weight), cmp.Compare(x.Zone, y.Zone))
+	})
+	e.Endpoints = slices.CompactFunc(e.Endpoints, func(x, y snapshot.Endpoint) bool { return x.Address == y.Address && x.Port == y.Port })
+	slices.SortFunc(e.Hosts, func(x, y snapshot.Host) int {
+		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Port, y.Port), cmp.Compare(y.Weight, x.Weight))
+	})
+	e.Hosts = slices.CompactFunc(e.Hosts, func(x, y snapshot.Host) bool { return x.Name == y.Name && x.Port == y.Port })
+}

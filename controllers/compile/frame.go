@@ -1,0 +1,120 @@
+package compile
+
+import (
+	"cmp"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/api/v1alpha1"
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// frame is everything that routes are compiled against: Gateways with their
+// listeners, grants, policies. A changed HTTPRoute or EndpointSlice does not
+// touch it; any other change builds it anew. It is immutable.
+type frame struct {
+	grants   grants
+	policies policyIndex
+	gateways map[types.NamespacedName]*gateway
+	// foreign are the Gateways that other controllers serve.
+	foreign  map[types.NamespacedName]bool
+	ports    []*snapshot.Port
+	services []Service
+	wanted   map[objects.Ref]bool
+	// statuses and findings are those of GatewayClasses, Backends and policies.
+	// Gateways are not among them: their statuses count routes.
+	statuses map[objects.Ref]*Status
+	findings map[objects.Ref][]Finding
+}
+
+// frameBuilder is a frame while it is built.
+type frameBuilder struct {
+	*frame
+	set  *objects.Set
+	opts Options
+}
+
+func newFrame(set *objects.Set, opts Options) *frame {
+	b := &frameBuilder{set: set, opts: opts, frame: &frame{
+		grants:   newGrants(set),
+		gateways: map[types.NamespacedName]*gateway{},
+		foreign:  map[types.NamespacedName]bool{},
+		wanted:   map[objects.Ref]bool{},
+		statuses: map[objects.Ref]*Status{},
+		findings: map[objects.Ref][]Finding{},
+	}}
+	b.policies = newPolicies(set, b.grants, opts)
+	for _, ref := range b.policies.wanted() {
+		b.frame.wanted[ref] = true
+	}
+	b.compileGateways()
+	for _, backend := range objects.All[*v1alpha1.Backend](set) {
+		status, findings := backendStatus(backend)
+		b.put(objects.RefOf(backend), status, findings)
+	}
+	return b.frame
+}
+
+func (b *frameBuilder) put(ref objects.Ref, status *Status, findings []Finding) {
+	if status != nil {
+		b.frame.statuses[ref] = status
+	}
+	if len(findings) > 0 {
+		b.frame.findings[ref] = findings
+	}
+}
+
+// compileGateways compiles the classes, the Gateways that name them, and the
+// ports, oldest Gateway first: where two cannot share a port, it keeps it.
+func (b *frameBuilder) compileGateways() {
+	classes := map[gatewayv1.ObjectName]*gatewayClass{}
+	foreign := map[gatewayv1.ObjectName]bool{}
+	for _, class := range objects.All[*gatewayv1.GatewayClass](b.set) {
+		if class.Spec.ControllerName != ControllerName {
+			foreign[gatewayv1.ObjectName(class.Name)] = true
+			continue
+		}
+		c := compileGatewayClass(class, b.opts)
+		classes[gatewayv1.ObjectName(class.Name)] = c
+		b.put(c.object, c.status, c.findings)
+	}
+
+	all := objects.All[*gatewayv1.Gateway](b.set)
+	slices.SortStableFunc(all, func(x, y *gatewayv1.Gateway) int {
+		return cmp.Compare(x.CreationTimestamp.Unix(), y.CreationTimestamp.Unix())
+	})
+	sockets := sockets{}
+	for _, object := range all {
+		name := types.NamespacedName{Namespace: object.Namespace, Name: object.Name}
+		class := classes[object.Spec.GatewayClassName]
+		if class == nil {
+			if foreign[object.Spec.GatewayClassName] {
+				b.foreign[name] = true
+			} else {
+				ref := objects.RefOf(object)
+				b.put(ref, nil, []Finding{{
+					Object: ref, Field: "spec.gatewayClassName",
+					Message:   "there is no GatewayClass " + string(object.Spec.GatewayClassName),
+					Want:      "the name of a GatewayClass with controllerName " + ControllerName,
+					Condition: string(gatewayv1.GatewayConditionAccepted), Reason: string(gatewayv1.GatewayReasonPending),
+				}})
+			}
+			continue
+		}
+		g := b.compileGateway(object, class)
+		sockets.bind(g)
+		g.settle()
+		b.gateways[name] = g
+		if service, ok := b.service(g); ok {
+			b.services = append(b.services, service)
+		}
+	}
+	slices.SortFunc(b.services, func(x, y Service) int { return cmp.Compare(x.Name, y.Name) })
+	b.ports = sockets.ports(b.policies)
+	for _, s := range sockets {
+		markOverlaps(s.listeners)
+	}
+}

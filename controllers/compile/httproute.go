@@ -1,0 +1,298 @@
+package compile
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// route is what an HTTPRoute compiles to, against a frame. It is immutable once
+// compiled.
+type route struct {
+	object *gatewayv1.HTTPRoute
+	// hosts are its entries in virtual hosts, by their keys.
+	hosts map[string]*host
+	// clusters are those that its rules name, by their keys.
+	clusters map[string]clusterUse
+	// attached are the keys of the listeners that count it, sorted.
+	attached []string
+	status   *Status
+	findings []Finding
+	// resolved is the same for all parents.
+	resolved verdict
+}
+
+// host is a virtual host, or a route's share of one.
+type host struct {
+	listener string
+	hostname string // as in snapshot.VirtualHost
+	entries  []entry
+}
+
+// compileRoute compiles one HTTPRoute.
+func compileRoute(f *frame, set *objects.Set, object *gatewayv1.HTTPRoute) *route {
+	r := &route{object: object, hosts: map[string]*host{}, clusters: map[string]clusterUse{}}
+	rep := &report{object: objects.RefOf(object)}
+	parents := f.parents(rep, object)
+	if len(parents) == 0 {
+		// Not ours to judge; whose it is will say.
+		r.findings = rep.findings
+		return r
+	}
+
+	hostnames, refused := compileHostnames(rep, object)
+	if object.Spec.UseDefaultGateways != "" && object.Spec.UseDefaultGateways != gatewayv1.GatewayDefaultScopeNone {
+		rep.fail(&refused, Finding{Field: "spec.useDefaultGateways", Message: "default Gateways are not supported", Want: "parentRefs, and None here",
+			Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(gatewayv1.RouteReasonUnsupportedValue)})
+	}
+	rules, invalid, partially := r.compileRules(f, set, rep)
+	status := gatewayv1.RouteStatus{}
+	listeners := map[string]bool{}
+	for i, parent := range parents {
+		if parent == nil {
+			continue
+		}
+		accepted := refused
+		var attachments []placement
+		if accepted.ok() {
+			attachments = f.attach(rep, &accepted, set, object, i, parent, hostnames)
+		}
+		for _, a := range attachments {
+			r.serve(f, a, rules)
+		}
+		if accepted.ok() {
+			// Requests that only invalid rules match get 500 all the same.
+			accepted = invalid
+		}
+		if accepted.ok() {
+			for _, a := range attachments {
+				listeners[a.listener.key] = true
+			}
+		}
+		conditions := []metav1.Condition{
+			newCondition(string(gatewayv1.RouteConditionAccepted), string(gatewayv1.RouteReasonAccepted), "", accepted, object.Generation),
+			newCondition(string(gatewayv1.RouteConditionResolvedRefs), string(gatewayv1.RouteReasonResolvedRefs), "", r.resolved, object.Generation),
+		}
+		if accepted.ok() && !partially.ok() {
+			c := newCondition(string(gatewayv1.RouteConditionPartiallyInvalid), "", "", partially, object.Generation)
+			c.Status = metav1.ConditionTrue
+			conditions = append(conditions, c)
+		}
+		status.Parents = append(status.Parents, gatewayv1.RouteParentStatus{
+			ParentRef: object.Spec.ParentRefs[i], ControllerName: ControllerName, Conditions: conditions,
+		})
+	}
+	r.attached = slices.Sorted(maps.Keys(listeners))
+	for _, h := range r.hosts {
+		slices.SortFunc(h.entries, comparePrecedence)
+	}
+	r.status = &Status{Object: rep.object, Generation: object.Generation, Value: status}
+	r.findings = rep.findings
+	return r
+}
+
+// parents returns the Gateways of ours that a route refers to, nil for the
+// other parentRefs; no list at all if there is none.
+func (f *frame) parents(rep *report, object *gatewayv1.HTTPRoute) []*gateway {
+	var parents []*gateway
+	for i := range object.Spec.ParentRefs {
+		p := &object.Spec.ParentRefs[i]
+		fail := func(field, message, want string) {
+			rep.fail(nil, Finding{Field: fmt.Sprintf("spec.parentRefs[%d]%s", i, field), Message: message, Want: want,
+				Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(gatewayv1.RouteReasonNoMatchingParent)})
+		}
+		ref, ok := objects.GatewayOf(p, object.Namespace)
+		if !ok {
+			fail(".kind", "Headgate serves routes of Gateways only", "Gateway")
+			continue
+		}
+		g := f.gateways[ref.NamespacedName()]
+		if g == nil {
+			if !f.foreign[ref.NamespacedName()] {
+				fail(".name", fmt.Sprintf("there is no %s that Headgate serves", ref), "the name of a Gateway")
+			}
+			continue
+		}
+		if parents == nil {
+			parents = make([]*gateway, len(object.Spec.ParentRefs))
+		}
+		parents[i] = g
+	}
+	if len(object.Spec.ParentRefs) == 0 {
+		rep.fail(nil, Finding{Field: "spec.parentRefs", Message: "there are none", Want: "the Gateway that is to serve the route",
+			Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(gatewayv1.RouteReasonNoMatchingParent)})
+	}
+	return parents
+}
+
+// compileHostnames returns the route's hostnames, sorted; one empty one if it has none.
+func compileHostnames(rep *report, object *gatewayv1.HTTPRoute) ([]string, verdict) {
+	var refused verdict
+	if len(object.Spec.Hostnames) == 0 {
+		return []string{""}, refused
+	}
+	var names []string
+	for i, h := range object.Spec.Hostnames {
+		name := strings.ToLower(string(h))
+		if !validHostname(name, true) {
+			rep.fail(&refused, Finding{Field: fmt.Sprintf("spec.hostnames[%d]", i), Message: fmt.Sprintf("%q is no hostname", h),
+				Want:      `a DNS name such as "shop.example.com" or "*.example.com"`,
+				Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(gatewayv1.RouteReasonUnsupportedValue)})
+		}
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), refused
+}
+
+// compileRules compiles all rules. invalid fails if none is valid, partially
+// if some are not.
+func (r *route) compileRules(f *frame, set *objects.Set, rep *report) (rules []*compiledRule, invalid, partially verdict) {
+	object := r.object
+	if len(object.Spec.Rules) == 0 {
+		// The default of HTTPRouteSpec.rules, which a route has that no API server saw.
+		object = object.DeepCopy()
+		object.Spec.Rules = []gatewayv1.HTTPRouteRule{{}}
+	}
+	var first, all verdict
+	var broken []string
+	from := len(rep.findings)
+	for i := range object.Spec.Rules {
+		c := &ruleCompiler{frame: f, set: set, object: object, index: i, route: r, report: rep}
+		rules = append(rules, c.compile())
+		if !c.ok() {
+			broken = append(broken, fmt.Sprint(i))
+			first.fail(c.refused.reason, c.refused.message)
+			all.fail(c.refused.reason, c.refused.message)
+		}
+	}
+	switch len(broken) {
+	case 0:
+		return rules, verdict{}, verdict{}
+	case len(object.Spec.Rules):
+		return rules, first, verdict{}
+	}
+	for i := range rep.findings[from:] {
+		if finding := &rep.findings[from+i]; finding.Condition == string(gatewayv1.RouteConditionAccepted) {
+			finding.Condition = string(gatewayv1.RouteConditionPartiallyInvalid)
+		}
+	}
+	return rules, verdict{}, verdict{
+		// The one reason that the condition lists, and the prefix that it prescribes.
+		reason:  string(gatewayv1.RouteReasonUnsupportedValue),
+		message: fmt.Sprintf("Dropped Rule %s: what it matches is answered 500. %s", strings.Join(broken, ", "), all.message),
+	}
+}
+
+// placement is a listener that a route attaches to, with the hostnames that
+// both allow.
+type placement struct {
+	listener  *listener
+	hostnames []string
+}
+
+// attach finds the listeners of a parent that take the route. The verdict says
+// what stood in the way if there is none.
+func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object *gatewayv1.HTTPRoute, i int, g *gateway, hostnames []string) []placement {
+	ref := &object.Spec.ParentRefs[i]
+	fail := func(reason gatewayv1.RouteConditionReason, field, message, want string) []placement {
+		rep.fail(accepted, Finding{Field: field, Message: message, Want: want,
+			Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(reason)})
+		return nil
+	}
+	field := fmt.Sprintf("spec.parentRefs[%d]", i)
+	var named, allowing []*listener
+	for _, l := range g.listeners {
+		if (ref.SectionName == nil || *ref.SectionName == "" || *ref.SectionName == l.spec.Name) && (ref.Port == nil || *ref.Port == l.spec.Port) {
+			named = append(named, l)
+			if len(l.kinds) > 0 && l.allows(set, object.Namespace) {
+				allowing = append(allowing, l)
+			}
+		}
+	}
+	switch {
+	case len(named) == 0 && ref.SectionName != nil && *ref.SectionName != "":
+		return fail(gatewayv1.RouteReasonNoMatchingParent, field+".sectionName",
+			fmt.Sprintf("%s has no listener %s%s", g.ref(), *ref.SectionName, atPort(ref.Port)), "one of "+g.listenerNames())
+	case len(named) == 0:
+		return fail(gatewayv1.RouteReasonNoMatchingParent, field+".port",
+			fmt.Sprintf("%s has no listener%s", g.ref(), atPort(ref.Port)), "the port of one of "+g.listenerNames())
+	case len(allowing) == 0:
+		return fail(gatewayv1.RouteReasonNotAllowedByListeners, field,
+			fmt.Sprintf("no listener of %s allows HTTPRoutes of namespace %s", g.ref(), object.Namespace),
+			"a listener whose allowedRoutes include them")
+	}
+	var placements []placement
+	for _, l := range allowing {
+		p := placement{listener: l}
+		for _, name := range hostnames {
+			if common, ok := intersectHostnames(l.hostname, name); ok && !slices.Contains(p.hostnames, common) {
+				p.hostnames = append(p.hostnames, common)
+			}
+		}
+		if len(p.hostnames) > 0 {
+			placements = append(placements, p)
+		}
+	}
+	if len(placements) == 0 {
+		var have []string
+		for _, l := range allowing {
+			have = append(have, l.hostname)
+		}
+		return fail(gatewayv1.RouteReasonNoMatchingListenerHostname, "spec.hostnames",
+			fmt.Sprintf("no listener of %s has a hostname in common", g.ref()), "a hostname within "+strings.Join(have, ", "))
+	}
+	return placements
+}
+
+func atPort(port *gatewayv1.PortNumber) string {
+	if port == nil {
+		return ""
+	}
+	return fmt.Sprintf(" on port %d", *port)
+}
+
+func (g *gateway) listenerNames() string {
+	var names []string
+	for _, l := range g.listeners {
+		names = append(names, fmt.Sprintf("%s (port %d)", l.spec.Name, l.spec.Port))
+	}
+	return strings.Join(names, ", ")
+}
+
+// serve enters the rules into the virtual hosts of a listener.
+func (r *route) serve(f *frame, p placement, rules []*compiledRule) {
+	if !p.listener.serves() {
+		return
+	}
+	for _, name := range p.hostnames {
+		if name == "" {
+			name = "*"
+		}
+		key := snapshot.HostKey(p.listener.key, name)
+		if r.hosts[key] != nil {
+			continue // another parentRef led here already
+		}
+		h := &host{listener: p.listener.key, hostname: name}
+		for _, rule := range rules {
+			served := rule.on(p.listener, r.object, f.policies)
+			for _, m := range rule.matches {
+				h.entries = append(h.entries, entry{
+					route: &snapshot.Route{Match: m.match, Rule: served},
+					owner: r.object.Namespace + "/" + r.object.Name, created: r.object.CreationTimestamp.Unix(),
+					rule: rule.index, match: m.index,
+				})
+			}
+		}
+		if len(h.entries) > 0 {
+			r.hosts[key] = h
+		}
+	}
+}

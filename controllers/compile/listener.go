@@ -1,0 +1,312 @@
+package compile
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// listener is one listener of a Gateway.
+type listener struct {
+	gateway  *gateway
+	spec     *gatewayv1.Listener
+	key      string // "namespace/gateway/listener"
+	field    string // "spec.listeners[1]"
+	hostname string // lower case, "" for all
+	kinds    []gatewayv1.RouteGroupKind
+	// from and selector say which namespaces' routes may attach.
+	from         gatewayv1.FromNamespaces
+	selector     labels.Selector
+	certificates []*snapshot.Certificate
+	// bound is the port to bind, 0 if it is not known yet.
+	bound uint16
+
+	accepted, resolved, conflicted, programmed verdict
+	// overlapping says with which listeners the TLS configuration overlaps.
+	overlapping string
+}
+
+func (b *frameBuilder) compileListener(g *gateway, i int) *listener {
+	spec := &g.object.Spec.Listeners[i]
+	l := &listener{
+		gateway: g, spec: spec,
+		key:   g.object.Namespace + "/" + g.object.Name + "/" + string(spec.Name),
+		field: fmt.Sprintf("spec.listeners[%d]", i),
+	}
+	if spec.Port < 1 || spec.Port > 65535 {
+		l.refuse(gatewayv1.ListenerReasonPortUnavailable, ".port", fmt.Sprintf("%d is no port", spec.Port), "1 to 65535")
+	}
+	if spec.Hostname != nil && *spec.Hostname != "" {
+		l.hostname = strings.ToLower(string(*spec.Hostname))
+		if !validHostname(l.hostname, true) {
+			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".hostname", fmt.Sprintf("%q is no hostname", *spec.Hostname),
+				`a DNS name such as "shop.example.com" or "*.example.com"`)
+		}
+	}
+	l.compileKinds()
+	l.compileNamespaces()
+	switch spec.Protocol {
+	case gatewayv1.HTTPProtocolType:
+		if spec.TLS != nil {
+			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls", "protocol HTTP has no TLS", "protocol HTTPS, or no tls")
+		}
+	case gatewayv1.HTTPSProtocolType:
+		b.compileTLS(g, l)
+	default:
+		l.refuse(gatewayv1.ListenerReasonUnsupportedProtocol, ".protocol", string(spec.Protocol)+" is not supported", "HTTP or HTTPS")
+	}
+	return l
+}
+
+// refuse makes the listener not accepted; field is relative to it.
+func (l *listener) refuse(reason gatewayv1.ListenerConditionReason, field, message, want string) {
+	l.gateway.fail(&l.accepted, Finding{Field: l.field + field, Message: message, Want: want,
+		Condition: string(gatewayv1.ListenerConditionAccepted), Reason: string(reason)})
+}
+
+// compileKinds decides which kinds of routes may attach.
+func (l *listener) compileKinds() {
+	group := gatewayv1.Group(gatewayv1.GroupName)
+	httpRoute := gatewayv1.RouteGroupKind{Group: &group, Kind: "HTTPRoute"}
+	l.kinds = []gatewayv1.RouteGroupKind{}
+	if l.spec.Protocol != gatewayv1.HTTPProtocolType && l.spec.Protocol != gatewayv1.HTTPSProtocolType {
+		return
+	}
+	if l.spec.AllowedRoutes == nil || len(l.spec.AllowedRoutes.Kinds) == 0 {
+		l.kinds = append(l.kinds, httpRoute)
+		return
+	}
+	for i, kind := range l.spec.AllowedRoutes.Kinds {
+		if kind.Kind != "HTTPRoute" || kind.Group != nil && *kind.Group != group {
+			l.gateway.fail(&l.resolved, Finding{
+				Field:   fmt.Sprintf("%s.allowedRoutes.kinds[%d]", l.field, i),
+				Message: fmt.Sprintf("%s is not supported for protocol %s", kind.Kind, l.spec.Protocol), Want: "HTTPRoute",
+				Condition: string(gatewayv1.ListenerConditionResolvedRefs), Reason: string(gatewayv1.ListenerReasonInvalidRouteKinds),
+			})
+		} else if len(l.kinds) == 0 {
+			l.kinds = append(l.kinds, httpRoute)
+		}
+	}
+}
+
+// compileNamespaces decides which namespaces' routes may attach.
+func (l *listener) compileNamespaces() {
+	l.from = gatewayv1.NamespacesFromSame
+	if l.spec.AllowedRoutes == nil || l.spec.AllowedRoutes.Namespaces == nil || l.spec.AllowedRoutes.Namespaces.From == nil {
+		return
+	}
+	n := l.spec.AllowedRoutes.Namespaces
+	l.from = *n.From
+	switch l.from {
+	case gatewayv1.NamespacesFromSame, gatewayv1.NamespacesFromAll, gatewayv1.NamespacesFromNone:
+	case gatewayv1.NamespacesFromSelector:
+		// A selector that is not there selects nothing.
+		selector, err := metav1.LabelSelectorAsSelector(n.Selector)
+		if err != nil {
+			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".allowedRoutes.namespaces.selector", err.Error(), "a label selector")
+			selector = labels.Nothing()
+		}
+		l.selector = selector
+	default:
+		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".allowedRoutes.namespaces.from", fmt.Sprintf("%q is not supported", l.from), "All, Selector or Same")
+	}
+}
+
+// compileTLS checks the TLS settings of an HTTPS listener.
+func (b *frameBuilder) compileTLS(g *gateway, l *listener) {
+	t := l.spec.TLS
+	if t == nil {
+		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls", "protocol HTTPS needs it", "tls with certificateRefs")
+		return
+	}
+	if t.Mode != nil && *t.Mode != gatewayv1.TLSModeTerminate {
+		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls.mode", fmt.Sprintf("%q is not supported for protocol HTTPS", *t.Mode), string(gatewayv1.TLSModeTerminate))
+		return
+	}
+	if len(t.Options) > 0 {
+		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls.options", "no options are supported", "no options")
+	}
+	b.resolveCertificates(g, l)
+}
+
+// allows reports whether routes of a namespace may attach.
+func (l *listener) allows(set *objects.Set, namespace string) bool {
+	switch l.from {
+	case gatewayv1.NamespacesFromAll:
+		return true
+	case gatewayv1.NamespacesFromSame:
+		return namespace == l.gateway.object.Namespace
+	case gatewayv1.NamespacesFromSelector:
+		// Kubernetes gives every namespace this label; a folder need not spell it out.
+		have := labels.Set{corev1.LabelMetadataName: namespace}
+		if object := objects.Get[*corev1.Namespace](set, "", namespace); object != nil {
+			have = labels.Merge(object.Labels, have)
+		}
+		return l.selector.Matches(have)
+	}
+	return false
+}
+
+// claim is what must differ between the listeners of one port.
+type claim struct {
+	port     int32
+	hostname string
+}
+
+// markConflicts finds the listeners of one Gateway that are not distinct. None
+// of them is served, GatewaySpec.listeners: there must be no winner.
+func (g *gateway) markConflicts() {
+	protocols := map[int32]map[gatewayv1.ProtocolType]bool{}
+	claims := map[claim]int{}
+	for _, l := range g.listeners {
+		// What is not accepted anyway stands in nobody's way.
+		if l.accepted.ok() {
+			if protocols[l.spec.Port] == nil {
+				protocols[l.spec.Port] = map[gatewayv1.ProtocolType]bool{}
+			}
+			protocols[l.spec.Port][l.spec.Protocol] = true
+			claims[claim{l.spec.Port, l.hostname}]++
+		}
+	}
+	for _, l := range g.listeners {
+		switch {
+		case !l.accepted.ok():
+		case len(protocols[l.spec.Port]) > 1:
+			l.conflict(gatewayv1.ListenerReasonProtocolConflict, gatewayv1.ListenerReasonProtocolConflict, ".protocol",
+				fmt.Sprintf("other listeners of the Gateway have another protocol on port %d", l.spec.Port), "one protocol per port")
+		case claims[claim{l.spec.Port, l.hostname}] > 1:
+			l.conflict(gatewayv1.ListenerReasonHostnameConflict, gatewayv1.ListenerReasonHostnameConflict, ".hostname",
+				fmt.Sprintf("another listener of the Gateway has the same hostname on port %d", l.spec.Port), "a different hostname or port")
+		}
+	}
+}
+
+func (l *listener) conflict(reason, acceptedReason gatewayv1.ListenerConditionReason, field, message, want string) {
+	f := Finding{Field: l.field + field, Message: message, Want: want,
+		Condition: string(gatewayv1.ListenerConditionConflicted), Reason: string(reason)}
+	l.gateway.fail(&l.conflicted, f)
+	l.accepted.fail(string(acceptedReason), f.String())
+}
+
+// status is the listener's with the number of its routes.
+func (l *listener) status(attached int32) gatewayv1.ListenerStatus {
+	generation := l.gateway.object.Generation
+	// Conflicted is the one condition here for which False is fine.
+	conflicted := newCondition(string(gatewayv1.ListenerConditionConflicted), string(gatewayv1.ListenerReasonNoConflicts), "", l.conflicted, generation)
+	conflicted.Status = metav1.ConditionFalse
+	if !l.conflicted.ok() {
+		conflicted.Status = metav1.ConditionTrue
+	}
+	conditions := []metav1.Condition{
+		newCondition(string(gatewayv1.ListenerConditionAccepted), string(gatewayv1.ListenerReasonAccepted), "", l.accepted, generation),
+		newCondition(string(gatewayv1.ListenerConditionProgrammed), string(gatewayv1.ListenerReasonProgrammed), "", l.programmed, generation),
+		newCondition(string(gatewayv1.ListenerConditionResolvedRefs), string(gatewayv1.ListenerReasonResolvedRefs), "", l.resolved, generation),
+		conflicted,
+	}
+	if l.overlapping != "" {
+		conditions = append(conditions, metav1.Condition{
+			Type: string(gatewayv1.ListenerConditionOverlappingTLSConfig), Status: metav1.ConditionTrue,
+			Reason: string(gatewayv1.ListenerReasonOverlappingHostnames), Message: "the hostname overlaps with that of listener " + l.overlapping,
+			ObservedGeneration: generation,
+		})
+	}
+	return gatewayv1.ListenerStatus{Name: l.spec.Name, SupportedKinds: l.kinds, AttachedRoutes: attached, Conditions: conditions}
+}
+
+// sockets are the ports to bind with the listeners that share them.
+type sockets map[uint16]*socket
+
+type socket struct {
+	protocol  gatewayv1.ProtocolType
+	listeners []*listener
+}
+
+// bind gives a Gateway's listeners their sockets. Gateways come oldest first:
+// a listener that cannot be told apart from one that is already there is not accepted.
+func (s sockets) bind(g *gateway) {
+	if !g.refused.ok() {
+		return
+	}
+	for _, l := range g.listeners {
+		if !l.accepted.ok() || l.bound == 0 {
+			continue
+		}
+		shared := s[l.bound]
+		if shared == nil {
+			shared = &socket{protocol: l.spec.Protocol}
+			s[l.bound] = shared
+		}
+		if shared.protocol != l.spec.Protocol {
+			l.conflict(gatewayv1.ListenerReasonProtocolConflict, gatewayv1.ListenerReasonPortUnavailable, ".port",
+				fmt.Sprintf("port %d is taken by listener %s, which is older, with protocol %s", l.spec.Port, shared.listeners[0].key, shared.protocol),
+				"another port, or the same protocol")
+			continue
+		}
+		if i := slices.IndexFunc(shared.listeners, func(other *listener) bool { return other.hostname == l.hostname }); i >= 0 {
+			l.conflict(gatewayv1.ListenerReasonHostnameConflict, gatewayv1.ListenerReasonPortUnavailable, ".hostname",
+				fmt.Sprintf("listener %s, which is older, has the same hostname on port %d", shared.listeners[i].key, l.spec.Port),
+				"a different hostname or port")
+			continue
+		}
+		shared.listeners = append(shared.listeners, l)
+	}
+}
+
+// ports returns the snapshot's ports.
+func (s sockets) ports(policies policyIndex) []*snapshot.Port {
+	ports := make([]*snapshot.Port, 0, len(s))
+	for number, shared := range s {
+		port := &snapshot.Port{Key: fmt.Sprintf("tcp/%d", number), Number: number, Transport: "tcp"}
+		for _, l := range shared.listeners {
+			port.Listeners = append(port.Listeners, l.compiled(policies))
+		}
+		slices.SortFunc(port.Listeners, func(x, y *snapshot.Listener) int { return cmp.Compare(x.Key, y.Key) })
+		ports = append(ports, port)
+	}
+	slices.SortFunc(ports, func(x, y *snapshot.Port) int { return cmp.Compare(x.Key, y.Key) })
+	return ports
+}
+
+func (l *listener) compiled(policies policyIndex) *snapshot.Listener {
+	c := &snapshot.Listener{
+		Key: l.key,
+		Source: snapshot.Ref{Kind: "Gateway", Namespace: l.gateway.object.Namespace, Name: l.gateway.object.Name,
+			Section: string(l.spec.Name)},
+		Port: uint16(l.spec.Port), Protocol: string(l.spec.Protocol), Hostname: l.hostname,
+		Client: policies.client(l.gateway.object, l.spec.Name),
+	}
+	if l.spec.Protocol == gatewayv1.HTTPSProtocolType {
+		c.TLS = &snapshot.TLS{Certificates: l.certificates}
+	}
+	return c
+}
+
+// serves reports whether the listener is in the snapshot.
+func (l *listener) serves() bool {
+	return l.gateway.refused.ok() && l.accepted.ok() && l.bound != 0
+}
+
+// markOverlaps notes which HTTPS listeners of one socket have hostnames that
+// overlap, as ListenerConditionOverlappingTLSConfig asks.
+func markOverlaps(shared []*listener) {
+	for _, l := range shared {
+		var with []string
+		for _, other := range shared {
+			if l != other && l.spec.Protocol == gatewayv1.HTTPSProtocolType &&
+				(coversHostname(l.hostname, other.hostname) || coversHostname(other.hostname, l.hostname)) {
+				with = append(with, other.key)
+			}
+		}
+		slices.Sort(with)
+		l.overlapping = strings.Join(with, ", ")
+	}
+}

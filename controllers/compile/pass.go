@@ -1,0 +1,477 @@
+package compile
+
+import (
+	"maps"
+	"reflect"
+	"slices"
+
+	discoveryv1 "k8s.io/api/discovery/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// tables is what a Result keeps so that the next one costs what changed. Each
+// entry is a function of the objects alone: with all tables empty, a pass
+// arrives at the same ones.
+type tables struct {
+	frame *frame
+	// routes are the HTTPRoutes, by name.
+	routes snapshot.Table[*route]
+	// hosts are the virtual hosts with whose entry is whose, by host key.
+	hosts snapshot.Table[*host]
+	// clusters are the clusters with how many routes use them, by cluster key.
+	clusters snapshot.Table[cluster]
+	// backends are the keys of a Service's or Backend's clusters, sorted, by its Ref.
+	backends snapshot.Table[[]string]
+	// attached counts routes, by listener key.
+	attached snapshot.Table[int32]
+	// services are the Services of EndpointSlices, by the slice's Ref: a slice
+	// that is gone no longer says whose it was.
+	services snapshot.Table[objects.Ref]
+}
+
+type cluster struct {
+	clusterUse
+	routes int
+}
+
+// pass is one Compile.
+type pass struct {
+	prev *Result
+	set  *objects.Set
+	*Result
+	ports                      bool
+	hosts, clusters, endpoints map[string]bool // what the delta names
+	statuses, findings         map[objects.Ref]bool
+	// counted are the listeners whose number of routes changed.
+	counted map[string]bool
+}
+
+func newPass(prev *Result, set *objects.Set) *pass {
+	if prev == nil {
+		prev = &Result{Snapshot: &snapshot.Snapshot{}}
+	}
+	p := &pass{
+		prev: prev, set: set,
+		Result: &Result{
+			Snapshot: &snapshot.Snapshot{
+				Ports: prev.Snapshot.Ports, Hosts: prev.Snapshot.Hosts,
+				Clusters: prev.Snapshot.Clusters, Endpoints: prev.Snapshot.Endpoints,
+			},
+			Wanted: prev.Wanted, Services: prev.Services,
+			statuses: prev.statuses, findings: prev.findings, tables: prev.tables,
+		},
+		hosts: map[string]bool{}, clusters: map[string]bool{}, endpoints: map[string]bool{},
+		statuses: map[objects.Ref]bool{}, findings: map[objects.Ref]bool{}, counted: map[string]bool{},
+	}
+	return p
+}
+
+func (p *pass) run(changed []objects.Ref, opts Options) *Result {
+	full := p.tables.frame == nil
+	routes := map[objects.Ref]bool{}
+	backends := map[objects.Ref]bool{}
+	if full {
+		for _, slice := range objects.All[*discoveryv1.EndpointSlice](p.set) {
+			changed = append(changed[:len(changed):len(changed)], objects.RefOf(slice))
+		}
+	}
+	for _, ref := range changed {
+		switch ref.Kind {
+		case "HTTPRoute":
+			routes[ref] = true
+		case "EndpointSlice":
+			p.moveSlice(ref, backends)
+		case "Secret", "ConfigMap":
+			full = full || p.Wanted[ref]
+		default:
+			full = true
+		}
+	}
+	if full {
+		p.reframe(opts, routes)
+	}
+	p.compileRoutes(routes, full, backends)
+	p.compileEndpoints(backends)
+	p.report(full, routes)
+	return p.finish()
+}
+
+// reframe builds the frame anew; every route is compiled against it.
+func (p *pass) reframe(opts Options, routes map[objects.Ref]bool) {
+	f := newFrame(p.set, opts)
+	if old := p.tables.frame; old != nil {
+		if equal(old.ports, f.ports) {
+			f.ports = old.ports
+		}
+		if maps.Equal(old.wanted, f.wanted) {
+			f.wanted = old.wanted
+		}
+		if equal(old.services, f.services) {
+			f.services = old.services
+		}
+	}
+	p.ports = p.tables.frame == nil || !sameSlice(p.Snapshot.Ports, f.ports)
+	p.tables.frame = f
+	p.Snapshot.Ports, p.Wanted, p.Services = f.ports, f.wanted, f.services
+	for _, key := range p.tables.routes.Keys() {
+		r, _ := p.tables.routes.Get(key)
+		routes[objects.RefOf(r.object)] = true
+	}
+	for _, r := range objects.All[*gatewayv1.HTTPRoute](p.set) {
+		routes[objects.RefOf(r)] = true
+	}
+}
+
+// compileRoutes compiles the named routes and makes what follows from them:
+// virtual hosts, clusters, counts.
+func (p *pass) compileRoutes(names map[objects.Ref]bool, full bool, backends map[objects.Ref]bool) {
+	touched := map[string]*hostChange{}
+	net, uses := map[string]int{}, map[string]clusterUse{}
+	for _, ref := range slices.SortedFunc(maps.Keys(names), objects.Ref.Compare) {
+		old, _ := p.tables.routes.Get(ref.String())
+		next := &route{}
+		if object, ok := p.set.Get(ref).(*gatewayv1.HTTPRoute); ok {
+			next = compileRoute(p.tables.frame, p.set, object)
+			p.tables.routes = p.tables.routes.With(ref.String(), next)
+		} else {
+			p.tables.routes = p.tables.routes.Without(ref.String())
+		}
+		if old == nil {
+			old = &route{}
+		}
+		changeHosts(touched, old, next)
+		countClusters(net, uses, old, next)
+		p.countAttached(old, next)
+		p.setStatus(ref, next.status)
+		p.setFindings(ref, next.findings)
+	}
+	for key, change := range touched {
+		p.rebuildHost(key, change)
+	}
+	p.settleClusters(net, uses, backends)
+	if !full {
+		return
+	}
+	// Services, Backends and policies may have changed: every cluster, once.
+	for key, use := range uses {
+		c, _ := p.tables.clusters.Get(key)
+		if !equal(c.clusterUse, use) {
+			p.tables.clusters = p.tables.clusters.With(key, cluster{use, c.routes})
+		}
+		p.setCluster(key, use.cluster)
+		backends[use.backend] = true
+	}
+}
+
+// hostChange is what routes change in one virtual host.
+type hostChange struct {
+	listener, hostname string
+	owners             map[string]bool
+	entries            []entry
+}
+
+// changeHosts notes how the entries of a route differ from those it had.
+func changeHosts(touched map[string]*hostChange, old, next *route) {
+	note := func(key string, h *host) *hostChange {
+		if touched[key] == nil {
+			touched[key] = &hostChange{listener: h.listener, hostname: h.hostname, owners: map[string]bool{}}
+		}
+		return touched[key]
+	}
+	for key, was := range old.hosts {
+		if is := next.hosts[key]; is != nil && equal(was.entries, is.entries) {
+			// What serves already stays, so that equal tables are the same table.
+			next.hosts[key] = was
+			continue
+		}
+		note(key, was).owners[was.entries[0].owner] = true
+	}
+	for key, is := range next.hosts {
+		if old.hosts[key] != is {
+			change := note(key, is)
+			change.entries = append(change.entries, is.entries...)
+		}
+	}
+}
+
+// rebuildHost makes a virtual host from what it has and what changes in it.
+func (p *pass) rebuildHost(key string, change *hostChange) {
+	h := &host{listener: change.listener, hostname: change.hostname}
+	if was, ok := p.tables.hosts.Get(key); ok {
+		h.entries = make([]entry, 0, len(was.entries)+len(change.entries))
+		for _, e := range was.entries {
+			if !change.owners[e.owner] {
+				h.entries = append(h.entries, e)
+			}
+		}
+	}
+	h.entries = append(h.entries, change.entries...)
+	slices.SortFunc(h.entries, comparePrecedence)
+	p.hosts[key] = true
+	if len(h.entries) == 0 {
+		p.tables.hosts = p.tables.hosts.Without(key)
+		p.Snapshot.Hosts = p.Snapshot.Hosts.Without(key)
+		return
+	}
+	v := &snapshot.VirtualHost{Listener: h.listener, Hostname: h.hostname, Routes: make([]*snapshot.Route, len(h.entries))}
+	for i, e := range h.entries {
+		v.Routes[i] = e.route
+	}
+	p.tables.hosts = p.tables.hosts.With(key, h)
+	p.Snapshot.Hosts = p.Snapshot.Hosts.With(key, v)
+}
+
+// countClusters notes in net how many routes more, or fewer, use a cluster.
+func countClusters(net map[string]int, uses map[string]clusterUse, old, next *route) {
+	for key, use := range next.clusters {
+		uses[key] = use
+		if _, ok := old.clusters[key]; !ok {
+			net[key]++
+		}
+	}
+	for key := range old.clusters {
+		if _, ok := next.clusters[key]; !ok {
+			net[key]--
+		}
+	}
+}
+
+// settleClusters adds the clusters that routes came to use, and lets those go
+// that no route uses any more.
+func (p *pass) settleClusters(net map[string]int, uses map[string]clusterUse, backends map[objects.Ref]bool) {
+	for key, by := range net {
+		c, known := p.tables.clusters.Get(key)
+		if !known {
+			if by == 0 {
+				continue // it came and went
+			}
+			c.clusterUse = uses[key]
+			p.setCluster(key, c.cluster)
+			p.changeBackend(c.backend, func(keys []string) []string { return append(keys, key) })
+			backends[c.backend] = true
+		}
+		if c.routes += by; c.routes > 0 {
+			p.tables.clusters = p.tables.clusters.With(key, c)
+			continue
+		}
+		p.tables.clusters = p.tables.clusters.Without(key)
+		p.changeBackend(c.backend, func(keys []string) []string {
+			return slices.DeleteFunc(keys, func(k string) bool { return k == key })
+		})
+		p.setCluster(key, nil)
+		p.setEndpoints(key, nil)
+	}
+}
+
+// changeBackend edits a copy of a backend's list of clusters.
+func (p *pass) changeBackend(ref objects.Ref, edit func([]string) []string) {
+	keys, _ := p.tables.backends.Get(ref.String())
+	keys = edit(slices.Clone(keys))
+	slices.Sort(keys)
+	if len(keys) == 0 {
+		p.tables.backends = p.tables.backends.Without(ref.String())
+		return
+	}
+	p.tables.backends = p.tables.backends.With(ref.String(), keys)
+}
+
+func (p *pass) countAttached(old, next *route) {
+	count := func(keys []string, by int32) {
+		for _, key := range keys {
+			n, _ := p.tables.attached.Get(key)
+			if n += by; n == 0 {
+				p.tables.attached = p.tables.attached.Without(key)
+			} else {
+				p.tables.attached = p.tables.attached.With(key, n)
+			}
+			p.counted[key] = true
+		}
+	}
+	if !slices.Equal(old.attached, next.attached) {
+		count(old.attached, -1)
+		count(next.attached, +1)
+	}
+}
+
+// moveSlice notes the Services that a changed EndpointSlice belongs and belonged to.
+func (p *pass) moveSlice(ref objects.Ref, backends map[objects.Ref]bool) {
+	key := ref.String()
+	if was, ok := p.tables.services.Get(key); ok {
+		backends[was] = true
+	}
+	slice, _ := p.set.Get(ref).(*discoveryv1.EndpointSlice)
+	if slice == nil || objects.ServiceOf(slice) == "" {
+		p.tables.services = p.tables.services.Without(key)
+		return
+	}
+	service := objects.Ref{Kind: "Service", Namespace: slice.Namespace, Name: objects.ServiceOf(slice)}
+	backends[service] = true
+	p.tables.services = p.tables.services.With(key, service)
+}
+
+// compileEndpoints compiles the endpoints of the named backends' clusters.
+func (p *pass) compileEndpoints(backends map[objects.Ref]bool) {
+	for ref := range backends {
+		keys, _ := p.tables.backends.Get(ref.String())
+		for _, key := range keys {
+			c, _ := p.tables.clusters.Get(key)
+			p.setEndpoints(key, compileEndpoints(p.set, c.clusterUse))
+		}
+	}
+}
+
+// report makes the statuses of all but routes.
+func (p *pass) report(full bool, routes map[objects.Ref]bool) {
+	f := p.tables.frame
+	attached := func(listener string) int32 {
+		n, _ := p.tables.attached.Get(listener)
+		return n
+	}
+	policies := map[objects.Ref]bool{}
+	if full {
+		p.reportFrame()
+		for _, ref := range f.policies.all() {
+			policies[ref] = true
+		}
+	}
+	for _, g := range f.gateways {
+		if full || slices.ContainsFunc(g.listeners, func(l *listener) bool { return p.counted[l.key] }) {
+			p.setStatus(g.ref(), g.status(attached))
+		}
+	}
+	if !full {
+		for ref := range routes {
+			for _, policy := range f.policies.attachedTo(ref) {
+				policies[policy] = true
+			}
+		}
+	}
+	for ref := range policies {
+		status, findings := f.policies.status(p.set, ref)
+		p.setStatus(ref, status)
+		p.setFindings(ref, findings)
+	}
+}
+
+// reportFrame makes the statuses and findings of what the frame was built
+// from, and takes back those of what is gone.
+func (p *pass) reportFrame() {
+	f := p.tables.frame
+	stale := map[objects.Ref]bool{}
+	if old := p.prev.tables.frame; old != nil {
+		for _, ref := range old.reported() {
+			stale[ref] = true
+		}
+	}
+	for _, ref := range f.reported() {
+		delete(stale, ref)
+	}
+	for ref := range stale {
+		p.setStatus(ref, nil)
+		p.setFindings(ref, nil)
+	}
+	for ref, status := range f.statuses {
+		p.setStatus(ref, status)
+		p.setFindings(ref, f.findings[ref])
+	}
+	for _, g := range f.gateways {
+		p.setFindings(g.ref(), g.findings)
+	}
+	for ref, findings := range f.findings {
+		if f.statuses[ref] == nil {
+			p.setStatus(ref, nil)
+			p.setFindings(ref, findings)
+		}
+	}
+}
+
+// reported are the objects that a frame makes statuses or findings of.
+func (f *frame) reported() []objects.Ref {
+	refs := f.policies.all()
+	refs = slices.Clone(refs)
+	for ref := range f.statuses {
+		refs = append(refs, ref)
+	}
+	for ref := range f.findings {
+		refs = append(refs, ref)
+	}
+	for _, g := range f.gateways {
+		refs = append(refs, g.ref())
+	}
+	return refs
+}
+
+func (p *pass) setCluster(key string, c *snapshot.Cluster) {
+	old, _ := p.Snapshot.Clusters.Get(key)
+	switch {
+	case c == nil:
+		p.Snapshot.Clusters = p.Snapshot.Clusters.Without(key)
+	case equal(old, c):
+		return
+	default:
+		p.Snapshot.Clusters = p.Snapshot.Clusters.With(key, c)
+	}
+	p.clusters[key] = true
+}
+
+func (p *pass) setEndpoints(key string, e *snapshot.Endpoints) {
+	old, _ := p.Snapshot.Endpoints.Get(key)
+	switch {
+	case e == nil:
+		p.Snapshot.Endpoints = p.Snapshot.Endpoints.Without(key)
+	case equal(old, e):
+		return
+	default:
+		p.Snapshot.Endpoints = p.Snapshot.Endpoints.With(key, e)
+	}
+	p.endpoints[key] = true
+}
+
+func (p *pass) setStatus(ref objects.Ref, s *Status) {
+	key := ref.String()
+	old, _ := p.Result.statuses.Get(key)
+	switch {
+	case equal(old, s):
+		return
+	case s == nil:
+		p.Result.statuses = p.Result.statuses.Without(key)
+	default:
+		p.Result.statuses = p.Result.statuses.With(key, s)
+	}
+	p.statuses[ref] = true
+}
+
+func (p *pass) setFindings(ref objects.Ref, f []Finding) {
+	key := ref.String()
+	old, _ := p.Result.findings.Get(key)
+	switch {
+	case slices.Equal(old, f):
+		return
+	case len(f) == 0:
+		p.Result.findings = p.Result.findings.Without(key)
+	default:
+		p.Result.findings = p.Result.findings.With(key, f)
+	}
+	p.findings[ref] = true
+}
+
+func (p *pass) finish() *Result {
+	r := p.Result
+	r.Delta = &snapshot.Delta{
+		Ports: p.ports,
+		Hosts: slices.Sorted(maps.Keys(p.hosts)), Clusters: slices.Sorted(maps.Keys(p.clusters)), Endpoints: slices.Sorted(maps.Keys(p.endpoints)),
+	}
+	r.ChangedStatuses = slices.SortedFunc(maps.Keys(p.statuses), objects.Ref.Compare)
+	r.ChangedFindings = slices.SortedFunc(maps.Keys(p.findings), objects.Ref.Compare)
+	return r
+}
+
+// equal compares plain data; parts that are the same pointer cost nothing.
+func equal[T any](a, b T) bool { return reflect.DeepEqual(a, b) }
+
+func sameSlice[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}

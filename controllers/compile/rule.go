@@ -1,0 +1,190 @@
+package compile
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
+
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/policy"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// compiledRule is a rule before it is known which listener serves it.
+type compiledRule struct {
+	index   int
+	matches []compiledMatch
+	own     ownFilters
+	base    snapshot.Rule // without filters
+	// variants are the rule as listeners serve it; most rules have one.
+	variants []*snapshot.Rule
+}
+
+type compiledMatch struct {
+	index int
+	match snapshot.Match
+}
+
+// ruleCompiler compiles one rule of a route.
+type ruleCompiler struct {
+	frame  *frame
+	set    *objects.Set
+	object *gatewayv1.HTTPRoute
+	index  int
+	route  *route
+	report *report
+	// refused gathers what makes the rule invalid.
+	refused verdict
+}
+
+func (c *ruleCompiler) ok() bool { return c.refused.ok() }
+
+// invalid makes the rule invalid.
+func (c *ruleCompiler) invalid(reason gatewayv1.RouteConditionReason, field, message, want string) {
+	c.report.fail(&c.refused, Finding{Field: field, Message: message, Want: want,
+		Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(reason)})
+}
+
+func (c *ruleCompiler) uses(use clusterUse) { c.route.clusters[use.cluster.Key] = use }
+
+// compile compiles the rule.
+//
+// What becomes of an invalid rule: the matches that compile stay, and are
+// answered 500; the others match nothing. The Gateway API lets an
+// implementation drop the rule, or go back to its last good version if it can
+// do so after a restart too. A dropped rule would hand its requests to a less
+// specific one, which may lack the filters that the rule was written for, and
+// a last good version would not survive a restart, nor be a function of the
+// objects alone.
+func (c *ruleCompiler) compile() *compiledRule {
+	rule := &c.object.Spec.Rules[c.index]
+	field := fmt.Sprintf("spec.rules[%d]", c.index)
+	out := &compiledRule{index: c.index, base: snapshot.Rule{Source: snapshot.Ref{
+		Kind: "HTTPRoute", Namespace: c.object.Namespace, Name: c.object.Name, Section: strconv.Itoa(c.index)}}}
+	if rule.Name != nil && *rule.Name != "" {
+		out.base.Source.Section = string(*rule.Name)
+	}
+
+	matches := rule.Matches
+	if len(matches) == 0 {
+		matches = []gatewayv1.HTTPRouteMatch{{}}
+	}
+	prefixes := true
+	for i := range matches {
+		m, findings := compileMatch(&matches[i])
+		for _, f := range findings {
+			f.Field = fmt.Sprintf("%s.matches[%d]%s", field, i, f.Field)
+			c.report.fail(&c.refused, f)
+		}
+		if len(findings) == 0 {
+			out.matches = append(out.matches, compiledMatch{i, m})
+		}
+		prefixes = prefixes && m.Path.Type == string(gatewayv1.PathMatchPathPrefix)
+	}
+
+	out.own = c.compileFilters(rule.Filters, filterPlace{field: field + ".filters", prefixes: prefixes})
+	out.base.Mirrors = out.own.mirrors
+	c.compileTimeouts(rule.Timeouts, field+".timeouts", &out.base)
+	if rule.Retry != nil {
+		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".retry", "retries by route are not supported", "no retry")
+	}
+	if rule.SessionPersistence != nil {
+		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".sessionPersistence", "session persistence is not supported", "no sessionPersistence")
+	}
+	if out.own.redirects && len(rule.BackendRefs) > 0 {
+		c.invalid(gatewayv1.RouteReasonIncompatibleFilters, field+".backendRefs", "the rule redirects every request, none reaches a backend", "no backendRefs")
+	}
+	c.compileBackends(rule, field+".backendRefs", prefixes, out)
+	if !c.ok() {
+		out.base.Broken = c.refused.message
+	}
+	return out
+}
+
+// compileBackends compiles the weighted backendRefs. The share of one that does
+// not resolve is answered 500, HTTPRouteRule.backendRefs.
+func (c *ruleCompiler) compileBackends(rule *gatewayv1.HTTPRouteRule, field string, prefixes bool, out *compiledRule) {
+	total := uint64(0)
+	for i := range rule.BackendRefs {
+		ref := &rule.BackendRefs[i]
+		at := fmt.Sprintf("%s[%d]", field, i)
+		backend := snapshot.Backend{Weight: 1}
+		if ref.Weight != nil {
+			backend.Weight = uint32(*ref.Weight)
+			if *ref.Weight < 0 || *ref.Weight > 1_000_000 {
+				c.invalid(gatewayv1.RouteReasonUnsupportedValue, at+".weight", fmt.Sprintf("%d is out of range", *ref.Weight), "0 to 1000000")
+				backend.Weight = 0
+			}
+		}
+		total += uint64(backend.Weight)
+		backend.Filters = c.compileFilters(ref.Filters, filterPlace{field: at + ".filters", backend: true, prefixes: prefixes}).configs
+		if use, ok := c.resolve(&ref.BackendObjectReference, at); ok {
+			c.uses(use)
+			backend.Cluster = use.cluster.Key
+		}
+		out.base.Backends = append(out.base.Backends, backend)
+	}
+	if total == 0 && !out.own.redirects {
+		// Nowhere to send the requests to: none is forwarded, all get 500.
+		out.base.Backends = []snapshot.Backend{{Weight: 1}}
+	}
+}
+
+// durationSyntax is GEP-2257's.
+var durationSyntax = regexp.MustCompile(`^([0-9]{1,5}(h|m|s|ms)){1,4}$`)
+
+// parseDuration reads a Gateway API duration.
+func parseDuration(d gatewayv1.Duration) (time.Duration, bool) {
+	if !durationSyntax.MatchString(string(d)) {
+		return 0, false
+	}
+	parsed, err := time.ParseDuration(string(d))
+	return parsed, err == nil
+}
+
+// compileTimeouts compiles a rule's timeouts; zero switches one off.
+func (c *ruleCompiler) compileTimeouts(t *gatewayv1.HTTPRouteTimeouts, field string, rule *snapshot.Rule) {
+	if t == nil {
+		return
+	}
+	read := func(d *gatewayv1.Duration, name string) time.Duration {
+		if d == nil {
+			return 0
+		}
+		parsed, ok := parseDuration(*d)
+		if !ok {
+			c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+name, fmt.Sprintf("%q is no duration", *d), `a duration such as "10s", "1m30s" or "250ms"`)
+		}
+		return parsed
+	}
+	rule.RequestTimeout = read(t.Request, ".request")
+	rule.BackendTimeout = read(t.BackendRequest, ".backendRequest")
+	if rule.RequestTimeout > 0 && rule.BackendTimeout > rule.RequestTimeout {
+		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".backendRequest", fmt.Sprintf("%s is more than the %s of request", *t.BackendRequest, *t.Request),
+			"at most the request timeout")
+	}
+}
+
+// on returns the rule as a listener serves it, with the filters of the policies
+// there. Listeners for which that is the same share it.
+func (r *compiledRule) on(l *listener, object *gatewayv1.HTTPRoute, policies policyIndex) *snapshot.Rule {
+	rule := r.base
+	if rule.Broken == "" {
+		rule.Filters, rule.Broken = policies.filters(attachment{
+			Gateway: l.gateway.object, Listener: l.spec.Name, Route: object, Rule: r.index,
+		}, slices.Clip(r.own.forPort(uint16(l.spec.Port))))
+	}
+	if i := slices.IndexFunc(r.variants, func(v *snapshot.Rule) bool { return v.Broken == rule.Broken && equalConfigs(v.Filters, rule.Filters) }); i >= 0 {
+		return r.variants[i]
+	}
+	r.variants = append(r.variants, &rule)
+	return &rule
+}
+
+func equalConfigs(a, b []policy.Config) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || equal(a, b))
+}

@@ -1,0 +1,84 @@
+package compile
+
+import (
+	"crypto/tls"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// resolveCertificates fills in the certificates of an HTTPS listener. One that
+// does not resolve is left out and the others serve; with none, the listener
+// stays in place and refuses handshakes, so that its hostnames do not fall to
+// a less specific listener.
+func (b *frameBuilder) resolveCertificates(g *gateway, l *listener) {
+	field := l.field + ".tls.certificateRefs"
+	if len(l.spec.TLS.CertificateRefs) == 0 {
+		g.fail(&l.resolved, Finding{
+			Field: field, Message: "HTTPS needs a certificate", Want: "the name of a Secret of type kubernetes.io/tls",
+			Condition: string(gatewayv1.ListenerConditionResolvedRefs), Reason: string(gatewayv1.ListenerReasonInvalidCertificateRef),
+		})
+	}
+	for i := range l.spec.TLS.CertificateRefs {
+		certificate, finding := b.certificate(g, &l.spec.TLS.CertificateRefs[i])
+		if finding != nil {
+			finding.Field = fmt.Sprintf("%s[%d]%s", field, i, finding.Field)
+			finding.Condition = string(gatewayv1.ListenerConditionResolvedRefs)
+			g.fail(&l.resolved, *finding)
+			continue
+		}
+		l.certificates = append(l.certificates, certificate)
+	}
+	if len(l.certificates) == 0 {
+		l.programmed.fail(string(gatewayv1.ListenerReasonInvalid), "the listener has no certificate that it could serve")
+	}
+}
+
+// certificate resolves one reference. The finding's field is relative to it.
+func (b *frameBuilder) certificate(g *gateway, ref *gatewayv1.SecretObjectReference) (*snapshot.Certificate, *Finding) {
+	invalid := string(gatewayv1.ListenerReasonInvalidCertificateRef)
+	if ref.Group != nil && *ref.Group != "" {
+		return nil, &Finding{Field: ".group", Message: fmt.Sprintf("%q is not supported", *ref.Group), Want: `"" with kind Secret`, Reason: invalid}
+	}
+	if ref.Kind != nil && *ref.Kind != "Secret" {
+		return nil, &Finding{Field: ".kind", Message: fmt.Sprintf("%s is not supported", *ref.Kind), Want: "Secret", Reason: invalid}
+	}
+	secretRef := objects.Ref{Kind: "Secret", Namespace: g.object.Namespace, Name: string(ref.Name)}
+	if ref.Namespace != nil {
+		secretRef.Namespace = string(*ref.Namespace)
+	}
+	if !b.grants.allow(g.ref(), secretRef) {
+		return nil, &Finding{
+			Field: ".namespace", Message: fmt.Sprintf("no ReferenceGrant allows %s to refer to %s", g.ref(), secretRef),
+			Want:   fmt.Sprintf("a ReferenceGrant in namespace %s from Gateways of namespace %s to Secrets", secretRef.Namespace, g.object.Namespace),
+			Reason: string(gatewayv1.ListenerReasonRefNotPermitted),
+		}
+	}
+	b.frame.wanted[secretRef] = true
+	secret := objects.Get[*corev1.Secret](b.set, secretRef.Namespace, secretRef.Name)
+	if secret == nil {
+		return nil, &Finding{Field: ".name", Message: fmt.Sprintf("there is no %s", secretRef), Want: "the name of a Secret of type kubernetes.io/tls", Reason: invalid}
+	}
+	chain, key := secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]
+	for _, entry := range []struct {
+		name string
+		data []byte
+	}{{corev1.TLSCertKey, chain}, {corev1.TLSPrivateKeyKey, key}} {
+		if len(entry.data) == 0 {
+			return nil, &Finding{Field: ".name", Message: fmt.Sprintf("%s has no data %q", secretRef, entry.name),
+				Want: "a Secret with tls.crt and tls.key, PEM-encoded", Reason: invalid}
+		}
+	}
+	if _, err := tls.X509KeyPair(chain, key); err != nil {
+		return nil, &Finding{Field: ".name", Message: fmt.Sprintf("%s holds no usable certificate and key: %v", secretRef, err),
+			Want: "a Secret whose tls.crt is a PEM certificate chain, leaf first, and whose tls.key is the leaf's private key", Reason: invalid}
+	}
+	return &snapshot.Certificate{
+		Source: snapshot.Ref{Kind: "Secret", Namespace: secretRef.Namespace, Name: secretRef.Name},
+		Chain:  chain, Key: key,
+	}, nil
+}
