@@ -10,10 +10,13 @@
 package apikey
 
 import (
+	"bytes"
 	"crypto/sha256"
+	"crypto/subtle"
 	"encoding/hex"
-	"fmt"
+	"errors"
 	"net/http"
+	"sort"
 	"unsafe"
 
 	"github.com/headgate/headgate/dataplane/credential"
@@ -26,9 +29,9 @@ const Method = "apiKey"
 
 // Config is what a rule demands.
 type Config struct {
-	// Keys are sorted by consumer and sum.
+	// Keys are sorted by Sum, and no two have the same.
 	Keys []Key `json:"keys"`
-	// From are the places to look at, in order; at least one.
+	// From are the places to look at, in order. With none nobody is found.
 	From []credential.Source `json:"from"`
 	// Forward leaves the key in the request to the backend.
 	Forward bool `json:"forward,omitempty"`
@@ -60,22 +63,25 @@ func (*Config) Kind() string { return "apikey" }
 
 // Build implements policy.Config.
 func (c *Config) Build(*policy.Env) (policy.Filter, error) {
-	if len(c.From) == 0 {
-		return policy.Filter{}, fmt.Errorf("apikey: no place to look for keys")
-	}
-	f := &filter{Config: *c, consumers: make(map[Sum]string, len(c.Keys))}
-	for _, k := range c.Keys {
-		if other, twice := f.consumers[k.Sum]; twice && other != k.Consumer {
-			return policy.Filter{}, fmt.Errorf("apikey: consumers %q and %q have the same key", other, k.Consumer)
+	for i := range c.Keys[min(1, len(c.Keys)):] {
+		if bytes.Compare(c.Keys[i].Sum[:], c.Keys[i+1].Sum[:]) >= 0 {
+			return policy.Filter{}, errors.New("apikey: keys are not sorted, or consumers have the same key")
 		}
-		f.consumers[k.Sum] = k.Consumer
 	}
-	return policy.Filter{Request: f.request}, nil
+	return policy.Filter{Request: (&filter{*c}).request}, nil
 }
 
-type filter struct {
-	Config
-	consumers map[Sum]string
+type filter struct{ Config }
+
+// consumer returns whose key it is. The keys are searched by their sums as they
+// are, since all rules below one policy share the list.
+func (f *filter) consumer(key string) (name string, ok bool) {
+	sum := SumOf(view(key))
+	i := sort.Search(len(f.Keys), func(i int) bool { return bytes.Compare(f.Keys[i].Sum[:], sum[:]) >= 0 })
+	if i == len(f.Keys) || subtle.ConstantTimeCompare(f.Keys[i].Sum[:], sum[:]) != 1 {
+		return "", false
+	}
+	return f.Keys[i].Consumer, true
 }
 
 func (f *filter) request(ex *exchange.Exchange) exchange.Verdict {
@@ -84,7 +90,7 @@ func (f *filter) request(ex *exchange.Exchange) exchange.Verdict {
 	}
 	key, _, presented := credential.Find(ex, f.From)
 	if presented {
-		if name, ok := f.consumers[SumOf(view(key))]; ok {
+		if name, ok := f.consumer(key); ok {
 			ex.Consumer = exchange.Consumer{Name: name, Method: Method}
 			if f.ConsumerHeader != "" {
 				ex.Out.Fields.Add(f.ConsumerHeader, name)
