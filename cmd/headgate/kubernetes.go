@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/headgate/headgate/controllers/admin"
+	"github.com/headgate/headgate/controllers/compile"
+	"github.com/headgate/headgate/controllers/infra"
+	"github.com/headgate/headgate/controllers/loop"
+	"github.com/headgate/headgate/controllers/status"
+	"github.com/headgate/headgate/controllers/watch"
+)
+
+// clusterOptions are the flags of Kubernetes mode.
+type clusterOptions struct {
+	kubeconfig  string
+	namespace   string
+	podName     string
+	podLabels   map[string]string
+	lease       string
+	serviceType string
+}
+
+func newClusterOptions() clusterOptions {
+	hostname, _ := os.Hostname()
+	o := clusterOptions{
+		namespace:   "headgate-system",
+		podName:     hostname,
+		podLabels:   map[string]string{"app.kubernetes.io/name": "headgate"},
+		lease:       "headgate",
+		serviceType: string(corev1.ServiceTypeLoadBalancer),
+	}
+	if v := os.Getenv("POD_NAMESPACE"); v != "" {
+		o.namespace = v
+	}
+	if v := os.Getenv("POD_NAME"); v != "" {
+		o.podName = v
+	}
+	return o
+}
+
+func (o *clusterOptions) register(f *pflag.FlagSet) {
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "reach the cluster by this `file` (default $KUBECONFIG, or the pod's own account)")
+	f.StringVar(&o.namespace, "namespace", o.namespace, "Headgate's own namespace, where the Gateways' Services are (default $POD_NAMESPACE)")
+	f.StringVar(&o.podName, "pod-name", o.podName, "this replica's name among those that elect a leader (default $POD_NAME)")
+	f.StringToStringVar(&o.podLabels, "pod-labels", o.podLabels, "the `labels` of Headgate's pods, which the Gateways' Services select")
+	f.StringVar(&o.lease, "lease", o.lease, "the Lease by which replicas elect a leader")
+	f.StringVar(&o.serviceType, "service-type", o.serviceType, "the type of the Gateways' Services: LoadBalancer, NodePort or ClusterIP")
+}
+
+// kubernetes gets its objects from a cluster, and writes statuses and Services there.
+type kubernetes struct {
+	cluster  *watch.Cluster
+	statuses *status.Writer
+	services *infra.Services
+	opts     *clusterOptions
+	log      logr.Logger
+}
+
+func newKubernetes(o *serveOptions, log logr.Logger) (*kubernetes, error) {
+	switch corev1.ServiceType(o.cluster.serviceType) {
+	case corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort, corev1.ServiceTypeClusterIP:
+	default:
+		return nil, usageError{fmt.Errorf("--service-type %q: want LoadBalancer, NodePort or ClusterIP", o.cluster.serviceType)}
+	}
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.cluster.kubeconfig
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	if clientcmd.IsEmptyConfig(err) {
+		return nil, usageError{errors.New("there is no cluster to serve for: want --manifests FOLDER, --kubeconfig FILE, KUBECONFIG, or to run in a pod")}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	ctrl.SetLogger(log.WithName("controller-runtime"))
+	k := &kubernetes{opts: &o.cluster, log: log}
+	k.cluster, err = watch.New(config, watch.Options{
+		Namespace: o.cluster.namespace,
+		Lease:     o.cluster.lease,
+		Identity:  o.cluster.podName,
+		Log:       log.WithName("watch"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cluster: %w", err)
+	}
+	k.statuses = status.NewWriter(k.cluster.Client(), k.cluster.Reader(), status.Options{Log: log.WithName("status")})
+	k.services = infra.New(k.cluster.Client(), k.cluster.Reader(), infra.Options{
+		Namespace: o.cluster.namespace,
+		Selector:  o.cluster.podLabels,
+		Type:      corev1.ServiceType(o.cluster.serviceType),
+		Log:       log.WithName("infra"),
+	})
+	return k, nil
+}
+
+func (k *kubernetes) loopOptions(o *loop.Options) {
+	o.Compile = compile.Options{Namespace: k.opts.namespace}
+	o.Load = k.cluster.Load
+	o.Published = func(result *compile.Result) {
+		k.statuses.Publish(result)
+		k.services.Publish(result)
+		for _, ref := range result.ChangedFindings {
+			for _, f := range result.FindingsOf(ref) {
+				k.log.V(1).Info("Not as written: " + entryText(findingEntry(nil, f)))
+			}
+		}
+	}
+	// A rollout is a burst of events; a busy cluster still converges.
+	o.Holdoff, o.Ceiling = 20*time.Millisecond, 500*time.Millisecond
+}
+
+func (k *kubernetes) run(ctx context.Context, srv *server) error {
+	return k.cluster.Run(ctx, srv.loop, k.statuses.Run, k.services.Run)
+}
+
+func (k *kubernetes) shutdownDelay() time.Duration { return 5 * time.Second }
+
+func (k *kubernetes) report(result *compile.Result) []admin.Entry {
+	entries := []admin.Entry{}
+	if result != nil {
+		for _, f := range result.Findings() {
+			entries = append(entries, findingEntry(nil, f))
+		}
+	}
+	return entries
+}

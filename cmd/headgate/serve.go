@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/pflag"
+
+	"github.com/headgate/headgate/controllers/admin"
+	"github.com/headgate/headgate/controllers/compile"
+	"github.com/headgate/headgate/controllers/loop"
+	"github.com/headgate/headgate/dataplane"
+	"github.com/headgate/headgate/dataplane/observe"
+)
+
+const defaultAdminAddress = "127.0.0.1:9901"
+
+// serveOptions are the flags of the bare command.
+type serveOptions struct {
+	manifests        string
+	bindAddresses    []string
+	adminAddress     string
+	metricsAddress   string
+	accessLog        string
+	log              logOptions
+	shutdownDelay    time.Duration
+	shutdownDelaySet bool
+	shutdownTimeout  time.Duration
+	cluster          clusterOptions
+}
+
+func newServeOptions() *serveOptions {
+	return &serveOptions{
+		adminAddress:    defaultAdminAddress,
+		accessLog:       "off",
+		log:             logOptions{level: "info", format: "text"},
+		shutdownTimeout: 30 * time.Second,
+		cluster:         newClusterOptions(),
+	}
+}
+
+func (o *serveOptions) register(f *pflag.FlagSet) {
+	f.SortFlags = false
+	f.StringVar(&o.manifests, "manifests", o.manifests, "serve this `folder` of YAML and JSON, with no cluster")
+	f.StringSliceVar(&o.bindAddresses, "bind-address", nil, "bind listeners at this IP `address`; repeatable (default all addresses)")
+	f.StringVar(&o.adminAddress, "admin-address", o.adminAddress, "serve health, metrics, state and profiles at this `address`; \"\" for nowhere")
+	f.StringVar(&o.metricsAddress, "metrics-address", "", "serve /metrics, /healthz and /readyz at this `address` too, such as :9902")
+	f.StringVar(&o.accessLog, "access-log", o.accessLog, "write a line for each request to standard output: off, json or text")
+	f.StringVar(&o.log.level, "log-level", o.log.level, "log at this level: error, info or debug")
+	f.StringVar(&o.log.format, "log-format", o.log.format, "log as text or json, to standard error")
+	f.DurationVar(&o.shutdownDelay, "shutdown-delay", 0, "after SIGTERM, go on serving for so long with readiness failing (default 0s with --manifests, else 5s)")
+	f.DurationVar(&o.shutdownTimeout, "shutdown-timeout", o.shutdownTimeout, "then let requests in flight finish for at most so long")
+	o.cluster.register(f)
+}
+
+func (o *serveOptions) validate() error {
+	for _, a := range o.bindAddresses {
+		if _, err := netip.ParseAddr(a); err != nil {
+			return fmt.Errorf("--bind-address %q: want an IP address such as 192.0.2.1 or ::1", a)
+		}
+	}
+	for _, flag := range []struct{ name, value string }{
+		{"admin-address", o.adminAddress}, {"metrics-address", o.metricsAddress},
+	} {
+		if _, _, err := net.SplitHostPort(flag.value); flag.value != "" && err != nil {
+			return fmt.Errorf("--%s %q: want host:port, such as 127.0.0.1:9901 or :9901", flag.name, flag.value)
+		}
+	}
+	if o.accessLog != "off" {
+		if _, err := observe.ParseFormat(o.accessLog); err != nil {
+			return fmt.Errorf("--access-log %q: want off, json or text", o.accessLog)
+		}
+	}
+	if o.shutdownDelay < 0 || o.shutdownTimeout < 0 {
+		return errors.New("--shutdown-delay and --shutdown-timeout: want a duration of 0s or more")
+	}
+	return o.log.validate()
+}
+
+// server is what both modes have in common.
+type server struct {
+	opts    *serveOptions
+	log     logr.Logger
+	metrics *observe.Metrics
+	proxy   *dataplane.Proxy
+	admin   *admin.Server
+	loop    *loop.Loop
+}
+
+// mode is where the objects come from.
+type mode interface {
+	// loopOptions completes what the loop is told.
+	loopOptions(*loop.Options)
+	// report returns everything that is not fine; result may be nil.
+	report(result *compile.Result) []admin.Entry
+	// run feeds the loop until the context ends.
+	run(ctx context.Context, s *server) error
+	// shutdownDelay is the default of --shutdown-delay.
+	shutdownDelay() time.Duration
+}
+
+// serve runs until a signal, and then drains.
+func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Signal) error {
+	if err := o.validate(); err != nil {
+		return usageError{err}
+	}
+	log, err := o.log.logger(s.err)
+	if err != nil {
+		return err
+	}
+	var m mode
+	if o.manifests != "" {
+		m, err = newStandalone(o, log)
+	} else {
+		m, err = newKubernetes(o, log)
+	}
+	if err != nil {
+		return err
+	}
+
+	srv := &server{opts: o, log: log, metrics: observe.NewMetrics(shortVersion())}
+	var accessLog *observe.AccessLog
+	if o.accessLog != "off" {
+		format, err := observe.ParseFormat(o.accessLog)
+		if err != nil {
+			return usageError{err}
+		}
+		accessLog = observe.NewAccessLog(s.out, format)
+		defer accessLog.Close()
+		srv.metrics.SetAccessLog(accessLog)
+	}
+	srv.proxy = dataplane.New(dataplane.Options{
+		BindAddresses: o.bindAddresses,
+		Log:           log.WithName("proxy"),
+		Metrics:       srv.metrics,
+		AccessLog:     accessLog,
+	})
+	options := loop.Options{
+		Apply: srv.proxy.Apply,
+		Measured: func(compiled, _ time.Duration) {
+			srv.metrics.Compiled(compiled)
+			srv.metrics.Applied(time.Now())
+		},
+		Log: log,
+	}
+	m.loopOptions(&options)
+	srv.loop = loop.New(options)
+	srv.admin = admin.New(srv.sources(m))
+
+	background, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	if err := srv.listen(background, &wg); err != nil {
+		return err
+	}
+	log.Info("Headgate starts", "version", shortVersion(), "admin", o.adminAddress)
+
+	feeding, stopFeeding := context.WithCancel(background)
+	defer stopFeeding()
+	var fed sync.WaitGroup
+	fed.Go(func() { srv.loop.Run(feeding) })
+	failed := make(chan error, 1)
+	fed.Go(func() {
+		if err := m.run(feeding, srv); err != nil && feeding.Err() == nil {
+			failed <- err
+		}
+	})
+
+	select {
+	case err := <-failed:
+		stopFeeding()
+		fed.Wait()
+		return errors.Join(err, srv.proxy.Shutdown(ended(ctx)))
+	case sig := <-signals:
+		log.Info("Draining", "signal", sig.String(), "timeout", o.shutdownTimeout.String())
+	case <-ctx.Done():
+		log.Info("Draining", "timeout", o.shutdownTimeout.String())
+	}
+	return srv.drain(m, signals, func() {
+		stopFeeding()
+		fed.Wait()
+	})
+}
+
+// ended returns a context that is over: what is asked for under it is done at once.
+func ended(ctx context.Context) context.Context {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	cancel()
+	return ctx
+}
+
+// listen serves the admin and metrics addresses.
+func (s *server) listen(ctx context.Context, wg *sync.WaitGroup) error {
+	if s.opts.adminAddress != "" {
+		l, err := net.Listen("tcp", s.opts.adminAddress)
+		if err != nil {
+			return fmt.Errorf("admin address: %w; choose another with --admin-address", err)
+		}
+		wg.Go(func() { s.admin.Serve(ctx, l, s.admin.Handler()) })
+	}
+	if s.opts.metricsAddress != "" {
+		l, err := net.Listen("tcp", s.opts.metricsAddress)
+		if err != nil {
+			return fmt.Errorf("metrics address: %w; choose another with --metrics-address", err)
+		}
+		wg.Go(func() { s.admin.Serve(ctx, l, s.admin.ProbeHandler()) })
+	}
+	return nil
+}
+
+// drain fails readiness, goes on serving for the delay, then accepts nothing
+// new and lets what is in flight finish. Another signal ends it at once.
+func (s *server) drain(m mode, signals <-chan os.Signal, stopFeeding func()) error {
+	s.admin.Drain()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	hurried := make(chan struct{})
+	go func() {
+		select {
+		case sig := <-signals:
+			s.log.Info("Stopping at once", "signal", sig.String())
+			close(hurried)
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	delay := s.opts.shutdownDelay
+	if !s.opts.shutdownDelaySet {
+		delay = m.shutdownDelay()
+	}
+	select {
+	case <-time.After(delay):
+	case <-ctx.Done():
+	}
+	stopFeeding()
+	timeout, cancelTimeout := context.WithTimeout(ctx, s.opts.shutdownTimeout)
+	defer cancelTimeout()
+	err := s.proxy.Shutdown(timeout)
+	select {
+	case <-hurried:
+		return quietError{errors.New("stopped by a second signal")}
+	default:
+	}
+	if err != nil {
+		s.log.Info("Requests in flight were cut off", "after", s.opts.shutdownTimeout.String())
+	}
+	s.log.Info("Headgate ends")
+	return nil
+}
+
+func (s *server) sources(m mode) admin.Sources {
+	return admin.Sources{
+		Version: versionLine(),
+		Ready: func() (bool, string) {
+			if s.proxy.Ready() {
+				return true, ""
+			}
+			return false, "no configuration serves yet"
+		},
+		Snapshot: s.proxy.Snapshot,
+		Result:   s.loop.Result,
+		Report: func() []admin.Entry {
+			result, _ := s.loop.Result()
+			return m.report(result)
+		},
+		Endpoints: s.endpoints,
+		Ports:     func() any { return s.proxy.Ports() },
+		Metrics:   s.metrics.Registry(),
+		Log:       s.log.WithName("admin"),
+	}
+}
+
+func (s *server) endpoints() []admin.Endpoint { return admin.Endpoints(s.proxy.Snapshot()) }
