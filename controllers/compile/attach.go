@@ -1,0 +1,228 @@
+package compile
+
+import (
+	"cmp"
+	"slices"
+
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/policy"
+)
+
+// place is where a policy can be attached: an object, or a section of it.
+type place struct {
+	object  objects.Ref
+	section string // "" for the whole object
+}
+
+func (p place) String() string {
+	if p.section == "" {
+		return p.object.String()
+	}
+	return p.object.String() + ", section " + p.section
+}
+
+// attached is a policy at one of its targets.
+type attached struct {
+	policy *compiledPolicy
+	place  place
+	// target is the index into the policy's targetRefs.
+	target int
+}
+
+// winner is a stanza that holds, and where it comes from.
+type winner struct {
+	attached
+	stanza *stanza
+}
+
+// effective is the merge of one kind's policies at one place: of each stanza
+// the one that holds, in the order in which they come from the outermost
+// policy to the nearest.
+type effective []winner
+
+// value returns what a stanza sets, nil if there is none.
+func (e effective) value(name string) any {
+	for _, w := range e {
+		if w.stanza.name == name {
+			return w.stanza.value
+		}
+	}
+	return nil
+}
+
+// policies is the policyIndex.
+type policies struct {
+	compiled map[objects.Ref]*compiledPolicy
+	sorted   []objects.Ref
+	// attached are in the order in which they win at one place: those that are
+	// enforced first, then the older, then by name.
+	attached map[objects.Ref][]attached
+	// routes are the HTTPRoutes with policies, and outer the policies that
+	// are attached to anything else; both by kind of policy, sorted.
+	routes, outer [][]objects.Ref
+}
+
+// newPolicyIndex compiles all policies of a set.
+func newPolicyIndex(set *objects.Set, _ grants, _ Options) policyIndex {
+	x := &policies{
+		compiled: map[objects.Ref]*compiledPolicy{},
+		attached: map[objects.Ref][]attached{},
+		routes:   make([][]objects.Ref, len(policyKinds)),
+		outer:    make([][]objects.Ref, len(policyKinds)),
+	}
+	for i := range policyKinds {
+		kind := &policyKinds[i]
+		if kind.list == nil {
+			continue
+		}
+		for _, object := range kind.list(set) {
+			p := &compiledPolicy{kind: i, object: object, ref: objects.RefOf(object)}
+			kind.compile(&policyCompiler{p, set})
+			x.compiled[p.ref] = p
+			x.sorted = append(x.sorted, p.ref)
+			for t := range object.Targets() {
+				if at, ok := targetOf(p, t); ok {
+					x.attached[at.object] = append(x.attached[at.object], attached{p, at, t})
+					if at.object.Kind == "HTTPRoute" {
+						x.routes[i] = append(x.routes[i], at.object)
+					} else {
+						x.outer[i] = append(x.outer[i], p.ref)
+					}
+				}
+			}
+		}
+		x.routes[i], x.outer[i] = sortedRefs(x.routes[i]), sortedRefs(x.outer[i])
+	}
+	slices.SortFunc(x.sorted, objects.Ref.Compare)
+	for _, all := range x.attached {
+		slices.SortStableFunc(all, func(a, b attached) int { return precedence(a.policy, b.policy) })
+	}
+	return x
+}
+
+// targetOf returns the place that a targetRef names; false if policies of this
+// kind do not attach to such objects.
+func targetOf(p *compiledPolicy, target int) (place, bool) {
+	ref := &p.object.Targets()[target]
+	kind := string(ref.Kind)
+	at := place{object: objects.Ref{Kind: kind, Namespace: p.ref.Namespace, Name: string(ref.Name)}}
+	if ref.SectionName != nil {
+		at.section = string(*ref.SectionName)
+	}
+	ok := slices.Contains(policyKinds[p.kind].targets, kind) && objects.GroupOf(kind) == string(ref.Group) &&
+		(kind != "Backend" || at.section == "")
+	return at, ok
+}
+
+// precedence orders policies at one place, GEP-713 "conflict resolution".
+func precedence(a, b *compiledPolicy) int {
+	return cmp.Or(
+		cmp.Compare(truth(b.object.IsEnforced()), truth(a.object.IsEnforced())),
+		cmp.Compare(a.object.GetCreationTimestamp().Unix(), b.object.GetCreationTimestamp().Unix()),
+		a.ref.Compare(b.ref))
+}
+
+func truth(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// effective merges the policies of a kind at places that are given from the
+// outermost to the nearest. What an outer policy enforces holds; otherwise the
+// nearest holds; at one place, the first by precedence.
+func (x *policies) effective(kind int, places ...place) effective {
+	var merged effective
+	for _, at := range places {
+		outer := len(merged)
+		for _, a := range x.attached[at.object] {
+			if a.policy.kind != kind || a.place != at {
+				continue
+			}
+			for i := range a.policy.stanzas {
+				s := &a.policy.stanzas[i]
+				j := slices.IndexFunc(merged, func(w winner) bool { return w.stanza.name == s.name })
+				switch {
+				case j < 0:
+					merged = append(merged, winner{a, s})
+				case j < outer && merged[j].place != at && !merged[j].policy.object.IsEnforced():
+					merged[j] = winner{a, s}
+				}
+			}
+		}
+	}
+	return merged
+}
+
+// rulePlaces are a route and, if it has a name, one of its rules.
+func rulePlaces(route *gatewayv1.HTTPRoute, rule int) []place {
+	object := objects.Ref{Kind: "HTTPRoute", Namespace: route.Namespace, Name: route.Name}
+	places := []place{{object: object}}
+	if name := route.Spec.Rules[rule].Name; name != nil && *name != "" {
+		places = append(places, place{object, string(*name)})
+	}
+	return places
+}
+
+// filters implements policyIndex.
+func (x *policies) filters(at attachment, own []policy.Config) (filters []policy.Config, broken string) {
+	gateway := objects.Ref{Kind: "Gateway", Namespace: at.Gateway.Namespace, Name: at.Gateway.Name}
+	places := append([]place{{object: gateway}, {gateway, string(at.Listener)}}, rulePlaces(at.Route, at.Rule)...)
+	for i := range policyKinds {
+		kind := &policyKinds[i]
+		if kind.own {
+			filters = append(filters, own...)
+		}
+		if kind.filters == nil {
+			continue
+		}
+		e := x.effective(i, places...)
+		for _, w := range e {
+			if broken == "" {
+				broken = w.stanza.broken
+			}
+		}
+		if len(e) > 0 {
+			filters = append(filters, kind.filters(e)...)
+		}
+	}
+	return filters, broken
+}
+
+// attachedTo implements policyIndex. A route with policies of its own concerns
+// those of the objects above it too: it may have come to them or left them,
+// and they say in status where they are overridden.
+func (x *policies) attachedTo(target objects.Ref) []objects.Ref {
+	var refs []objects.Ref
+	for _, a := range x.attached[target] {
+		refs = append(refs, a.policy.ref)
+	}
+	if target.Kind == "HTTPRoute" {
+		for kind := range policyKinds {
+			if _, ok := slices.BinarySearchFunc(x.routes[kind], target, objects.Ref.Compare); ok {
+				refs = append(refs, x.outer[kind]...)
+			}
+		}
+	}
+	return sortedRefs(refs)
+}
+
+// all implements policyIndex.
+func (x *policies) all() []objects.Ref { return x.sorted }
+
+// wanted implements policyIndex.
+func (x *policies) wanted() []objects.Ref {
+	var refs []objects.Ref
+	for _, ref := range x.sorted {
+		refs = append(refs, x.compiled[ref].wanted...)
+	}
+	return sortedRefs(refs)
+}
+
+func sortedRefs(refs []objects.Ref) []objects.Ref {
+	slices.SortFunc(refs, objects.Ref.Compare)
+	return slices.Compact(refs)
+}

@@ -1,0 +1,76 @@
+package compile
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/headgate/headgate/api/v1alpha1"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// clusterSetting is a stanza's value of a BackendPolicy: what it does to a cluster.
+type clusterSetting func(*snapshot.Cluster)
+
+var algorithms = []string{"RoundRobin", "LeastRequest", "IPHash", "RandomOfTwo"}
+
+func compileBackendPolicy(c *policyCompiler) {
+	spec := &c.object.(*v1alpha1.BackendPolicy).Spec
+	set := func(name string, findings int, apply clusterSetting) {
+		if len(c.findings) == findings {
+			c.sets(name, apply)
+		}
+	}
+	before := len(c.findings)
+	if spec.Balance != nil {
+		algorithm := string(spec.Balance.Algorithm)
+		if !slices.Contains(algorithms, algorithm) {
+			c.invalid("spec.balance.algorithm", fmt.Sprintf("%q does not exist", algorithm), "one of "+strings.Join(algorithms, ", "))
+		}
+		set("balance", before, func(cl *snapshot.Cluster) { cl.Balance = snapshot.Balance{Algorithm: algorithm} })
+	}
+	if spec.ConnectTimeout != nil {
+		before := len(c.findings)
+		d := c.duration("spec.connectTimeout", spec.ConnectTimeout, 0, time.Millisecond, time.Minute)
+		set("connectTimeout", before, func(cl *snapshot.Cluster) { cl.ConnectTimeout = d })
+	}
+	if p := spec.Pool; p != nil {
+		if p.MaxIdle != nil {
+			before := len(c.findings)
+			n := number(c, "spec.pool.maxIdle", p.MaxIdle, 0, 1, 65536)
+			set("pool.maxIdle", before, func(cl *snapshot.Cluster) { cl.MaxIdle = int(n) })
+		}
+		if p.IdleTimeout != nil {
+			before := len(c.findings)
+			d := c.duration("spec.pool.idleTimeout", p.IdleTimeout, 0, time.Second, time.Hour)
+			set("pool.idleTimeout", before, func(cl *snapshot.Cluster) { cl.IdleTimeout = d })
+		}
+	}
+	if len(c.stanzas) == 0 && len(c.findings) == 0 {
+		c.invalid("spec", "it sets nothing", "balance, connectTimeout or pool")
+	}
+}
+
+// cluster implements policyIndex.
+func (x *policies) cluster(at backendUse, c *snapshot.Cluster) (target string) {
+	places := []place{{object: at.Backend}}
+	if at.Port != nil && at.Port.Name != "" {
+		places = append(places, place{at.Backend, at.Port.Name})
+	}
+	own := len(places)
+	places = append(places, rulePlaces(at.Route, at.Rule)...)
+	nearest := -1
+	for _, w := range x.effective(backendPolicies, places...) {
+		w.stanza.value.(clusterSetting)(c)
+		nearest = max(nearest, slices.Index(places, w.place))
+	}
+	if nearest >= own {
+		p := places[nearest]
+		target = p.object.Kind + "/" + p.object.Namespace + "/" + p.object.Name
+		if p.section != "" {
+			target += "/" + p.section
+		}
+	}
+	return target
+}

@@ -1,0 +1,84 @@
+package compile
+
+import (
+	"github.com/headgate/headgate/api/v1alpha1"
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/policy"
+)
+
+// policyKind is a kind of policy: how an object of it becomes stanzas, and how
+// the effective stanzas at a place become what the data plane does.
+type policyKind struct {
+	name string
+	// list returns all objects of the kind, sorted.
+	list func(*objects.Set) []v1alpha1.Policy
+	// targets are the kinds of object that it attaches to.
+	targets []string
+	// compile sets the object's stanzas and reports what is wrong with it.
+	compile func(*policyCompiler)
+	// filters makes a rule's filters. Kinds without it do not take part in the
+	// pipeline: their stanzas are looked up by client or cluster.
+	filters func(effective) []policy.Config
+	// own marks the place of the rule's own filters, those of the Gateway API.
+	own bool
+}
+
+// The rows of policyKinds that others ask for by name.
+const (
+	listenerPolicies = iota
+	authPolicies
+	rateLimitPolicies
+	gatewayAPIFilters
+	transformPolicies
+	backendPolicies
+)
+
+// routeTargets is what policies on requests attach to.
+var routeTargets = []string{"Gateway", "HTTPRoute"}
+
+// policyKinds is every kind of policy, in the order in which a request meets them.
+var policyKinds []policyKind
+
+func init() {
+	policyKinds = []policyKind{
+		// Limits and timeouts hold while the request is read, before it is known whose it is.
+		listenerPolicies: {
+			name: "ListenerPolicy", list: listOf[*v1alpha1.ListenerPolicy], targets: []string{"Gateway"},
+			compile: compileListenerPolicy,
+		},
+		// Before all that acts on a request: who may not come in learns nothing,
+		// not even a redirect's target, and sets nothing off.
+		authPolicies: {
+			name: "AuthPolicy", list: listOf[*v1alpha1.AuthPolicy], targets: routeTargets,
+			compile: compileAuthPolicy, filters: authFilters,
+		},
+		// After authentication, so that limits can count by consumer and a
+		// stranger cannot use up a consumer's share; before all that costs more.
+		rateLimitPolicies: {
+			name: "RateLimitPolicy", list: listOf[*v1alpha1.RateLimitPolicy], targets: routeTargets,
+			compile: compileRateLimitPolicy, filters: rateLimitFilters,
+		},
+		gatewayAPIFilters: {own: true},
+		// After the rule's own filters: a policy has the last word on what they
+		// wrote. Its templates see the request as it was received either way.
+		transformPolicies: {
+			name: "TransformPolicy", list: listOf[*v1alpha1.TransformPolicy], targets: routeTargets,
+			compile: compileTransformPolicy, filters: transformFilters,
+		},
+		// The load balancer is the last to see a request.
+		backendPolicies: {
+			name: "BackendPolicy", list: listOf[*v1alpha1.BackendPolicy], targets: []string{"Service", "Backend", "HTTPRoute"},
+			compile: compileBackendPolicy,
+		},
+	}
+	newPolicies = newPolicyIndex
+}
+
+func listOf[T v1alpha1.Policy](set *objects.Set) []v1alpha1.Policy {
+	all := objects.All[T](set)
+	policies := make([]v1alpha1.Policy, len(all))
+	for i := range all {
+		policies[i] = all[i]
+	}
+	return policies
+}

@@ -1,0 +1,280 @@
+package compile
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/controllers/objects"
+)
+
+// The condition that says that another policy took the place of this one, or
+// of some of its stanzas.
+const (
+	conditionOverridden       = "Overridden"
+	reasonOverridden          = "Overridden"
+	reasonPartiallyOverridden = "PartiallyOverridden"
+)
+
+// status implements policyIndex. The ancestors are the policy's targets.
+func (x *policies) status(set *objects.Set, ref objects.Ref) (*Status, []Finding) {
+	p := x.compiled[ref]
+	if p == nil {
+		return nil, nil
+	}
+	r := report{object: ref, findings: p.findings[:len(p.findings):len(p.findings)]}
+	generation := p.object.GetGeneration()
+	value := gatewayv1.PolicyStatus{Ancestors: []gatewayv1.PolicyAncestorStatus{}}
+	for i := range p.object.Targets() {
+		target := &p.object.Targets()[i]
+		namespace := gatewayv1.Namespace(ref.Namespace)
+		entry := gatewayv1.PolicyAncestorStatus{
+			AncestorRef: gatewayv1.ParentReference{
+				Group: &target.Group, Kind: &target.Kind, Namespace: &namespace, Name: target.Name, SectionName: target.SectionName,
+			},
+			ControllerName: ControllerName,
+		}
+		accepted := p.accepted
+		var overridden *metav1.Condition
+		if at, found := x.find(set, p, i, &r, &accepted); found {
+			overridden = x.overridden(set, p, at, i, &r, &accepted)
+		}
+		entry.Conditions = append(entry.Conditions, newCondition(string(gatewayv1.PolicyConditionAccepted),
+			string(gatewayv1.PolicyReasonAccepted), "The policy is attached.", accepted, generation))
+		if len(p.wanted) > 0 || !p.resolved.ok() {
+			entry.Conditions = append(entry.Conditions,
+				newCondition(conditionResolvedRefs, reasonResolvedRefs, "All references resolve.", p.resolved, generation))
+		}
+		if overridden != nil {
+			overridden.ObservedGeneration = generation
+			entry.Conditions = append(entry.Conditions, *overridden)
+		}
+		value.Ancestors = append(value.Ancestors, entry)
+	}
+	return &Status{Object: ref, Generation: generation, Value: value}, r.findings
+}
+
+// find resolves a targetRef, and reports one that leads nowhere.
+func (x *policies) find(set *objects.Set, p *compiledPolicy, target int, r *report, accepted *verdict) (place, bool) {
+	kind := &policyKinds[p.kind]
+	ref := &p.object.Targets()[target]
+	at, ok := targetOf(p, target)
+	missing := func(field, message, want string) (place, bool) {
+		r.fail(accepted, Finding{
+			Field: fmt.Sprintf("spec.targetRefs[%d]%s", target, field), Message: message, Want: want,
+			Condition: string(gatewayv1.PolicyConditionAccepted), Reason: string(gatewayv1.PolicyReasonTargetNotFound),
+		})
+		return at, false
+	}
+	if !ok {
+		wants := make([]string, len(kind.targets))
+		for i, k := range kind.targets {
+			wants[i] = fmt.Sprintf("kind %s with group %q", k, objects.GroupOf(k))
+		}
+		return missing("", fmt.Sprintf("%s does not attach to kind %q of group %q", kind.name, ref.Kind, ref.Group), strings.Join(wants, ", or "))
+	}
+	object := set.Get(at.object)
+	if object == nil {
+		return missing(".name", fmt.Sprintf("%s does not exist", at.object), "the name of a "+at.object.Kind+" in the policy's namespace")
+	}
+	var sections []string
+	switch o := object.(type) {
+	case *gatewayv1.Gateway:
+		class := objects.Get[*gatewayv1.GatewayClass](set, "", string(o.Spec.GatewayClassName))
+		if class != nil && class.Spec.ControllerName != ControllerName {
+			return missing(".name", fmt.Sprintf("%s is served by %s", at.object, class.Spec.ControllerName), "a Gateway whose class has controllerName "+ControllerName)
+		}
+		for i := range o.Spec.Listeners {
+			sections = append(sections, string(o.Spec.Listeners[i].Name))
+		}
+	case *gatewayv1.HTTPRoute:
+		for i := range o.Spec.Rules {
+			if name := o.Spec.Rules[i].Name; name != nil && *name != "" {
+				sections = append(sections, string(*name))
+			}
+		}
+	case *corev1.Service:
+		for i := range o.Spec.Ports {
+			if name := o.Spec.Ports[i].Name; name != "" {
+				sections = append(sections, name)
+			}
+		}
+	}
+	if at.section != "" && !slices.Contains(sections, at.section) {
+		want := "one of " + strings.Join(sections, ", ")
+		if len(sections) == 0 {
+			want = "no sectionName: " + at.object.String() + " has no named sections"
+		}
+		return missing(".sectionName", fmt.Sprintf("%s has no section %q", at.object, at.section), want)
+	}
+	return at, true
+}
+
+// maxNamed bounds how many policies a message names.
+const maxNamed = 8
+
+// overridden says which of a policy's stanzas do not hold everywhere below a
+// target, and whose hold there instead; nil if all do.
+func (x *policies) overridden(set *objects.Set, p *compiledPolicy, at place, target int, r *report, accepted *verdict) *metav1.Condition {
+	lost := map[string]bool{}     // stanzas that hold nowhere below the target
+	conflict := map[string]bool{} // of these, those that a policy with the same target sets
+	var said []string
+	more := 0
+	for _, rival := range x.rivals(set, p, at) {
+		var names []string
+		for i := range p.stanzas {
+			name := p.stanzas[i].name
+			if rival.policy.stanza(name) == nil || !rival.beats(p) {
+				continue
+			}
+			names = append(names, name)
+			if rival.covers {
+				lost[name] = true
+				conflict[name] = conflict[name] || rival.place == at
+			}
+		}
+		switch {
+		case len(names) == 0:
+		case len(said) == maxNamed:
+			more++
+		default:
+			said = append(said, fmt.Sprintf("%s: %s at %s, which is %s", strings.Join(names, ", "), rival.policy, rival.place, rival.reason()))
+		}
+	}
+	if len(said) == 0 {
+		return nil
+	}
+	message := "Set by another policy: " + strings.Join(said, "; ")
+	if more > 0 {
+		message += fmt.Sprintf("; and %d more", more)
+	}
+	if len(conflict) == len(p.stanzas) && allTrue(conflict) {
+		r.fail(accepted, Finding{
+			Field:   fmt.Sprintf("spec.targetRefs[%d]", target),
+			Message: "nothing of this policy holds at " + at.String() + ". " + message,
+			Want:    "one policy for each setting of a target", Condition: string(gatewayv1.PolicyConditionAccepted),
+			Reason: string(gatewayv1.PolicyReasonConflicted),
+		})
+	}
+	c := &metav1.Condition{Type: conditionOverridden, Status: metav1.ConditionTrue, Reason: reasonPartiallyOverridden, Message: message + "."}
+	if len(lost) == len(p.stanzas) {
+		c.Reason = reasonOverridden
+	}
+	return c
+}
+
+func allTrue(m map[string]bool) bool {
+	for _, v := range m {
+		if !v {
+			return false
+		}
+	}
+	return true
+}
+
+// rival is a policy of the same kind that meets another one somewhere.
+type rival struct {
+	attached
+	// covers says that it is met everywhere below the other one's target.
+	covers bool
+	depth  int // relative to the other one's: below 0 is outer, above 0 nearer
+}
+
+// beats reports whether the rival's stanzas hold where both set the same.
+func (q *rival) beats(p *compiledPolicy) bool {
+	switch {
+	case q.depth < 0:
+		return q.policy.object.IsEnforced()
+	case q.depth > 0:
+		return !p.object.IsEnforced()
+	}
+	return precedence(q.policy, p) < 0
+}
+
+func (q *rival) reason() string {
+	switch {
+	case q.depth < 0 || q.depth == 0 && q.policy.object.IsEnforced():
+		return "enforced"
+	case q.depth > 0:
+		return "nearer"
+	}
+	return "older"
+}
+
+// rivals returns the policies that meet a policy at one of its targets: of the same
+// object and its sections, of what is above it and of what is below it.
+func (x *policies) rivals(set *objects.Set, p *compiledPolicy, at place) []rival {
+	var rivals []rival
+	add := func(object objects.Ref, depth int, section func(string) (meets, covers bool)) {
+		for _, a := range x.attached[object] {
+			if a.policy.kind != p.kind || a.policy == p && a.place == at ||
+				slices.ContainsFunc(rivals, func(q rival) bool { return q.policy == a.policy && q.place == a.place }) {
+				continue
+			}
+			if meets, covers := section(a.place.section); meets {
+				rivals = append(rivals, rival{a, covers, depth + truth(a.place.section != "") - truth(at.section != "")})
+			}
+		}
+	}
+	add(at.object, 0, func(section string) (meets, covers bool) {
+		return section == at.section || section == "" || at.section == "", section == at.section || section == ""
+	})
+	route := func(ref objects.Ref) *gatewayv1.HTTPRoute {
+		return objects.Get[*gatewayv1.HTTPRoute](set, ref.Namespace, ref.Name)
+	}
+	if at.object.Kind == "HTTPRoute" {
+		above := x.above(route(at.object), p.kind)
+		for _, up := range above {
+			add(up.object, -2, func(section string) (meets, covers bool) {
+				meets = section == "" || up.section == "" || section == up.section
+				return meets, len(above) == 1 && (section == "" || section == up.section)
+			})
+		}
+		return rivals
+	}
+	for _, ref := range x.routes[p.kind] {
+		for _, up := range x.above(route(ref), p.kind) {
+			if up.object != at.object || up.section != "" && at.section != "" && up.section != at.section {
+				continue
+			}
+			add(ref, 2, func(string) (meets, covers bool) { return true, false })
+			break
+		}
+	}
+	return rivals
+}
+
+// above returns what an HTTPRoute is below of, for a kind of policy: Gateways and
+// listeners, or the Services and Backends that it names. The latter are given
+// as whole objects.
+func (x *policies) above(route *gatewayv1.HTTPRoute, kind int) []place {
+	if route == nil {
+		return nil
+	}
+	var places []place
+	if kind != backendPolicies {
+		for i := range route.Spec.ParentRefs {
+			parent := &route.Spec.ParentRefs[i]
+			if gateway, ok := objects.GatewayOf(parent, route.Namespace); ok {
+				at := place{object: gateway}
+				if parent.SectionName != nil {
+					at.section = string(*parent.SectionName)
+				}
+				places = append(places, at)
+			}
+		}
+		return places
+	}
+	seen := map[objects.Ref]bool{}
+	objects.EachBackendRef(route, func(b *gatewayv1.BackendObjectReference) {
+		if backend, ok := objects.BackendOf(b, route.Namespace); ok && !seen[backend] {
+			seen[backend] = true
+			places = append(places, place{object: backend})
+		}
+	})
+	return places
+}
