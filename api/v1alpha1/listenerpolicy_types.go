@@ -6,9 +6,9 @@ import (
 )
 
 // ListenerPolicy says how a Gateway's listeners treat their clients.
-// Listeners that share a port have one codec in common until the request's
-// hostname is known: of limits.headerBytes, limits.headers and the timeouts,
-// the port uses the largest of its listeners.
+// Listeners that share a port share its codec too, which reads a request before
+// it is known whose it is: of each limit and timeout, the most generous of
+// these listeners holds for all of them.
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:storageversion
@@ -86,7 +86,7 @@ type ClientLimits struct {
 	// BodyBytes is the size in bytes of a request's content; more is answered
 	// 413. The default is no limit.
 	// +optional
-	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Minimum=1
 	BodyBytes *int64 `json:"bodyBytes,omitempty"`
 }
 

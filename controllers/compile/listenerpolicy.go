@@ -51,10 +51,7 @@ func compileListenerPolicy(c *policyCompiler) {
 		}
 		if l.BodyBytes != nil {
 			before := len(c.findings)
-			n := number(c, "spec.limits.bodyBytes", l.BodyBytes, 0, 0, 1<<62)
-			if n == 0 {
-				n = -1 // see snapshot.Client
-			}
+			n := number(c, "spec.limits.bodyBytes", l.BodyBytes, 0, 1, 1<<62)
 			set("limits.bodyBytes", before, func(cl *snapshot.Client) { cl.BodyBytes = n })
 		}
 	}

@@ -99,8 +99,7 @@ type Client struct {
 	// bytes with the request line, and its number of fields. More is answered 431.
 	HeaderBytes int `json:"headerBytes,omitempty"`
 	Headers     int `json:"headers,omitempty"`
-	// BodyBytes bounds a request's content, in bytes; more is answered 413.
-	// 0 means no bound, and -1 that no content is allowed.
+	// BodyBytes bounds a request's content, in bytes; more is answered 413. 0 means no bound.
 	BodyBytes int64 `json:"bodyBytes,omitempty"`
 	// HeaderTimeout is from a request's first byte to the end of its header section (408).
 	HeaderTimeout time.Duration `json:"headerTimeout,omitempty"`
