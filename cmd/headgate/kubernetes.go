@@ -17,16 +17,18 @@ import (
 	"github.com/headgate/headgate/controllers/compile"
 	"github.com/headgate/headgate/controllers/infra"
 	"github.com/headgate/headgate/controllers/loop"
+	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/controllers/status"
 	"github.com/headgate/headgate/controllers/watch"
+	"github.com/headgate/headgate/dataplane/observe"
 )
 
 // clusterOptions are the flags of Kubernetes mode.
 type clusterOptions struct {
 	kubeconfig  string
 	namespace   string
-	podName     string
-	podLabels   map[string]string
+	identity    string
+	selector    map[string]string
 	lease       string
 	serviceType string
 }
@@ -35,8 +37,8 @@ func newClusterOptions() clusterOptions {
 	hostname, _ := os.Hostname()
 	o := clusterOptions{
 		namespace:   "headgate-system",
-		podName:     hostname,
-		podLabels:   map[string]string{"app.kubernetes.io/name": "headgate"},
+		identity:    hostname,
+		selector:    map[string]string{"app.kubernetes.io/name": "headgate"},
 		lease:       "headgate",
 		serviceType: string(corev1.ServiceTypeLoadBalancer),
 	}
@@ -44,7 +46,7 @@ func newClusterOptions() clusterOptions {
 		o.namespace = v
 	}
 	if v := os.Getenv("POD_NAME"); v != "" {
-		o.podName = v
+		o.identity = v
 	}
 	return o
 }
@@ -52,8 +54,8 @@ func newClusterOptions() clusterOptions {
 func (o *clusterOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "reach the cluster by this `file` (default $KUBECONFIG, or the pod's own account)")
 	f.StringVar(&o.namespace, "namespace", o.namespace, "Headgate's own namespace, where the Gateways' Services are (default $POD_NAMESPACE)")
-	f.StringVar(&o.podName, "pod-name", o.podName, "this replica's name among those that elect a leader (default $POD_NAME)")
-	f.StringToStringVar(&o.podLabels, "pod-labels", o.podLabels, "the `labels` of Headgate's pods, which the Gateways' Services select")
+	f.StringVar(&o.identity, "identity", o.identity, "this replica's name among those that elect a leader (default $POD_NAME)")
+	f.StringToStringVar(&o.selector, "service-selector", o.selector, "the `labels` of Headgate's pods, by which the Gateways' Services select them")
 	f.StringVar(&o.lease, "lease", o.lease, "the Lease by which replicas elect a leader")
 	f.StringVar(&o.serviceType, "service-type", o.serviceType, "the type of the Gateways' Services: LoadBalancer, NodePort or ClusterIP")
 }
@@ -67,7 +69,7 @@ type kubernetes struct {
 	log      logr.Logger
 }
 
-func newKubernetes(o *serveOptions, log logr.Logger) (*kubernetes, error) {
+func newKubernetes(o *serveOptions, metrics *observe.Metrics, log logr.Logger) (*kubernetes, error) {
 	switch corev1.ServiceType(o.cluster.serviceType) {
 	case corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort, corev1.ServiceTypeClusterIP:
 	default:
@@ -87,16 +89,20 @@ func newKubernetes(o *serveOptions, log logr.Logger) (*kubernetes, error) {
 	k.cluster, err = watch.New(config, watch.Options{
 		Namespace: o.cluster.namespace,
 		Lease:     o.cluster.lease,
-		Identity:  o.cluster.podName,
+		Identity:  o.cluster.identity,
+		Seen:      func(ref objects.Ref) { k.statuses.Look(ref) },
 		Log:       log.WithName("watch"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
-	k.statuses = status.NewWriter(k.cluster.Client(), k.cluster.Reader(), status.Options{Log: log.WithName("status")})
+	k.statuses = status.NewWriter(k.cluster.Client(), k.cluster.Reader(), status.Options{
+		Metrics: metrics.Registry(),
+		Log:     log.WithName("status"),
+	})
 	k.services = infra.New(k.cluster.Client(), k.cluster.Reader(), infra.Options{
 		Namespace: o.cluster.namespace,
-		Selector:  o.cluster.podLabels,
+		Selector:  o.cluster.selector,
 		Type:      corev1.ServiceType(o.cluster.serviceType),
 		Log:       log.WithName("infra"),
 	})

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -115,17 +114,18 @@ func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Si
 	if err != nil {
 		return err
 	}
+	metrics := observe.NewMetrics(shortVersion())
 	var m mode
 	if o.manifests != "" {
 		m, err = newStandalone(o, log)
 	} else {
-		m, err = newKubernetes(o, log)
+		m, err = newKubernetes(o, metrics, log)
 	}
 	if err != nil {
 		return err
 	}
 
-	srv := &server{opts: o, log: log, metrics: observe.NewMetrics(shortVersion())}
+	srv := &server{opts: o, log: log, metrics: metrics}
 	var accessLog *observe.AccessLog
 	if o.accessLog != "off" {
 		format, err := observe.ParseFormat(o.accessLog)
@@ -134,19 +134,19 @@ func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Si
 		}
 		accessLog = observe.NewAccessLog(s.out, format)
 		defer accessLog.Close()
-		srv.metrics.SetAccessLog(accessLog)
+		metrics.SetAccessLog(accessLog)
 	}
 	srv.proxy = dataplane.New(dataplane.Options{
 		BindAddresses: o.bindAddresses,
 		Log:           log.WithName("proxy"),
-		Metrics:       srv.metrics,
+		Metrics:       metrics,
 		AccessLog:     accessLog,
 	})
 	options := loop.Options{
 		Apply: srv.proxy.Apply,
 		Measured: func(compiled, _ time.Duration) {
-			srv.metrics.Compiled(compiled)
-			srv.metrics.Applied(time.Now())
+			metrics.Compiled(compiled)
+			metrics.Applied(time.Now())
 		},
 		Log: log,
 	}
