@@ -1,30 +1,262 @@
 package observe
 
 import (
+	"maps"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// snapshots are the times of compiling and swapping.
-type snapshots struct {
-	swaps    atomic.Uint64
-	last     atomic.Int64 // Unix nanoseconds; 0 before the first
-	compiles atomic.Uint64
-	took     atomic.Int64 // nanoseconds, all compiles
-	lastTook atomic.Int64
+// The descriptions of what collector makes at each scrape.
+var (
+	requestsDesc = desc("http_requests_total",
+		"Requests that are over, by the class of the status sent; none if no response was sent.",
+		"listener", "route", "cluster", "code_class")
+	durationDesc = desc("http_request_duration_seconds",
+		"Time from a request's first byte to its response's last.",
+		"listener", "route", "cluster", "code_class")
+	addedDesc = desc("http_added_latency_seconds",
+		"The share of a request's time that was not spent waiting for the upstream.",
+		"listener", "route")
+	inFlightDesc = desc("http_requests_in_flight",
+		"Requests being served.",
+		"listener", "route")
+	localDesc = desc("http_local_replies_total",
+		"Responses that Headgate itself made, by reason.",
+		"reason")
+	malformedDesc = desc("http_malformed_requests_total",
+		"Requests that could not be read, by reason.",
+		"port", "reason")
+	acceptedDesc = desc("connections_accepted_total",
+		"Connections from clients.",
+		"port")
+	activeDesc = desc("connections_active",
+		"Open connections from clients.",
+		"port")
+	rejectedDesc = desc("connections_rejected_total",
+		"Connections closed before a request was read from them, by reason.",
+		"port", "reason")
+	endpointHealthyDesc = desc("upstream_endpoint_healthy",
+		"1 if requests may be sent to the endpoint, 0 while it is ejected.",
+		"cluster", "endpoint")
+	endpointDrainingDesc = desc("upstream_endpoint_draining",
+		"1 while the endpoint is about to go and takes no new requests.",
+		"cluster", "endpoint")
+	endpointInFlightDesc = desc("upstream_endpoint_requests_in_flight",
+		"Requests that the endpoint is serving.",
+		"cluster", "endpoint")
+	endpointIdleDesc = desc("upstream_endpoint_connections_idle",
+		"Connections kept open to the endpoint for requests to come.",
+		"cluster", "endpoint")
+	endpointConnectionsDesc = desc("upstream_endpoint_connections",
+		"Open connections to the endpoint.",
+		"cluster", "endpoint")
+	endpointRequestsDesc = desc("upstream_endpoint_requests_total",
+		"Requests sent to the endpoint, retries included.",
+		"cluster", "endpoint")
+	endpointFailuresDesc = desc("upstream_endpoint_failures_total",
+		"Requests and attempts to connect that brought no response.",
+		"cluster", "endpoint")
+	endpointConnectFailuresDesc = desc("upstream_endpoint_connect_failures_total",
+		"Attempts to connect that failed.",
+		"cluster", "endpoint")
+	endpointEjectionsDesc = desc("upstream_endpoint_ejections_total",
+		"How often the endpoint was taken out of use because it failed.",
+		"cluster", "endpoint")
+	logDroppedDesc = desc("access_log_dropped_total",
+		"Access log lines that were dropped because they could not be written fast enough.")
+)
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("headgate_"+name, help, labels, nil)
 }
 
-func (s *snapshots) compiled(took time.Duration) {
-	s.compiles.Add(1)
-	s.took.Add(int64(took))
-	s.lastTook.Store(int64(took))
+// collector turns the counts into Prometheus' metrics at each scrape.
+type collector struct{ m *Metrics }
+
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		requestsDesc, durationDesc, addedDesc, inFlightDesc, localDesc, malformedDesc,
+		acceptedDesc, activeDesc, rejectedDesc,
+		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
+		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
+		endpointEjectionsDesc, logDroppedDesc,
+	} {
+		ch <- d
+	}
+}
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	c.m.mu.Lock()
+	routes := slices.Collect(maps.Values(c.m.routes))
+	shares := slices.Collect(maps.Values(c.m.shares))
+	ports := slices.Collect(maps.Values(c.m.ports))
+	c.m.mu.Unlock()
+
+	for _, r := range routes {
+		r.collect(ch)
+	}
+	for _, s := range shares {
+		s.collect(ch)
+	}
+	for _, p := range ports {
+		p.collect(ch)
+	}
+	c.m.local.collect(ch, localDesc)
+	if each := c.m.endpoints.Load(); each != nil {
+		(*each)(func(e Endpoint) { e.collect(ch) })
+	}
+	counter(ch, logDroppedDesc, c.m.accessLog.Load().Dropped())
+}
+
+func (r *Route) collect(ch chan<- prometheus.Metric) {
+	l := r.labels
+	for class, name := range classNames {
+		var h tally
+		for i := range r.shards {
+			h.add(&r.shards[i].total[class])
+		}
+		if h.count == 0 {
+			continue
+		}
+		counter(ch, requestsDesc, h.count, l.Listener, l.Route, l.Cluster, name)
+		h.collect(ch, durationDesc, totalBounds[:], l.Listener, l.Route, l.Cluster, name)
+	}
+}
+
+func (s *share) collect(ch chan<- prometheus.Metric) {
+	var inFlight int64
+	var h tally
+	for i := range s.shards {
+		inFlight += s.shards[i].inFlight.Load()
+		h.add(&s.shards[i].added)
+	}
+	gauge(ch, inFlightDesc, float64(inFlight), s.labels.listener, s.labels.route)
+	if h.count > 0 {
+		h.collect(ch, addedDesc, addedBounds[:], s.labels.listener, s.labels.route)
+	}
+}
+
+func (p *Port) collect(ch chan<- prometheus.Metric) {
+	counter(ch, acceptedDesc, p.accepted.Load(), p.key)
+	gauge(ch, activeDesc, float64(p.active.Load()), p.key)
+	p.rejected.collect(ch, rejectedDesc, p.key)
+	p.malformed.collect(ch, malformedDesc, p.key)
+}
+
+func (e *Endpoint) collect(ch chan<- prometheus.Metric) {
+	gauge(ch, endpointHealthyDesc, truth(e.Healthy), e.Cluster, e.Address)
+	gauge(ch, endpointDrainingDesc, truth(e.Draining), e.Cluster, e.Address)
+	gauge(ch, endpointInFlightDesc, float64(e.InFlight), e.Cluster, e.Address)
+	gauge(ch, endpointConnectionsDesc, float64(e.Connections), e.Cluster, e.Address)
+	gauge(ch, endpointIdleDesc, float64(e.Idle), e.Cluster, e.Address)
+	counter(ch, endpointRequestsDesc, e.Requests, e.Cluster, e.Address)
+	counter(ch, endpointFailuresDesc, e.Failures, e.Cluster, e.Address)
+	counter(ch, endpointConnectFailuresDesc, e.ConnectFailures, e.Cluster, e.Address)
+	counter(ch, endpointEjectionsDesc, e.Ejections, e.Cluster, e.Address)
+}
+
+func (r *reasons) collect(ch chan<- prometheus.Metric, d *prometheus.Desc, labels ...string) {
+	counts := r.counts.Load()
+	if counts == nil {
+		return
+	}
+	for reason, n := range *counts {
+		counter(ch, d, n.Load(), append(slices.Clip(labels), reason)...)
+	}
+}
+
+// tally is a histogram's sum over its shards.
+type tally struct {
+	sum     int64
+	count   uint64
+	buckets [len(totalBounds) + 1]uint64
+}
+
+func (t *tally) add(p *atomic.Pointer[histogram]) {
+	h := p.Load()
+	if h == nil {
+		return
+	}
+	t.sum += h.sum.Load()
+	for i := range h.buckets {
+		n := h.buckets[i].Load()
+		t.buckets[i] += n
+		t.count += n
+	}
+}
+
+func (t *tally) collect(ch chan<- prometheus.Metric, d *prometheus.Desc, bounds []int64, labels ...string) {
+	cumulative := make(map[float64]uint64, len(bounds))
+	var n uint64
+	for i, bound := range bounds {
+		n += t.buckets[i]
+		cumulative[time.Duration(bound).Seconds()] = n
+	}
+	ch <- prometheus.MustNewConstHistogram(d, t.count, time.Duration(t.sum).Seconds(), cumulative, labels...)
+}
+
+func counter(ch chan<- prometheus.Metric, d *prometheus.Desc, n uint64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+}
+
+func gauge(ch chan<- prometheus.Metric, d *prometheus.Desc, v float64, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// snapshots are the times of compiling and swapping: rare enough for
+// Prometheus' own types.
+type snapshots struct {
+	compile prometheus.Histogram
+	swaps   prometheus.Counter
+
+	mu   sync.Mutex
+	last time.Time
+}
+
+func newSnapshots(registry *prometheus.Registry) *snapshots {
+	s := &snapshots{
+		compile: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "headgate_compile_duration_seconds",
+			Help:    "Time from objects to a snapshot and statuses.",
+			Buckets: prometheus.ExponentialBuckets(100e-6, 4, 9),
+		}),
+		swaps: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "headgate_snapshots_applied_total",
+			Help: "Snapshots that were made the one that serves.",
+		}),
+	}
+	registry.MustRegister(s.compile, s.swaps, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "headgate_snapshot_age_seconds",
+		Help: "Time since the snapshot that serves was applied; 0 before the first.",
+	}, s.age))
+	return s
 }
 
 func (s *snapshots) applied(now time.Time) {
-	s.swaps.Add(1)
-	s.last.Store(now.UnixNano())
+	s.swaps.Inc()
+	s.mu.Lock()
+	s.last = now
+	s.mu.Unlock()
+}
+
+func (s *snapshots) age() float64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last.IsZero() {
+		return 0
+	}
+	return time.Since(s.last).Seconds()
 }
 
 func buildInfo(version string) prometheus.Collector {
@@ -35,10 +267,3 @@ func buildInfo(version string) prometheus.Collector {
 	g.Set(1)
 	return g
 }
-
-// collector turns the counts into Prometheus' metrics at each scrape.
-type collector struct{ m *Metrics }
-
-func (c collector) Describe(ch chan<- *prometheus.Desc) {}
-
-func (c collector) Collect(ch chan<- prometheus.Metric) {}

@@ -22,7 +22,7 @@ type Metrics struct {
 	ports  map[string]*Port
 
 	local     reasons
-	snapshots snapshots
+	snapshots *snapshots
 	endpoints atomic.Pointer[func(yield func(Endpoint))]
 	accessLog atomic.Pointer[AccessLog]
 }
@@ -36,6 +36,7 @@ func NewMetrics(version string) *Metrics {
 		shares:   map[shareLabels]*share{},
 		ports:    map[string]*Port{},
 	}
+	m.snapshots = newSnapshots(m.registry)
 	m.registry.MustRegister(
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
@@ -54,7 +55,7 @@ func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
 func (m *Metrics) LocalReply(reason string) { m.local.count(reason) }
 
 // Compiled records how long a compile took, whether its result was swapped in or not.
-func (m *Metrics) Compiled(took time.Duration) { m.snapshots.compiled(took) }
+func (m *Metrics) Compiled(took time.Duration) { m.snapshots.compile.Observe(took.Seconds()) }
 
 // Applied records that a snapshot serves from now on.
 func (m *Metrics) Applied(now time.Time) { m.snapshots.applied(now) }
@@ -67,11 +68,16 @@ type Endpoint struct {
 	Healthy bool
 	// Draining endpoints take no new requests.
 	Draining bool
-	// InFlight counts the requests being served, Idle the connections kept.
-	InFlight, Idle int
-	// Requests counts the tries sent since the endpoint appeared, Failures
-	// those that ended without a response.
+	// InFlight counts the requests being served, Connections the open
+	// connections, and Idle those of them that serve none.
+	InFlight, Connections, Idle int
+	// Requests counts the requests sent since the endpoint appeared, retries
+	// included; Failures those of them, and of the attempts to connect, that
+	// brought no response.
 	Requests, Failures uint64
+	// ConnectFailures counts the attempts to connect that failed, Ejections
+	// how often the endpoint was taken out of use.
+	ConnectFailures, Ejections uint64
 }
 
 // SetEndpoints says where to read the clusters' endpoints from at each scrape.

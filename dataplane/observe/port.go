@@ -2,6 +2,7 @@ package observe
 
 import (
 	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 )
@@ -95,7 +96,7 @@ func (r *reasons) add(reason string) *atomic.Uint64 {
 		counts = maps.Clone(*old)
 	}
 	n := new(atomic.Uint64)
-	counts[string([]byte(reason))] = n
+	counts[strings.Clone(reason)] = n
 	r.counts.Store(&counts)
 	return n
 }

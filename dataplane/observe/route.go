@@ -30,16 +30,10 @@ type Route struct {
 }
 
 // routeShard points to what the requests of some goroutines are counted in, by
-// code class. A cell is made when its first request is done, so that a route
-// without requests costs next to nothing.
+// code class. A histogram is made when its first request is done, so that a
+// route without requests costs next to nothing.
 type routeShard struct {
-	classes [classes]atomic.Pointer[cell]
-}
-
-// cell counts requests by latency; it has cache lines of its own.
-type cell struct {
-	total histogram[[len(totalBounds) + 1]atomic.Uint64]
-	_     [64]byte
+	total [classes]atomic.Pointer[histogram]
 }
 
 type shareLabels struct{ listener, route string }
@@ -53,13 +47,8 @@ type share struct {
 
 type shareShard struct {
 	inFlight atomic.Int64
-	added    atomic.Pointer[addedCell]
-	_        [48]byte
-}
-
-type addedCell struct {
-	added histogram[[len(addedBounds) + 1]atomic.Uint64]
-	_     [64]byte
+	added    atomic.Pointer[histogram]
+	_        [48]byte // a cache line each
 }
 
 // The upper bounds of the buckets in nanoseconds; above the last is one more.
@@ -72,10 +61,33 @@ var (
 	}
 )
 
-// histogram counts durations in buckets that do not overlap.
-type histogram[B any] struct {
+// histogram counts durations in buckets that do not overlap. It fills whole
+// cache lines.
+type histogram struct {
 	sum     atomic.Int64 // nanoseconds
-	buckets B
+	buckets [len(totalBounds) + 1]atomic.Uint64
+	_       [48]byte
+}
+
+func observe(p *atomic.Pointer[histogram], bounds []int64, d int64) {
+	h := p.Load()
+	if h == nil {
+		p.CompareAndSwap(nil, new(histogram))
+		h = p.Load()
+	}
+	h.sum.Add(d)
+	h.buckets[bucket(bounds, d)].Add(1)
+}
+
+// bucket returns the index of the first bound that is not below d. Bounds are
+// few, and most requests end at one of the first.
+func bucket(bounds []int64, d int64) int {
+	for i, bound := range bounds {
+		if d <= bound {
+			return i
+		}
+	}
+	return len(bounds)
 }
 
 // classes are 1xx to 5xx, and none: no response was sent.
@@ -146,36 +158,14 @@ func (r *Route) Begin() { r.share.shards[shard()].inFlight.Add(1) }
 
 // Done counts a request that is over. status is what was sent downstream, 0 if
 // nothing was; total is from the request's first byte to the response's last,
-// and added is total without what Headgate only waited for the upstream.
+// and added is total without what Headgate only waited for the upstream. An
+// added below 0 is not known, as for a tunnel, and not counted.
 func (r *Route) Done(status int, total, added time.Duration) {
 	i := shard()
 	s := &r.share.shards[i]
 	s.inFlight.Add(-1)
-	a := s.added.Load()
-	if a == nil {
-		s.added.CompareAndSwap(nil, new(addedCell))
-		a = s.added.Load()
+	if added >= 0 {
+		observe(&s.added, addedBounds[:], int64(added))
 	}
-	a.added.sum.Add(int64(added))
-	a.added.buckets[bucket(addedBounds[:], int64(added))].Add(1)
-
-	p := &r.shards[i].classes[classOf(status)]
-	c := p.Load()
-	if c == nil {
-		p.CompareAndSwap(nil, new(cell))
-		c = p.Load()
-	}
-	c.total.sum.Add(int64(total))
-	c.total.buckets[bucket(totalBounds[:], int64(total))].Add(1)
-}
-
-// bucket returns the index of the first bound that is not below d. Bounds are
-// few, and most requests end at one of the first.
-func bucket(bounds []int64, d int64) int {
-	for i, bound := range bounds {
-		if d <= bound {
-			return i
-		}
-	}
-	return len(bounds)
+	observe(&r.shards[i].total[classOf(status)], totalBounds[:], int64(total))
 }

@@ -1,0 +1,6 @@
+//go:build race
+
+package observe
+
+// The race detector empties pools at random.
+const raceEnabled = true
