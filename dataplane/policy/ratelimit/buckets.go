@@ -27,8 +27,8 @@ type buckets struct {
 const (
 	shardCount = 32
 	ways       = 8
-	// maxSets bounds a shard: 32 × 1,024 × 8 buckets of 16 bytes are 4 MiB.
-	maxSets = 1024
+	// maxSets bounds a shard: 32 × 2,048 × 8 buckets of 16 bytes are 8 MiB.
+	maxSets = 2048
 )
 
 type shard struct {
@@ -151,24 +151,21 @@ func (s *shard) grow() {
 	}
 }
 
-// hasher joins the hashes of a key's parts. Each part is hashed by itself, so
+// hash joins the hashes of a key's parts. Each part is hashed by itself, so
 // that ("a", "bc") and ("ab", "c") differ.
-type hasher struct {
-	seed  maphash.Seed
-	state uint64
+type hash struct {
+	seed maphash.Seed
+	sum  uint64
 }
 
-func (h *hasher) start() { h.state = 0x9E3779B97F4A7C15 }
+func newHash(seed maphash.Seed) hash { return hash{seed, 0x9E3779B97F4A7C15} }
 
-func (h *hasher) text(s string) { h.mix(maphash.String(h.seed, s)) }
+func (h hash) text(s string) hash { return h.mix(maphash.String(h.seed, s)) }
 
-func (h *hasher) number(n uint64) {
-	h.mix(maphash.Comparable(h.seed, n))
+func (h hash) number(n uint64) hash { return h.mix(maphash.Comparable(h.seed, n)) }
+
+func (h hash) mix(n uint64) hash {
+	hi, lo := bits.Mul64(h.sum^n, 0xD6E8FEB86659FD93)
+	h.sum = hi ^ lo ^ bits.RotateLeft64(h.sum, 23)
+	return h
 }
-
-func (h *hasher) mix(n uint64) {
-	hi, lo := bits.Mul64(h.state^n, 0xD6E8FEB86659FD93)
-	h.state = hi ^ lo ^ bits.RotateLeft64(h.state, 23)
-}
-
-func (h *hasher) sum() uint64 { return h.state }

@@ -99,7 +99,7 @@ type limit struct {
 	Limit
 	// interval is the nanoseconds in which one token comes, capacity those in which all do.
 	interval, capacity int64
-	parts              []func(h *hasher, ex *exchange.Exchange)
+	parts              []func(h hash, ex *exchange.Exchange) hash
 	buckets            *buckets
 }
 
@@ -107,11 +107,11 @@ func (f *filter) request(ex *exchange.Exchange) exchange.Verdict {
 	now := f.now()
 	for i := range f.limits {
 		l := &f.limits[i]
-		if wait := l.buckets.take(l.hash(ex), now, l.interval, l.capacity); wait > 0 {
+		if wait := l.buckets.take(l.key(ex), now, l.interval, l.capacity); wait > 0 {
 			// What was taken from the limits before is given back: a refused
 			// request does not count.
 			for j := range f.limits[:i] {
-				f.limits[j].buckets.giveBack(f.limits[j].hash(ex), f.limits[j].interval)
+				f.limits[j].buckets.giveBack(f.limits[j].key(ex), f.limits[j].interval)
 			}
 			ex.Answer(http.StatusTooManyRequests, "rate_limited", "Too many requests.\n")
 			ex.Response.Fields = append(ex.Response.Fields, exchange.Field{
@@ -132,7 +132,7 @@ func (f *filter) response(ex *exchange.Exchange) {
 			if i > 0 {
 				dst = append(dst, ", "...)
 			}
-			used := l.buckets.used(l.hash(ex), now)
+			used := l.buckets.used(l.key(ex), now)
 			dst = append(append(append(dst, '"'), l.Name...), `";r=`...)
 			dst = appendUint(dst, uint64(max(0, l.capacity-used)/l.interval))
 			dst = append(dst, ";t="...)
@@ -155,54 +155,51 @@ func appendUint(dst []byte, n uint64) []byte {
 	return append(dst, byte('0'+n%10))
 }
 
-// hash returns what stands for the values of the key in this exchange.
-func (l *limit) hash(ex *exchange.Exchange) uint64 {
-	h := hasher{seed: l.buckets.seed}
-	h.start()
+// key returns what stands for the values of the key in this exchange.
+func (l *limit) key(ex *exchange.Exchange) uint64 {
+	h := newHash(l.buckets.seed)
 	for _, part := range l.parts {
-		part(&h, ex)
+		h = part(h, ex)
 	}
-	return h.sum()
+	return h.sum
 }
 
-func (p *Part) compile() (func(*hasher, *exchange.Exchange), error) {
+func (p *Part) compile() (func(hash, *exchange.Exchange) hash, error) {
 	switch p.Type {
 	case "ClientIP":
-		return func(h *hasher, ex *exchange.Exchange) {
+		return func(h hash, ex *exchange.Exchange) hash {
 			ip := ex.ClientIP.Unmap()
 			if ip.Is6() {
 				// A /64 is what one customer gets; counting addresses would
 				// give everybody 2^64 buckets.
 				a := ip.As16()
-				h.number(binary.BigEndian.Uint64(a[:8]))
-				return
+				return h.number(binary.BigEndian.Uint64(a[:8]))
 			}
 			a := ip.As16()
-			h.number(uint64(binary.BigEndian.Uint32(a[12:])))
+			return h.number(uint64(binary.BigEndian.Uint32(a[12:])))
 		}, nil
 	case "Consumer":
-		return func(h *hasher, ex *exchange.Exchange) { h.text(ex.Consumer.Name) }, nil
+		return func(h hash, ex *exchange.Exchange) hash { return h.text(ex.Consumer.Name) }, nil
 	case "Header":
 		if p.Header == "" {
 			return nil, fmt.Errorf("ratelimit: a key of type Header without a header")
 		}
 		name, key := p.Header, exchange.KeyOf(p.Header)
-		return func(h *hasher, ex *exchange.Exchange) {
+		return func(h hash, ex *exchange.Exchange) hash {
 			value := ""
 			if key != exchange.KeyOther {
 				value = ex.In.Fields.Value(key)
 			} else {
 				value, _ = ex.In.Fields.Get(name)
 			}
-			h.text(value)
+			return h.text(value)
 		}, nil
 	case "Route":
-		return func(h *hasher, ex *exchange.Exchange) {
+		return func(h hash, ex *exchange.Exchange) hash {
 			if r := ex.Route; r != nil {
-				h.text(r.Kind)
-				h.text(r.Namespace)
-				h.text(r.Name)
+				return h.text(r.Kind).text(r.Namespace).text(r.Name)
 			}
+			return h
 		}, nil
 	}
 	return nil, fmt.Errorf("ratelimit: unknown key type %q", p.Type)
