@@ -149,7 +149,7 @@ func backendStatus(b *v1alpha1.Backend) (*Status, []Finding) {
 	}
 	return &Status{Object: r.object, Generation: b.Generation, Value: v1alpha1.BackendStatus{Conditions: []metav1.Condition{
 		newCondition("Accepted", "Accepted", "", accepted, b.Generation),
-	}}}, r.findings
+	}}}, r.sorted()
 }
 
 // compileBackend returns a Backend's endpoints.

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -115,6 +116,14 @@ func (c *ruleCompiler) refuseFilter(f *gatewayv1.HTTPRouteFilter, field string, 
 	}
 }
 
+// cause returns what is wrong without where: the field path says that.
+func cause(err error) string {
+	for next := errors.Unwrap(err); next != nil; next = errors.Unwrap(err) {
+		err = next
+	}
+	return err.Error()
+}
+
 func lowerFirst(s string) string {
 	if strings.HasPrefix(s, "URL") {
 		return "url" + s[3:]
@@ -172,7 +181,7 @@ func (c *ruleCompiler) checkEdit(edit headers.Edit, request bool, field string) 
 		config = headers.Config{Request: edit}
 	}
 	if err := config.Check(); err != nil {
-		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field, err.Error(), "a header that may be edited, and a value without control characters")
+		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field, cause(err), "a header that may be edited, and a value without control characters")
 	}
 }
 
@@ -183,7 +192,7 @@ func (c *ruleCompiler) compileRewrite(f *gatewayv1.HTTPURLRewriteFilter, field s
 	}
 	config.FullPath, config.Prefix = c.compilePathModifier(f.Path, field+".path", prefixes)
 	if err := config.Check(); err != nil && c.ok() {
-		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field, err.Error(), "a hostname and a path that can be sent")
+		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field, cause(err), "a hostname and a path that can be sent")
 	}
 	return config
 }
@@ -242,7 +251,7 @@ func (c *ruleCompiler) compileRedirect(f *gatewayv1.HTTPRequestRedirectFilter, f
 	}
 	config.FullPath, config.Prefix = c.compilePathModifier(f.Path, field+".path", prefixes)
 	if err := config.Check(); err != nil && c.ok() {
-		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field, err.Error(), "a location that can be sent")
+		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field, cause(err), "a location that can be sent")
 	}
 	return config
 }

@@ -38,12 +38,17 @@ type host struct {
 
 // compileRoute compiles one HTTPRoute.
 func compileRoute(f *frame, set *objects.Set, object *gatewayv1.HTTPRoute) *route {
+	if len(object.Spec.Rules) == 0 {
+		// The default of HTTPRouteSpec.rules, which a route lacks that no API server saw.
+		object = object.DeepCopy()
+		object.Spec.Rules = []gatewayv1.HTTPRouteRule{{}}
+	}
 	r := &route{object: object, hosts: map[string]*host{}, clusters: map[string]clusterUse{}}
 	rep := &report{object: objects.RefOf(object)}
 	parents := f.parents(rep, object)
 	if len(parents) == 0 {
 		// Not ours to judge; whose it is will say.
-		r.findings = rep.findings
+		r.findings = rep.sorted()
 		return r
 	}
 
@@ -89,12 +94,15 @@ func compileRoute(f *frame, set *objects.Set, object *gatewayv1.HTTPRoute) *rout
 			ParentRef: object.Spec.ParentRefs[i], ControllerName: ControllerName, Conditions: conditions,
 		})
 	}
+	if len(r.hosts) == 0 {
+		clear(r.clusters)
+	}
 	r.attached = slices.Sorted(maps.Keys(listeners))
 	for _, h := range r.hosts {
 		slices.SortFunc(h.entries, comparePrecedence)
 	}
 	r.status = &Status{Object: rep.object, Generation: object.Generation, Value: status}
-	r.findings = rep.findings
+	r.findings = rep.sorted()
 	return r
 }
 
@@ -156,11 +164,6 @@ func compileHostnames(rep *report, object *gatewayv1.HTTPRoute) ([]string, verdi
 // if some are not.
 func (r *route) compileRules(f *frame, set *objects.Set, rep *report) (rules []*compiledRule, invalid, partially verdict) {
 	object := r.object
-	if len(object.Spec.Rules) == 0 {
-		// The default of HTTPRouteSpec.rules, which a route has that no API server saw.
-		object = object.DeepCopy()
-		object.Spec.Rules = []gatewayv1.HTTPRouteRule{{}}
-	}
 	var first, all verdict
 	var broken []string
 	from := len(rep.findings)

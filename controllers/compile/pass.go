@@ -378,7 +378,7 @@ func (p *pass) reportFrame() {
 		p.setFindings(ref, f.findings[ref])
 	}
 	for _, g := range f.gateways {
-		p.setFindings(g.ref(), g.findings)
+		p.setFindings(g.ref(), g.sorted())
 	}
 	for ref, findings := range f.findings {
 		if f.statuses[ref] == nil {

@@ -37,8 +37,9 @@ type ruleCompiler struct {
 	index  int
 	route  *route
 	report *report
-	// refused gathers what makes the rule invalid.
-	refused verdict
+	// refused gathers what makes the rule invalid, clusters what it needs if it is valid.
+	refused  verdict
+	clusters []clusterUse
 }
 
 func (c *ruleCompiler) ok() bool { return c.refused.ok() }
@@ -49,7 +50,7 @@ func (c *ruleCompiler) invalid(reason gatewayv1.RouteConditionReason, field, mes
 		Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(reason)})
 }
 
-func (c *ruleCompiler) uses(use clusterUse) { c.route.clusters[use.cluster.Key] = use }
+func (c *ruleCompiler) uses(use clusterUse) { c.clusters = append(c.clusters, use) }
 
 // compile compiles the rule.
 //
@@ -100,7 +101,11 @@ func (c *ruleCompiler) compile() *compiledRule {
 	}
 	c.compileBackends(rule, field+".backendRefs", prefixes, out)
 	if !c.ok() {
-		out.base.Broken = c.refused.message
+		out.base = snapshot.Rule{Source: out.base.Source, Broken: c.refused.message}
+		return out
+	}
+	for _, use := range c.clusters {
+		c.route.clusters[use.cluster.Key] = use
 	}
 	return out
 }

@@ -1,6 +1,8 @@
 package compile
 
 import (
+	"cmp"
+	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,6 +57,40 @@ func (r *report) fail(v *verdict, f Finding) {
 	if v != nil {
 		v.fail(f.Reason, f.String())
 	}
+}
+
+// sorted returns the findings in the order of their fields.
+func (r *report) sorted() []Finding {
+	slices.SortStableFunc(r.findings, func(a, b Finding) int { return compareFields(a.Field, b.Field) })
+	return r.findings
+}
+
+// compareFields compares field paths, with indexes as numbers.
+func compareFields(a, b string) int {
+	for a != "" && b != "" {
+		x, y := digits(a), digits(b)
+		if x > 0 && y > 0 {
+			if c := cmp.Or(cmp.Compare(x, y), strings.Compare(a[:x], b[:y])); c != 0 {
+				return c
+			}
+			a, b = a[x:], b[y:]
+			continue
+		}
+		if a[0] != b[0] {
+			return cmp.Compare(a[0], b[0])
+		}
+		a, b = a[1:], b[1:]
+	}
+	return cmp.Compare(len(a), len(b))
+}
+
+// digits returns how many digits a path begins with. Indexes have no leading zeros.
+func digits(path string) int {
+	n := 0
+	for n < len(path) && '0' <= path[n] && path[n] <= '9' {
+		n++
+	}
+	return n
 }
 
 // newCondition returns a condition that is True with reason fine unless the

@@ -81,6 +81,8 @@ type Listener struct {
 
 // TLS terminates TLS.
 type TLS struct {
+	// Certificates are chosen from by server name. With none (none resolved),
+	// handshakes are refused: the listener's hostnames do not fall to another one.
 	Certificates []*Certificate `json:"certificates"`
 }
 

@@ -1,0 +1,282 @@
+package compile
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/api/v1alpha1"
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/policy"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+func newReader(text []byte) *bufio.Reader { return bufio.NewReader(bytes.NewReader(text)) }
+
+// dump writes a result for people, one thing a line. What is at its default is left out.
+func dump(r *Result) string {
+	d := &dumper{result: r}
+	d.ports()
+	d.hosts()
+	d.clusters()
+	for _, ref := range slices.SortedFunc(maps.Keys(r.Wanted), objects.Ref.Compare) {
+		d.line("wanted %s", ref)
+	}
+	for _, s := range r.Services {
+		d.line("service %s for %s %v labels=%v annotations=%v", s.Name, s.Gateway, s.Ports, s.Labels, s.Annotations)
+	}
+	d.statuses()
+	for _, f := range r.Findings() {
+		d.line("finding %s %s (%s %s)", f.Object, f, f.Condition, f.Reason)
+	}
+	return d.out.String()
+}
+
+type dumper struct {
+	result *Result
+	out    strings.Builder
+}
+
+func (d *dumper) line(format string, args ...any) { fmt.Fprintf(&d.out, format+"\n", args...) }
+
+func (d *dumper) ports() {
+	for _, p := range d.result.Snapshot.Ports {
+		d.line("port %s", p.Key)
+		for _, l := range p.Listeners {
+			text := fmt.Sprintf("  %s %s", l.Key, l.Protocol)
+			if l.Port != p.Number {
+				text += fmt.Sprintf(" for %d", l.Port)
+			}
+			if l.Hostname != "" {
+				text += " " + l.Hostname
+			}
+			if l.TLS != nil {
+				for _, c := range l.TLS.Certificates {
+					text += fmt.Sprintf(" certificate=%s/%s", c.Source.Namespace, c.Source.Name)
+				}
+			}
+			if l.Client != nil {
+				text += " client=" + toJSON(l.Client)
+			}
+			d.line("%s", text)
+		}
+	}
+}
+
+func (d *dumper) hosts() {
+	for _, key := range d.result.Snapshot.Hosts.Keys() {
+		h, _ := d.result.Snapshot.Hosts.Get(key)
+		d.line("host %s %s", h.Listener, h.Hostname)
+		for _, r := range h.Routes {
+			d.line("  %s → %s", matchText(&r.Match), ruleText(r.Rule))
+		}
+	}
+}
+
+func matchText(m *snapshot.Match) string {
+	text := m.Path.Type + " " + m.Path.Value
+	if m.Method != "" {
+		text += " " + m.Method
+	}
+	values := func(list []snapshot.ValueMatch, of string) {
+		for _, v := range list {
+			text += fmt.Sprintf(" %s %s%s%q", of, v.Name, map[string]string{"Exact": "=", "RegularExpression": "~"}[v.Type], v.Value)
+		}
+	}
+	values(m.Headers, "header")
+	values(m.Query, "query")
+	return text
+}
+
+func ruleText(r *snapshot.Rule) string {
+	text := fmt.Sprintf("%s/%s/%s:", r.Source.Namespace, r.Source.Name, r.Source.Section)
+	text += filtersText(r.Filters)
+	for _, b := range r.Backends {
+		text += " " + b.Cluster
+		if b.Cluster == "" {
+			text += "500"
+		}
+		if b.Weight != 1 {
+			text += fmt.Sprintf("×%d", b.Weight)
+		}
+		text += filtersText(b.Filters)
+	}
+	for _, m := range r.Mirrors {
+		text += fmt.Sprintf(" mirror=%s×%d/%d", m.Cluster, m.Numerator, m.Denominator)
+	}
+	if r.RequestTimeout != 0 {
+		text += fmt.Sprintf(" request=%s", r.RequestTimeout)
+	}
+	if r.BackendTimeout != 0 {
+		text += fmt.Sprintf(" backendRequest=%s", r.BackendTimeout)
+	}
+	if r.Broken != "" {
+		// The finding says why.
+		where, _, _ := strings.Cut(r.Broken, ": ")
+		text += fmt.Sprintf(" BROKEN(%s)", where)
+	}
+	return text
+}
+
+func filtersText(filters []policy.Config) (text string) {
+	for _, f := range filters {
+		text += " " + f.Kind() + toJSON(f)
+	}
+	return text
+}
+
+func (d *dumper) clusters() {
+	for _, key := range d.result.Snapshot.Clusters.Keys() {
+		c, _ := d.result.Snapshot.Clusters.Get(key)
+		plain := *newCluster(c.Key, c.Source)
+		text := "cluster " + key
+		if !reflect.DeepEqual(*c, plain) {
+			text += " " + toJSON(c)
+		}
+		e, _ := d.result.Snapshot.Endpoints.Get(key)
+		for _, one := range e.Endpoints {
+			text += fmt.Sprintf(" %s:%d", one.Address, one.Port)
+			if one.Weight != 0 {
+				text += fmt.Sprintf("×%d", one.Weight)
+			}
+			if one.Draining {
+				text += "(draining)"
+			}
+			if one.Zone != "" {
+				text += "@" + one.Zone
+			}
+		}
+		for _, one := range e.Hosts {
+			text += fmt.Sprintf(" dns=%s:%d", one.Name, one.Port)
+			if one.Weight != 0 {
+				text += fmt.Sprintf("×%d", one.Weight)
+			}
+		}
+		d.line("%s", text)
+	}
+}
+
+func (d *dumper) statuses() {
+	for _, s := range d.result.Statuses() {
+		switch v := s.Value.(type) {
+		case gatewayv1.GatewayClassStatus:
+			if text := d.conditions(s, v.Conditions); text != " fine" {
+				d.line("status %s%s", s.Object, text)
+			}
+		case gatewayv1.GatewayStatus:
+			text := ""
+			for _, a := range v.Addresses {
+				text += fmt.Sprintf(" %s=%s", *a.Type, a.Value)
+			}
+			d.line("status %s%s%s", s.Object, d.conditions(s, v.Conditions), text)
+			for _, l := range v.Listeners {
+				kinds := ""
+				if len(l.SupportedKinds) == 0 {
+					kinds = " kinds=none"
+				}
+				d.line("  %s routes=%d%s%s", l.Name, l.AttachedRoutes, kinds, d.conditions(s, l.Conditions))
+			}
+		case gatewayv1.RouteStatus:
+			d.line("status %s", s.Object)
+			for _, p := range v.Parents {
+				text := string(p.ParentRef.Name)
+				if p.ParentRef.SectionName != nil {
+					text += "/" + string(*p.ParentRef.SectionName)
+				}
+				if p.ParentRef.Port != nil {
+					text += fmt.Sprintf(":%d", *p.ParentRef.Port)
+				}
+				d.line("  %s%s", text, d.conditions(s, p.Conditions))
+			}
+		case gatewayv1.PolicyStatus:
+			d.line("status %s", s.Object)
+			for _, a := range v.Ancestors {
+				d.line("  %s%s", a.AncestorRef.Name, d.conditions(s, a.Conditions))
+			}
+		case v1alpha1.BackendStatus:
+			d.line("status %s%s", s.Object, d.conditions(s, v.Conditions))
+		default:
+			d.line("status %s %T", s.Object, v)
+		}
+	}
+}
+
+// conditions are those that are not True with their own name as reason, or
+// False where that is fine. Messages are left to the findings, where there are any.
+func (d *dumper) conditions(s *Status, list []metav1.Condition) string {
+	text := ""
+	explained := map[string]bool{}
+	for _, f := range d.result.FindingsOf(s.Object) {
+		explained[f.Reason] = true
+	}
+	for _, c := range list {
+		if c.ObservedGeneration != s.Generation {
+			text += fmt.Sprintf(" GENERATION=%d", c.ObservedGeneration)
+		}
+		if c.Status == metav1.ConditionTrue && c.Reason == c.Type || c.Type == "Conflicted" && c.Status == metav1.ConditionFalse {
+			continue
+		}
+		text += fmt.Sprintf(" %s=%s:%s", c.Type, c.Status, c.Reason)
+		if !explained[c.Reason] || c.Type == "PartiallyInvalid" {
+			first, _, _ := strings.Cut(c.Message, ". ")
+			text += fmt.Sprintf("(%s)", first)
+		}
+	}
+	if text == "" {
+		return " fine"
+	}
+	return text
+}
+
+func toJSON(v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// sameResult compares all that a result says, but for what depends on the
+// previous one.
+func sameResult(t *testing.T, what string, want, got *Result) {
+	t.Helper()
+	if diff := cmp.Diff(dump(want), dump(got)); diff != "" {
+		t.Fatalf("%s: the result differs (-want +got):\n%s", what, diff)
+	}
+	// The dump leaves things out; this does not.
+	for _, part := range []struct {
+		name      string
+		want, got any
+	}{
+		{"ports", want.Snapshot.Ports, got.Snapshot.Ports},
+		{"hosts", entries(want.Snapshot.Hosts), entries(got.Snapshot.Hosts)},
+		{"clusters", entries(want.Snapshot.Clusters), entries(got.Snapshot.Clusters)},
+		{"endpoints", entries(want.Snapshot.Endpoints), entries(got.Snapshot.Endpoints)},
+		{"statuses", want.Statuses(), got.Statuses()},
+		{"findings", want.Findings(), got.Findings()},
+		{"services", want.Services, got.Services},
+		{"wanted", want.Wanted, got.Wanted},
+	} {
+		if !reflect.DeepEqual(part.want, part.got) {
+			t.Fatalf("%s: %s differ:\nwant %s\ngot  %s", what, part.name, toJSON(part.want), toJSON(part.got))
+		}
+	}
+}
+
+func entries[V any](table snapshot.Table[V]) map[string]V {
+	m := map[string]V{}
+	for _, key := range table.Keys() {
+		m[key], _ = table.Get(key)
+	}
+	return m
+}
