@@ -38,8 +38,8 @@ type Deadliner interface {
 type Conn struct {
 	read, write atomic.Int64 // on the janitor's clock; 0 is never, or one of the below
 	conn        Deadliner
-	shard       *shard // nil unless registered
-	index       int    // within shard.conns; guarded by shard.mu
+	shard       atomic.Pointer[shard] // nil unless registered
+	index       int                   // within shard.conns; guarded by shard.mu
 }
 
 // expired is what the janitor leaves in place of a deadline that it has
@@ -57,10 +57,10 @@ func (c *Conn) Start(conn Deadliner) {
 }
 
 // Stop unregisters the connection: once it returned the janitor does not touch
-// it. A second Stop does nothing. Start and Stop belong to one goroutine.
+// it. A second Stop does nothing. Stop may be called from any goroutine.
 func (c *Conn) Stop() {
-	if c.shard != nil {
-		theJanitor.remove(c)
+	if s := c.shard.Swap(nil); s != nil {
+		theJanitor.remove(c, s)
 	}
 }
 
@@ -121,9 +121,10 @@ var theJanitor janitor
 func (j *janitor) add(c *Conn) {
 	s := &j.shards[j.next.Add(1)%shards]
 	s.mu.Lock()
-	c.shard, c.index = s, len(s.conns)
+	c.index = len(s.conns)
 	s.conns = append(s.conns, c)
 	s.mu.Unlock()
+	c.shard.Store(s)
 
 	j.mu.Lock()
 	j.conns++
@@ -135,8 +136,7 @@ func (j *janitor) add(c *Conn) {
 	j.mu.Unlock()
 }
 
-func (j *janitor) remove(c *Conn) {
-	s := c.shard
+func (j *janitor) remove(c *Conn, s *shard) {
 	// Deadlines are enforced under this lock, so none is after it.
 	s.mu.Lock()
 	last := len(s.conns) - 1
@@ -145,7 +145,7 @@ func (j *janitor) remove(c *Conn) {
 	s.conns[last] = nil
 	s.conns = s.conns[:last]
 	s.mu.Unlock()
-	c.shard, c.conn = nil, nil
+	c.conn = nil
 
 	j.mu.Lock()
 	j.conns--

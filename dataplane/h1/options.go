@@ -53,6 +53,8 @@ type ClientOptions struct {
 	ReadTimeout time.Duration
 	// WriteTimeout is how long one write may wait for the upstream to read (30 s).
 	WriteTimeout time.Duration
+	// TunnelTimeout is how long a tunnel may be silent both ways (1 h).
+	TunnelTimeout time.Duration
 	// ContinueTimeout is how long to wait for 100 (Continue) before the content
 	// is sent all the same (1 s), RFC 9110 section 10.1.1.
 	ContinueTimeout time.Duration
@@ -94,6 +96,7 @@ func (o *ClientOptions) withDefaults() ClientOptions {
 	v.MaxHeaderCount = or(v.MaxHeaderCount, 256)
 	v.ReadTimeout = or(v.ReadTimeout, 5*time.Minute)
 	v.WriteTimeout = or(v.WriteTimeout, 30*time.Second)
+	v.TunnelTimeout = or(v.TunnelTimeout, time.Hour)
 	v.ContinueTimeout = or(v.ContinueTimeout, time.Second)
 	return v
 }

@@ -1,32 +1,355 @@
 package h1
 
 import (
+	"errors"
+	"io"
 	"net"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
 )
 
 // ServerConn serves one client's connection.
-type ServerConn struct{}
+type ServerConn struct {
+	link
+	awaiter awaiter
+	writer  writer
+	info    *exchange.Conn
+	handler exchange.Handler
+	opts    ServerOptions
+	limits  headLimits
+	scheme  string
+	unread  []byte // what Unread was given
+
+	// work is nil while the connection waits for a request.
+	work     *work
+	requests int
+
+	state    atomic.Int32
+	draining atomic.Bool
+	drainMu  sync.Mutex // held while Drain wakes an idle connection
+
+	// interim orders what is sent before a final response by the goroutine that
+	// pumps the request's content with that response. Beyond it, only the
+	// serving goroutine writes.
+	interim   sync.Mutex
+	finalSent bool
+}
+
+// The states of a connection, as Drain sees them.
+const (
+	idle   int32 = iota
+	active       // an exchange is in progress
+	woken        // idle, and Drain makes its read fail
+)
+
+// work is what a connection has while it serves a request.
+type work struct {
+	ex   exchange.Exchange
+	in   reader
+	scan headScan
+	head requestHead
+	body requestBody
+}
+
+var works = sync.Pool{New: func() any { return new(work) }}
+
+// Bounds on what is read from a client that sends more than we want of it.
+const (
+	drainLimit    = 256 << 10
+	drainTimeout  = 2 * time.Second
+	lingerTimeout = 2 * time.Second
+)
 
 // NewServerConn makes the server side of an accepted connection. A nil opts
 // means the defaults. The connection belongs to the ServerConn from here on.
 func NewServerConn(c net.Conn, info *exchange.Conn, h exchange.Handler, opts *ServerOptions) *ServerConn {
-	return &ServerConn{}
+	s := &ServerConn{info: info, handler: h, opts: opts.withDefaults(), scheme: "http"}
+	if info.TLS != nil {
+		s.scheme = "https"
+	}
+	s.limits = headLimits{firstLine: s.opts.MaxRequestLine, bytes: s.opts.MaxHeaderBytes, lines: s.opts.MaxHeaderCount}
+	s.open(c)
+	s.awaiter.init(&s.link, s.takeWork, s.dropWork)
+	s.writer.link, s.writer.timeout = &s.link, s.opts.WriteTimeout
+	return s
 }
 
 // Unread gives bytes that somebody has read off the connection already, to
 // find out which protocol it speaks. It must be called before Serve.
-func (s *ServerConn) Unread(b []byte) {}
+func (s *ServerConn) Unread(b []byte) { s.unread = append(s.unread, b...) }
 
 // Serve reads requests and answers them, in order, until the connection ends.
 // Tunnels run inside it. It closes the connection before it returns.
-func (s *ServerConn) Serve() {}
+func (s *ServerConn) Serve() {
+	s.dl.Start(s.nc)
+	defer s.end()
+	for s.awaitRequest() && s.serveRequest() {
+	}
+}
+
+func (s *ServerConn) end() {
+	s.dl.Stop()
+	_ = s.nc.Close()
+	s.writer.release()
+	s.dropWork()
+}
 
 // Drain ends the connection soon: at once if it is idle, else after the
 // exchange in progress, whose response says Connection: close. A tunnel goes
 // on until it ends by itself. Drain may be called from any goroutine, more than once.
-func (s *ServerConn) Drain() {}
+func (s *ServerConn) Drain() {
+	s.drainMu.Lock()
+	defer s.drainMu.Unlock()
+	s.draining.Store(true)
+	if s.state.CompareAndSwap(idle, woken) {
+		_ = s.nc.SetReadDeadline(longAgo)
+	}
+}
 
 // Close cuts the connection off at once. It may be called from any goroutine.
-func (s *ServerConn) Close() error { return nil }
+func (s *ServerConn) Close() error { return s.nc.Close() }
+
+// takeWork provides the room for the first bytes of a request.
+func (s *ServerConn) takeWork() []byte {
+	if s.work == nil {
+		w := works.Get().(*work)
+		w.in.src = s.nc
+		w.in.poisoned = s.opts.Poison
+		w.body.s = s
+		s.work = w
+	}
+	in := &s.work.in
+	if in.buf == nil {
+		in.buf = takeBuffer(smallBuffer)
+	}
+	return in.buf[in.w:]
+}
+
+func (s *ServerConn) dropWork() {
+	w := s.work
+	if w == nil {
+		return
+	}
+	s.work = nil
+	w.in.forget()
+	w.in.r, w.in.w = 0, 0
+	if len(w.in.buf) != smallBuffer {
+		w.in.release()
+	}
+	w.in.src, w.body.s = nil, nil
+	w.ex.Conn, w.ex.Client = nil, nil
+	works.Put(w)
+}
+
+// awaitRequest waits for the first bytes of a request.
+func (s *ServerConn) awaitRequest() bool {
+	if s.work != nil && s.work.in.r < s.work.in.w {
+		return true // it was pipelined
+	}
+	if len(s.unread) > 0 {
+		s.takeWork()
+		in := &s.work.in
+		in.makeRoom(len(s.unread))
+		in.w += copy(in.buf[in.w:], s.unread)
+		s.unread = nil
+		s.state.Store(active)
+		return true
+	}
+	s.state.Store(idle)
+	if s.draining.Load() || !s.dl.Read(s.opts.IdleTimeout) {
+		return false
+	}
+	n, err := s.awaiter.await()
+	if !s.dl.Read(0) || err != nil {
+		return false
+	}
+	s.work.in.w += n
+	if !s.state.CompareAndSwap(idle, active) {
+		// A request came just as Drain woke us. It is answered.
+		s.drainMu.Lock()
+		_ = s.nc.SetReadDeadline(time.Time{})
+		s.state.Store(active)
+		s.drainMu.Unlock()
+	}
+	return true
+}
+
+// serveRequest serves one exchange, and reports whether the connection goes on.
+func (s *ServerConn) serveRequest() bool {
+	w := s.work
+	ex := &w.ex
+	ex.Conn, ex.Client = s.info, s
+	ex.Start = time.Now()
+	err := s.readHead(w)
+	if err == nil {
+		err = s.accept(w)
+	}
+	if err != nil {
+		s.refuse(err)
+		ex.Reset()
+		return false
+	}
+	s.handler.Serve(ex)
+	keep, tunnelled, failure := false, false, error(nil)
+	if ex.Response.Tunnel != nil {
+		tunnelled = true
+		failure = s.tunnel(ex)
+	} else {
+		keep, failure = s.respond(ex)
+	}
+	s.handler.Done(ex, failure)
+	s.writer.release()
+
+	if !tunnelled && failure == nil && !w.body.finish(keep) {
+		keep = false
+		s.linger()
+	} else if !keep && failure == nil && !tunnelled && w.head.persistent {
+		s.linger() // it was not the client's wish, so it may be sending more
+	}
+	ex.Reset()
+	w.in.forget()
+	return keep && failure == nil
+}
+
+// readHead reads a request's head and parses it.
+func (s *ServerConn) readHead(w *work) error {
+	w.scan.reset()
+	in := &w.in
+	size, timed, skipped := 0, false, false
+	for {
+		head := in.buffered()
+		if !skipped && len(head) >= 2 && head[0] == '\r' && head[1] == '\n' {
+			// One empty line is allowed for, RFC 9112 section 2.2.
+			in.r, skipped = in.r+2, true
+			continue
+		}
+		if len(head) > 0 {
+			if classes[head[0]]&tchar == 0 && (head[0] != '\r' || skipped) {
+				return errMethod // not HTTP; its first line may never end
+			}
+			var err *refusal
+			if size, err = w.scan.scan(head, &s.limits); err != nil {
+				return err
+			}
+			if size > 0 {
+				break
+			}
+		}
+		if !timed {
+			// For the whole head, however often a byte comes.
+			timed = true
+			if !s.dl.Read(s.opts.HeaderTimeout) {
+				return errTimeout
+			}
+		}
+		if err := in.fill(1); err != nil {
+			return headFailure(err, in.r == in.w)
+		}
+	}
+	if timed && !s.dl.Read(0) {
+		return errHeaderTimeout
+	}
+	if err := parseRequest(in.buffered()[:size], w.scan.ends, &w.ex, &w.head, &s.opts); err != nil {
+		return err
+	}
+	in.r += size
+	in.keep()
+	return nil
+}
+
+func headFailure(err error, nothing bool) error {
+	switch {
+	case nothing:
+		return err
+	case isTimeout(err):
+		return errHeaderTimeout
+	case errors.Is(err, io.EOF):
+		return errTruncatedHead
+	}
+	return err
+}
+
+// accept prepares the exchange for the handler.
+func (s *ServerConn) accept(w *work) error {
+	s.requests++
+	s.finalSent = false
+	w.ex.In.Scheme = s.scheme
+	w.body.begin(&w.in, &w.ex, w.head.kind, &s.opts)
+	if w.head.kind != framedNone {
+		w.ex.In.Body = &w.body
+	}
+	return nil
+}
+
+// refuse answers a request that cannot be served, if it can be answered.
+func (s *ServerConn) refuse(err error) {
+	r, ok := err.(*refusal)
+	if !ok {
+		if s.work.in.r < s.work.in.w {
+			s.handler.Malformed(s.info, 0, "connection_lost")
+		}
+		return
+	}
+	s.handler.Malformed(s.info, r.status, r.reason)
+	w := &s.writer
+	w.begin()
+	defer w.release()
+	w.out = appendStatus(w.out, r.status, "")
+	w.out = appendDate(w.out)
+	w.out = append(w.out, "Content-Type: text/plain; charset=utf-8\r\nConnection: close\r\n"...)
+	w.out = appendLength(w.out, int64(len(r.reason)+1))
+	w.out = append(w.out, "\r\n"...)
+	w.out = append(w.out, r.reason...)
+	w.out = append(w.out, '\n')
+	if w.flush() == nil {
+		s.linger()
+	}
+}
+
+// linger ends our direction and reads on for a while: closing with unread
+// bytes would reset the connection, and the client could lose the response
+// that it has not read yet, RFC 9112 section 9.6.
+func (s *ServerConn) linger() {
+	if !closeWrite(s.nc) || !s.dl.Read(lingerTimeout) {
+		return
+	}
+	in := &s.work.in
+	for read := 0; read < drainLimit; {
+		in.r, in.w = in.floor, in.floor
+		if in.fill(1) != nil {
+			return
+		}
+		read += in.w - in.r
+	}
+}
+
+// Inform implements exchange.Client.
+func (s *ServerConn) Inform(status int, fields exchange.Fields) error {
+	ex := &s.work.ex
+	if ex.In.Proto == exchange.HTTP10 || status < 100 || status > 199 || status == 101 {
+		return nil // RFC 9110 section 15.2
+	}
+	s.interim.Lock()
+	defer s.interim.Unlock()
+	w := &s.writer
+	w.begin()
+	w.out = appendStatus(w.out, status, "")
+	w.out = appendFields(w.out, fields)
+	w.out = append(w.out, '\r', '\n')
+	return w.flush()
+}
+
+// informContinue asks for the request's content. It is called by whoever pulls it.
+func (s *ServerConn) informContinue() error {
+	s.interim.Lock()
+	defer s.interim.Unlock()
+	if s.finalSent {
+		return nil
+	}
+	return s.writer.write(bytesOf(continueLine))
+}
+
+const continueLine = "HTTP/1.1 100 Continue\r\n\r\n"
