@@ -1,0 +1,250 @@
+package compile
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// world makes random objects out of a few names, so that they often refer to,
+// contradict and replace each other.
+type world struct {
+	*rand.Rand
+	generation int64
+}
+
+func (w *world) pick(names ...string) string { return names[w.IntN(len(names))] }
+
+func (w *world) chance(percent int) bool { return w.IntN(100) < percent }
+
+func (w *world) meta(kind string) metav1.ObjectMeta {
+	w.generation++
+	return metav1.ObjectMeta{
+		Namespace: w.pick("x", "y"), Name: kind + w.pick("1", "2", "3"), Generation: w.generation,
+		CreationTimestamp: metav1.NewTime(time.Unix(int64(w.IntN(3)), 0)),
+	}
+}
+
+func (w *world) object() objects.Object {
+	switch w.IntN(12) {
+	case 0:
+		return w.gateway()
+	case 1:
+		controller := gatewayv1.GatewayController(w.pick(ControllerName, ControllerName, "example.com/other"))
+		return &gatewayv1.GatewayClass{ObjectMeta: metav1.ObjectMeta{Name: w.pick("c1", "c2")}, Spec: gatewayv1.GatewayClassSpec{ControllerName: controller}}
+	case 2, 3:
+		m := w.meta("s")
+		s := &corev1.Service{ObjectMeta: m, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "web", Port: 80}}}}
+		if w.chance(50) {
+			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "alt", Port: 81})
+		}
+		if w.chance(10) {
+			s.Spec.Type, s.Spec.ExternalName = corev1.ServiceTypeExternalName, "example.com"
+		}
+		return s
+	case 4, 5, 6:
+		return w.slice()
+	case 7:
+		return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.pick("x", "y"), Labels: map[string]string{"team": w.pick("red", "blue")}}}
+	case 8:
+		return &gatewayv1.ReferenceGrant{ObjectMeta: w.meta("g"), Spec: gatewayv1.ReferenceGrantSpec{
+			From: []gatewayv1.ReferenceGrantFrom{{Group: gatewayv1.GroupName, Kind: "HTTPRoute", Namespace: gatewayv1.Namespace(w.pick("x", "y"))}},
+			To:   []gatewayv1.ReferenceGrantTo{{Kind: "Service"}},
+		}}
+	}
+	return w.route()
+}
+
+func (w *world) gateway() *gatewayv1.Gateway {
+	g := &gatewayv1.Gateway{ObjectMeta: w.meta("gw"), Spec: gatewayv1.GatewaySpec{GatewayClassName: gatewayv1.ObjectName(w.pick("c1", "c1", "c2"))}}
+	from := gatewayv1.FromNamespaces(w.pick("All", "All", "Same", "Selector"))
+	for i := range 1 + w.IntN(3) {
+		l := gatewayv1.Listener{
+			Name: gatewayv1.SectionName(fmt.Sprintf("l%d", i)), Port: gatewayv1.PortNumber(80 + w.IntN(2)), Protocol: "HTTP",
+			AllowedRoutes: &gatewayv1.AllowedRoutes{Namespaces: &gatewayv1.RouteNamespaces{
+				From: &from, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "red"}}}},
+		}
+		if w.chance(70) {
+			h := gatewayv1.Hostname(w.pick("a.test", "*.test", "b.a.test"))
+			l.Hostname = &h
+		}
+		if w.chance(5) {
+			l.Protocol = "TCP"
+		}
+		g.Spec.Listeners = append(g.Spec.Listeners, l)
+	}
+	return g
+}
+
+func (w *world) slice() *discoveryv1.EndpointSlice {
+	m := w.meta("e")
+	m.Labels = map[string]string{discoveryv1.LabelServiceName: "s" + w.pick("1", "2", "3")}
+	s := &discoveryv1.EndpointSlice{ObjectMeta: m, AddressType: discoveryv1.AddressTypeIPv4}
+	for i, name := range []string{"web", "alt"} {
+		port := int32(8080 + i)
+		s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: &name, Port: &port})
+	}
+	for range w.IntN(3) {
+		ready := w.chance(80)
+		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{
+			Addresses: []string{fmt.Sprintf("10.0.0.%d", w.IntN(5))}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}})
+	}
+	return s
+}
+
+func (w *world) route() *gatewayv1.HTTPRoute {
+	r := &gatewayv1.HTTPRoute{ObjectMeta: w.meta("r")}
+	for range 1 + w.IntN(2) {
+		namespace := gatewayv1.Namespace(w.pick("x", "y"))
+		p := gatewayv1.ParentReference{Name: gatewayv1.ObjectName("gw" + w.pick("1", "2", "3")), Namespace: &namespace}
+		if w.chance(30) {
+			section := gatewayv1.SectionName(w.pick("l0", "l1"))
+			p.SectionName = &section
+		}
+		r.Spec.ParentRefs = append(r.Spec.ParentRefs, p)
+	}
+	for range w.IntN(3) {
+		r.Spec.Hostnames = append(r.Spec.Hostnames, gatewayv1.Hostname(w.pick("a.test", "b.test", "*.test", "*.a.test")))
+	}
+	for range w.IntN(4) {
+		var rule gatewayv1.HTTPRouteRule
+		for range w.IntN(3) {
+			kind := gatewayv1.PathMatchType(w.pick("Exact", "PathPrefix", "RegularExpression"))
+			value := w.pick("/", "/a", "/a/b", "/(")
+			rule.Matches = append(rule.Matches, gatewayv1.HTTPRouteMatch{Path: &gatewayv1.HTTPPathMatch{Type: &kind, Value: &value}})
+		}
+		for range w.IntN(3) {
+			port := gatewayv1.PortNumber(80 + w.IntN(2))
+			ref := gatewayv1.BackendObjectReference{Name: gatewayv1.ObjectName("s" + w.pick("1", "2", "3")), Port: &port}
+			if w.chance(30) {
+				namespace := gatewayv1.Namespace(w.pick("x", "y"))
+				ref.Namespace = &namespace
+			}
+			if w.chance(20) {
+				rule.Filters = append(rule.Filters, gatewayv1.HTTPRouteFilter{
+					Type: gatewayv1.HTTPRouteFilterRequestMirror, RequestMirror: &gatewayv1.HTTPRequestMirrorFilter{BackendRef: ref}})
+			} else {
+				rule.BackendRefs = append(rule.BackendRefs, gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: ref}})
+			}
+		}
+		r.Spec.Rules = append(r.Spec.Rules, rule)
+	}
+	return r
+}
+
+// TestIncremental changes a random world step by step, and holds every step
+// against a compile of the same objects from nothing. The delta must name all
+// that differs, and nothing else.
+func TestIncremental(t *testing.T) {
+	for seed := range uint64(30) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := &world{Rand: rand.New(rand.NewPCG(seed, 0))}
+			set := objects.NewSet()
+			all := map[objects.Ref]objects.Object{}
+			var result *Result
+			for step := range 60 {
+				var changed []objects.Ref
+				for range 1 + w.IntN(4) {
+					obj := w.object()
+					ref := objects.RefOf(obj)
+					if _, there := all[ref]; there && w.chance(30) {
+						delete(all, ref)
+						set.Delete(ref)
+					} else {
+						all[ref] = obj
+						set.Put(obj)
+					}
+					changed = append(changed, ref)
+				}
+				prev := result
+				result = Compile(prev, set, changed, Options{})
+				what := fmt.Sprintf("step %d, %v", step, changed)
+				checkDelta(t, what, prev, result)
+				if step%3 != 0 {
+					continue
+				}
+				fresh := objects.NewSet()
+				refs := make([]objects.Ref, 0, len(all))
+				for ref := range all {
+					refs = append(refs, ref)
+				}
+				slices.SortFunc(refs, objects.Ref.Compare)
+				w.Shuffle(len(refs), func(i, j int) { refs[i], refs[j] = refs[j], refs[i] })
+				for _, ref := range refs {
+					fresh.Put(all[ref])
+				}
+				sameResult(t, what, Compile(nil, fresh, nil, Options{}), result)
+				if t.Failed() {
+					return
+				}
+			}
+		})
+	}
+}
+
+// checkDelta compares what a result says to have changed with what did.
+func checkDelta(t *testing.T, what string, prev, next *Result) {
+	t.Helper()
+	if prev == nil {
+		prev = &Result{Snapshot: &snapshot.Snapshot{}}
+	}
+	for _, table := range []struct {
+		name         string
+		said, differ []string
+	}{
+		{"hosts", next.Delta.Hosts, differ(prev.Snapshot.Hosts, next.Snapshot.Hosts)},
+		{"clusters", next.Delta.Clusters, differ(prev.Snapshot.Clusters, next.Snapshot.Clusters)},
+		{"endpoints", next.Delta.Endpoints, differ(prev.Snapshot.Endpoints, next.Snapshot.Endpoints)},
+	} {
+		if !slices.Equal(table.said, table.differ) {
+			t.Fatalf("%s: the delta's %s are %q, and %q differ", what, table.name, table.said, table.differ)
+		}
+	}
+	if said, is := next.Delta.Ports, !equal(prev.Snapshot.Ports, next.Snapshot.Ports); said != is && prev.tables.frame != nil {
+		t.Fatalf("%s: the delta says %v of the ports, and it is %v", what, said, is)
+	}
+	var changed []string
+	for _, ref := range next.ChangedStatuses {
+		changed = append(changed, ref.String())
+	}
+	slices.Sort(changed)
+	if is := differ(prev.statuses, next.statuses); !slices.Equal(changed, is) {
+		t.Fatalf("%s: the result says that the statuses of %q changed, and those of %q did", what, changed, is)
+	}
+	changed = nil
+	for _, ref := range next.ChangedFindings {
+		changed = append(changed, ref.String())
+	}
+	slices.Sort(changed)
+	if is := differ(prev.findings, next.findings); !slices.Equal(changed, is) {
+		t.Fatalf("%s: the result says that the findings of %q changed, and those of %q did", what, changed, is)
+	}
+}
+
+// differ returns the keys under which two tables differ, sorted.
+func differ[V any](a, b snapshot.Table[V]) []string {
+	x, y := entries(a), entries(b)
+	var keys []string
+	for key := range x {
+		if other, ok := y[key]; !ok || !equal(x[key], other) {
+			keys = append(keys, key)
+		}
+	}
+	for key := range y {
+		if _, ok := x[key]; !ok {
+			keys = append(keys, key)
+		}
+	}
+	slices.Sort(keys)
+	return keys
+}
