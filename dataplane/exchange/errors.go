@@ -25,6 +25,9 @@ type UpstreamError struct {
 	// Reason is one word for logs and metrics: "connect_refused", "connect_timeout",
 	// "reset", "timeout", "malformed_response", "no_endpoint", …
 	Reason string
+	// Unsent says that nothing was sent of the request and nothing pulled of its
+	// content: it may go out again whatever its method, RFC 9110 section 9.2.2.
+	Unsent bool
 	Err    error
 }
 

@@ -362,7 +362,7 @@ func (c *ClientConn) explain(err error) error {
 	e := &exchange.UpstreamError{Stage: exchange.Sending, Reason: "reset", Err: err}
 	switch {
 	case c.unasked != nil:
-		e.Stage, e.Reason = exchange.Stale, "closed"
+		e.Stage, e.Reason, e.Unsent = exchange.Stale, "closed", true
 		if err == errUnasked {
 			e.Reason = "unasked_bytes"
 		}
