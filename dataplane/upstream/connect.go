@@ -47,7 +47,7 @@ func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe 
 	if err == nil {
 		ep.connects.Add(1)
 		c.accepted(ep)
-		return &conn{ep: ep, client: h1.NewClientConn(nc, c.m.opts.HTTP1), tls: st.tls}, nil
+		return &conn{ep: ep, client: h1.NewClientConn(nc, c.m.opts.HTTP1), tls: st.tls, quiet: newWatch(nc)}, nil
 	}
 	ep.unreserve()
 	ep.failures.Add(1)

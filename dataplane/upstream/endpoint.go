@@ -45,6 +45,9 @@ type conn struct {
 	client *h1.ClientConn
 	// tls is what it was made with.
 	tls *tls.Config
+	// quiet tells whether a connection on which nothing is awaited is still
+	// open and silent. It is nil where the codec finds that out by itself.
+	quiet *watch
 	// idleSince is when it was put back, on the Manager's coarse clock.
 	idleSince int64
 }
@@ -70,7 +73,8 @@ func (k *conn) discard() {
 }
 
 // get takes an idle connection that was made with these TLS settings, or nil.
-func (ep *endpoint) get(settings *tls.Config) *conn {
+// With care it takes none that the peer has closed, as far as can be known.
+func (ep *endpoint) get(settings *tls.Config, care bool) *conn {
 	for {
 		ep.mu.Lock()
 		n := len(ep.idle)
@@ -82,7 +86,7 @@ func (ep *endpoint) get(settings *tls.Config) *conn {
 		ep.idle[n-1] = nil
 		ep.idle = ep.idle[:n-1]
 		ep.mu.Unlock()
-		if k.tls == settings {
+		if k.tls == settings && !(care && k.quiet != nil && !k.quiet.quiet()) {
 			return k
 		}
 		k.discard()

@@ -58,7 +58,7 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 	ep.load.InFlight.Add(1)
 	var k *conn
 	if !probe { // that it can be connected to is what a probe is to find out
-		k = ep.get(st.tls)
+		k = ep.get(st.tls, !repeatable(&ex.Out))
 	}
 	reused := k != nil
 	for {
@@ -69,11 +69,11 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 				return nil, err
 			}
 		}
-		ex.Upstream.Tries++
-		ep.requests.Add(1)
 		before := ex.Upstream.Wait
 		err := k.client.RoundTrip(ex)
 		if err == nil {
+			ex.Upstream.Tries++
+			ep.requests.Add(1)
 			ep.observe(ex.Upstream.Wait - before)
 			return k, nil
 		}
@@ -81,7 +81,11 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 		k.discard()
 		k = nil
 		up, ok := err.(*exchange.UpstreamError)
-		if ok && up.Stage == exchange.Stale && reused && repeatable(&ex.Out) {
+		if !ok || !up.Unsent {
+			ex.Upstream.Tries++
+			ep.requests.Add(1)
+		}
+		if ok && up.Stage == exchange.Stale && reused && (up.Unsent || repeatable(&ex.Out)) {
 			reused = false
 			continue
 		}

@@ -1,0 +1,9 @@
+//go:build !unix
+
+package upstream
+
+const canPoll = false
+
+type poll struct{}
+
+func (*poll) readable(uintptr) bool { return true }
