@@ -57,22 +57,3 @@ type policyIndex interface {
 	// wanted returns the Secrets and ConfigMaps that policies refer to, existing or not.
 	wanted() []objects.Ref
 }
-
-// noPolicies is the policyIndex of a world without policies.
-type noPolicies struct{}
-
-func (noPolicies) filters(_ attachment, own []policy.Config) ([]policy.Config, string) {
-	return own, ""
-}
-func (noPolicies) client(*gatewayv1.Gateway, gatewayv1.SectionName) *snapshot.Client { return nil }
-func (noPolicies) cluster(backendUse, *snapshot.Cluster) string                      { return "" }
-func (noPolicies) attachedTo(objects.Ref) []objects.Ref                              { return nil }
-func (noPolicies) all() []objects.Ref                                                { return nil }
-func (noPolicies) status(*objects.Set, objects.Ref) (*Status, []Finding)             { return nil, nil }
-func (noPolicies) wanted() []objects.Ref                                             { return nil }
-
-// newPolicies resolves all policies. policies.go sets it to the real one, so
-// that this file compiles without it:
-//
-//	func newPolicyIndex(set *objects.Set, grants grants, opts Options) policyIndex
-var newPolicies = func(*objects.Set, grants, Options) policyIndex { return noPolicies{} }

@@ -46,7 +46,7 @@ func newFrame(set *objects.Set, opts Options) *frame {
 		statuses: map[objects.Ref]*Status{},
 		findings: map[objects.Ref][]Finding{},
 	}}
-	b.policies = newPolicies(set, b.grants, opts)
+	b.policies = newPolicyIndex(set, b.grants, opts)
 	for _, ref := range b.policies.wanted() {
 		b.frame.wanted[ref] = true
 	}

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -36,7 +37,7 @@ func (w *world) meta(kind string) metav1.ObjectMeta {
 }
 
 func (w *world) object() objects.Object {
-	switch w.IntN(12) {
+	switch w.IntN(14) {
 	case 0:
 		return w.gateway()
 	case 1:
@@ -57,6 +58,8 @@ func (w *world) object() objects.Object {
 	case 7:
 		return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.pick("x", "y"), Labels: map[string]string{"team": w.pick("red", "blue")}}}
 	case 8:
+		return w.policy()
+	case 9:
 		return &gatewayv1.ReferenceGrant{ObjectMeta: w.meta("g"), Spec: gatewayv1.ReferenceGrantSpec{
 			From: []gatewayv1.ReferenceGrantFrom{{Group: gatewayv1.GroupName, Kind: "HTTPRoute", Namespace: gatewayv1.Namespace(w.pick("x", "y"))}},
 			To:   []gatewayv1.ReferenceGrantTo{{Kind: "Service"}},
@@ -102,6 +105,38 @@ func (w *world) slice() *discoveryv1.EndpointSlice {
 	return s
 }
 
+func (w *world) policy() objects.Object {
+	targets := func(kinds ...string) (refs []v1alpha1.TargetRef) {
+		for range 1 + w.IntN(2) {
+			kind := w.pick(kinds...)
+			name := map[string]string{"Gateway": "gw", "HTTPRoute": "r", "Service": "s"}[kind] + w.pick("1", "2", "3")
+			ref := v1alpha1.TargetRef{LocalPolicyTargetReference: gatewayv1.LocalPolicyTargetReference{
+				Group: gatewayv1.Group(objects.GroupOf(kind)), Kind: gatewayv1.Kind(kind), Name: gatewayv1.ObjectName(name)}}
+			if w.chance(30) {
+				section := gatewayv1.SectionName(w.pick("l0", "l1", "web", "rule0"))
+				ref.SectionName = &section
+			}
+			refs = append(refs, ref)
+		}
+		return refs
+	}
+	switch w.IntN(3) {
+	case 0:
+		return &v1alpha1.BackendPolicy{ObjectMeta: w.meta("bp"), Spec: v1alpha1.BackendPolicySpec{
+			TargetRefs: targets("Service", "HTTPRoute"), Enforced: w.chance(20),
+			Balance: &v1alpha1.Balance{Algorithm: v1alpha1.BalanceAlgorithm(w.pick("IPHash", "LeastRequest"))},
+		}}
+	case 1:
+		return &v1alpha1.ListenerPolicy{ObjectMeta: w.meta("lp"), Spec: v1alpha1.ListenerPolicySpec{
+			TargetRefs: targets("Gateway"), TrustedProxies: []string{w.pick("10.0.0.0/8", "fd00::/8", "nonsense")},
+		}}
+	}
+	return &v1alpha1.TransformPolicy{ObjectMeta: w.meta("tp"), Spec: v1alpha1.TransformPolicySpec{
+		TargetRefs: targets("Gateway", "HTTPRoute"), Enforced: w.chance(20),
+		Response: &v1alpha1.ResponseTransform{Headers: v1alpha1.HeaderTransform{Remove: []gatewayv1.HeaderName{gatewayv1.HeaderName(w.pick("A", "B", "Host"))}}},
+	}}
+}
+
 func (w *world) route() *gatewayv1.HTTPRoute {
 	r := &gatewayv1.HTTPRoute{ObjectMeta: w.meta("r")}
 	for range 1 + w.IntN(2) {
@@ -118,6 +153,9 @@ func (w *world) route() *gatewayv1.HTTPRoute {
 	}
 	for range w.IntN(4) {
 		var rule gatewayv1.HTTPRouteRule
+		if name := gatewayv1.SectionName(fmt.Sprintf("rule%d", len(r.Spec.Rules))); w.chance(30) {
+			rule.Name = &name
+		}
 		for range w.IntN(3) {
 			kind := gatewayv1.PathMatchType(w.pick("Exact", "PathPrefix", "RegularExpression"))
 			value := w.pick("/", "/a", "/a/b", "/(")

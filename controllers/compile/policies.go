@@ -71,7 +71,6 @@ func init() {
 			compile: compileBackendPolicy,
 		},
 	}
-	newPolicies = newPolicyIndex
 }
 
 func listOf[T v1alpha1.Policy](set *objects.Set) []v1alpha1.Policy {
