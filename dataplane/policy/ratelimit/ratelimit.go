@@ -116,6 +116,7 @@ func (f *filter) request(ex *exchange.Exchange) exchange.Verdict {
 			ex.Answer(http.StatusTooManyRequests, "rate_limited", "Too many requests.\n")
 			ex.Response.Fields = append(ex.Response.Fields, exchange.Field{
 				Key: exchange.KeyRetryAfter, Name: "Retry-After", Value: ex.Arena.Uint(seconds(wait))})
+			f.response(ex) // which the pipeline calls only for requests that passed
 			return exchange.Answered
 		}
 	}
