@@ -100,3 +100,16 @@ func (h *Hosts[V]) Best(host string) (best V, ok bool) {
 	})
 	return best, ok
 }
+
+// All calls visit with every value, in no order.
+func (h Hosts[V]) All(visit func(V)) {
+	for _, table := range [2]snapshot.Table[V]{h.exact, h.suffixes} {
+		for _, key := range table.Keys() {
+			v, _ := table.Get(key)
+			visit(v)
+		}
+	}
+	if h.hasRest {
+		visit(h.rest)
+	}
+}

@@ -1,0 +1,174 @@
+package pipeline
+
+import (
+	"context"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/headgate/headgate/dataplane/exchange"
+)
+
+const (
+	// mirrorContent is the most content that is copied for a mirror.
+	mirrorContent = 64 << 10
+	// mirrorTimeout bounds a copy's exchange where its rule has no timeout.
+	mirrorTimeout = 30 * time.Second
+)
+
+// mirror sends copies of the request to the rule's mirrors. A copy is a request
+// of its own on a goroutine of its own, made now and sent when the original's
+// content, if any, has been read by the backend: so that the original neither
+// waits nor fails for it. Where the copies in flight are as many as may be, or
+// the content is too large, there is no copy.
+func (p *Pipeline) mirror(ex *exchange.Exchange, r *rule) {
+	if ex.Out.Upgrade != "" || ex.Out.Length > mirrorContent {
+		return
+	}
+	var tee *teeBody
+	for i := range r.mirrors {
+		m := &r.mirrors[i]
+		if m.cluster == nil || !m.sampled() {
+			continue
+		}
+		if p.mirrored.Add(1) > int64(p.opts.MaxMirrors) {
+			p.mirrored.Add(-1)
+			continue
+		}
+		c := newCopy(ex, m.cluster, r)
+		if ex.Out.Body == nil {
+			p.launch(c, nil)
+			continue
+		}
+		if tee == nil {
+			tee = &teeBody{Body: ex.Out.Body, p: p, length: ex.Out.Length}
+			ex.Out.Body = tee
+		}
+		tee.copies = append(tee.copies, c)
+	}
+}
+
+// copied is a request for a mirror.
+type copied struct {
+	ex      *exchange.Exchange
+	cluster Cluster
+	timeout time.Duration
+}
+
+func newCopy(ex *exchange.Exchange, to Cluster, r *rule) *copied {
+	dup := &exchange.Exchange{Conn: ex.Conn, Client: deaf{}, ClientIP: ex.ClientIP, Route: ex.Route}
+	own := func(s string) string { return dup.Arena.Concat(s) }
+	out := &dup.Out
+	*out = ex.Out
+	out.Method, out.Scheme, out.Authority, out.Host = own(out.Method), own(out.Scheme), own(out.Authority), own(out.Host)
+	out.Path, out.Query = own(out.Path), own(out.Query)
+	out.Body, out.Trailers, out.ExpectContinue = nil, nil, false
+	out.Fields = make(exchange.Fields, len(ex.Out.Fields))
+	for i, f := range ex.Out.Fields {
+		out.Fields[i] = exchange.Field{Key: f.Key, Name: own(f.Name), Value: own(f.Value)}
+	}
+	dup.In.Method, dup.In.Proto, dup.In.Scheme = out.Method, ex.In.Proto, out.Scheme
+	dup.RequestID, dup.Path = own(ex.RequestID), out.Path
+	timeout := r.requestTimeout
+	if timeout == 0 {
+		timeout = mirrorTimeout
+	}
+	return &copied{dup, to, timeout}
+}
+
+func (p *Pipeline) launch(c *copied, content []byte) {
+	p.mirrors.Add(1)
+	go func() {
+		defer p.mirrors.Done()
+		defer p.mirrored.Add(-1)
+		c.send(content)
+	}()
+}
+
+func (c *copied) send(content []byte) {
+	ex := c.ex
+	ex.Start = time.Now()
+	ex.Deadline = ex.Start.Add(c.timeout)
+	if content != nil {
+		ex.Out.Body, ex.Out.Length = &heldBody{content: content}, int64(len(content))
+	}
+	lease, err := c.cluster.RoundTrip(ex)
+	if err != nil {
+		return
+	}
+	// Read to its end, so that the connection can be used again.
+	for body := ex.Response.Body; body != nil; {
+		if _, err := body.Next(); err != nil {
+			break
+		}
+	}
+	closeBody(ex.Response.Body)
+	if ex.Response.Tunnel != nil {
+		_ = ex.Response.Tunnel.Close()
+	}
+	lease.Release()
+}
+
+// Wait waits for the mirrored requests in flight, until ctx ends.
+func (p *Pipeline) Wait(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		p.mirrors.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// teeBody keeps what passes through it, and launches the copies with it at the
+// content's end. Next belongs to one goroutine; Close may come from another.
+type teeBody struct {
+	exchange.Body
+	p       *Pipeline
+	length  int64 // as Request.Length
+	copies  []*copied
+	content []byte
+	over    atomic.Bool // the copies were launched or dropped
+}
+
+func (b *teeBody) Next() ([]byte, error) {
+	part, err := b.Body.Next()
+	if b.over.Load() {
+		return part, err
+	}
+	if err == nil && len(b.content)+len(part) <= mirrorContent {
+		b.content = append(b.content, part...)
+	} else if err != io.EOF {
+		b.drop()
+		return part, err
+	}
+	// Who knows the length may not ask for the end.
+	if (err == io.EOF || int64(len(b.content)) == b.length) && b.end() {
+		for _, c := range b.copies {
+			b.p.launch(c, b.content[:len(b.content):len(b.content)])
+		}
+	}
+	return part, err
+}
+
+func (b *teeBody) Close() {
+	b.drop()
+	b.Body.Close()
+}
+
+func (b *teeBody) end() bool { return b.over.CompareAndSwap(false, true) }
+
+func (b *teeBody) drop() {
+	if b.end() {
+		b.p.mirrored.Add(-int64(len(b.copies)))
+	}
+}
+
+// deaf is the client of a copy: there is nobody to inform.
+type deaf struct{}
+
+func (deaf) Inform(int, exchange.Fields) error { return nil }
