@@ -10,7 +10,6 @@ package loop
 import (
 	"context"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -192,7 +191,7 @@ func (l *Loop) take(set *objects.Set) ([]objects.Ref, bool) {
 		}
 		changed = append(changed, ref)
 	}
-	slices.SortFunc(changed, compareRefs)
+	slices.SortFunc(changed, objects.Ref.Compare)
 	return changed, true
 }
 
@@ -206,7 +205,7 @@ func (l *Loop) turn(ctx context.Context, set *objects.Set, changed []objects.Ref
 				set.Put(obj)
 				changed = append(changed, ref)
 			}
-			slices.SortFunc(changed, compareRefs)
+			slices.SortFunc(changed, objects.Ref.Compare)
 			result = compile.Compile(prev, set, slices.Compact(changed), l.opts.Compile)
 		}
 	}
@@ -229,14 +228,4 @@ func (l *Loop) turn(ctx context.Context, set *objects.Set, changed []objects.Ref
 	if l.opts.Published != nil {
 		l.opts.Published(result)
 	}
-}
-
-func compareRefs(a, b objects.Ref) int {
-	if c := strings.Compare(a.Kind, b.Kind); c != 0 {
-		return c
-	}
-	if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
-		return c
-	}
-	return strings.Compare(a.Name, b.Name)
 }

@@ -2,8 +2,10 @@ package manifests
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -56,11 +58,9 @@ func open(t *testing.T, dir string) *Folder {
 func refresh(f *Folder, paths ...string) string {
 	change, _ := f.Refresh(paths...)
 	var words []string
-	for _, k := range objects.Kinds {
-		for ref, obj := range change.Put {
-			if ref.Kind == k.Name && ref.Kind != "Namespace" {
-				words = append(words, fmt.Sprintf("+%s@%d", ref, obj.GetGeneration()))
-			}
+	for _, ref := range slices.SortedFunc(maps.Keys(change.Put), objects.Ref.Compare) {
+		if ref.Kind != "Namespace" {
+			words = append(words, fmt.Sprintf("+%s@%d", ref, change.Put[ref].GetGeneration()))
 		}
 	}
 	for _, ref := range change.Deleted {

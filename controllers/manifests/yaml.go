@@ -19,7 +19,7 @@ import (
 // Bounds on one document, so that aliases can't blow it up.
 const (
 	maxDepth = 100
-	maxNodes = 1 << 20
+	maxNodes = 1 << 18
 )
 
 // documents parses a stream of YAML documents; JSON is YAML. Empty documents
@@ -127,7 +127,7 @@ func (c *converter) fault(node *yaml.Node, path, message, hint string) any {
 func (c *converter) convert(node *yaml.Node, path string, depth int) any {
 	if c.nodes++; c.nodes > maxNodes || depth > maxDepth {
 		if c.nodes <= maxNodes+1 || depth == maxDepth+1 {
-			c.fault(node, path, "is too deep or too large", "at most 100 levels and a million values, aliases included")
+			c.fault(node, path, "is too deep or too large", "at most 100 levels and 262,144 values, aliases included")
 			c.nodes = maxNodes + 2
 		}
 		return nil
