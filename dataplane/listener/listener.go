@@ -1,0 +1,294 @@
+// Package listener owns the sockets: it binds ports, accepts connections,
+// terminates TLS, and hands each connection to the codec that it asked for.
+//
+// Sockets are kept by the port's key and outlive changes of what is served on
+// them. Certificates are chosen at each handshake from what was applied last,
+// so that they change without a connection noticing. What is removed drains:
+// its connections end after the exchange that they are at.
+package listener
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// Session is a connection in the hands of a codec. Drain and Close may be
+// called from any goroutine, more than once.
+type Session interface {
+	// Serve serves the connection to its end and closes it.
+	Serve()
+	// Drain ends it after the exchange in progress, at once if there is none.
+	Drain()
+	// Close ends it at once.
+	Close() error
+}
+
+// Codec makes sessions for one protocol.
+type Codec struct {
+	// ALPN is the protocol's name in TLS, RFC 7301: "http/1.1".
+	ALPN string
+	// New takes the connection over. clients are the settings of the listeners
+	// that the connection may turn out to be for, nil for defaults: one behind
+	// TLS, else all of the port.
+	New func(c net.Conn, info *exchange.Conn, clients []*snapshot.Client) Session
+}
+
+// Options are what a Set cannot know from snapshots. Codecs and Metrics are required.
+type Options struct {
+	// Addresses are the IP addresses to bind at; empty means all.
+	Addresses []string
+	// Codecs are in order of preference. The last one serves connections
+	// without TLS, and those that negotiate nothing.
+	Codecs []Codec
+	// MaxConnections bounds the open connections of all ports; beyond it, new
+	// ones wait in the kernel's queue. 0 means 65,536.
+	MaxConnections int
+	// HandshakeTimeout bounds a TLS handshake; 0 means 10 s.
+	HandshakeTimeout time.Duration
+	// RetryInterval is how often a port that could not be bound is tried
+	// again; 0 means 1 s.
+	RetryInterval time.Duration
+	Metrics       *observe.Metrics
+	Log           logr.Logger
+}
+
+// Status is the state of one address of one port.
+type Status struct {
+	// Port is the port's key, Address what is bound or was meant to be.
+	Port, Address string
+	// Err is nil if it is bound.
+	Err error
+}
+
+// Set is all sockets. It is safe for concurrent use.
+type Set struct {
+	opts   Options
+	lastID atomic.Uint64
+	// room has an element for each open connection.
+	room chan struct{}
+
+	mu     sync.Mutex
+	ports  map[string]*port
+	gone   sync.WaitGroup // ports that were removed, until they are drained
+	drains map[*port]bool // the same, to be closed by Shutdown
+	retry  *time.Timer    // nil unless a socket waits to be bound
+	closed bool
+}
+
+// NewSet returns a Set without sockets.
+func NewSet(opts Options) *Set {
+	if len(opts.Addresses) == 0 {
+		opts.Addresses = []string{""}
+	}
+	if opts.MaxConnections <= 0 {
+		opts.MaxConnections = 1 << 16
+	}
+	if opts.HandshakeTimeout <= 0 {
+		opts.HandshakeTimeout = 10 * time.Second
+	}
+	if opts.RetryInterval <= 0 {
+		opts.RetryInterval = time.Second
+	}
+	return &Set{
+		opts:   opts,
+		room:   make(chan struct{}, opts.MaxConnections),
+		ports:  map[string]*port{},
+		drains: map[*port]bool{},
+	}
+}
+
+// ErrShutdown says that the Set was shut down.
+var ErrShutdown = errors.New("listener: shut down")
+
+// Apply makes ports what is listened on. Ports that stay keep their sockets and
+// connections; those that are gone drain in the background. The error names
+// what could not be bound, which is tried again, and certificates that could
+// not be used; everything else serves.
+func (s *Set) Apply(ports []*snapshot.Port) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrShutdown
+	}
+	var errs []error
+	wanted := map[string]bool{}
+	for _, cfg := range ports {
+		wanted[cfg.Key] = true
+		if cfg.Transport != "tcp" {
+			errs = append(errs, fmt.Errorf("port %s: transport %q is not served yet: want tcp", cfg.Key, cfg.Transport))
+			continue
+		}
+		p := s.ports[cfg.Key]
+		if p == nil {
+			p = newPort(s, cfg)
+		}
+		// What is served is known before the first connection comes.
+		errs = append(errs, p.update(cfg))
+		s.ports[cfg.Key] = p
+	}
+	for key, p := range s.ports {
+		if !wanted[key] {
+			delete(s.ports, key)
+			s.remove(p)
+		}
+	}
+	errs = append(errs, s.bind())
+	return errors.Join(errs...)
+}
+
+// bind binds the sockets that are not bound yet.
+func (s *Set) bind() error {
+	var errs []error
+	for _, p := range s.ports {
+		for _, socket := range p.sockets {
+			if socket.ln == nil {
+				errs = append(errs, socket.bind(p))
+			}
+		}
+	}
+	err := errors.Join(errs...)
+	if err != nil && s.retry == nil {
+		s.retry = time.AfterFunc(s.opts.RetryInterval, s.rebind)
+	}
+	return err
+}
+
+func (s *Set) rebind() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.retry = nil
+	if err := s.bind(); err == nil {
+		s.opts.Log.Info("all ports are bound")
+	}
+}
+
+// remove stops accepting at once, and lets the connections end.
+func (s *Set) remove(p *port) {
+	p.stop()
+	s.drains[p] = true
+	s.gone.Add(1)
+	go func() {
+		defer s.gone.Done()
+		p.busy.Wait()
+		p.metrics.Release()
+		s.mu.Lock()
+		delete(s.drains, p)
+		s.mu.Unlock()
+	}()
+}
+
+// Shutdown stops accepting, drains all connections and waits for them. If ctx
+// ends before, it closes them and returns ctx's error.
+func (s *Set) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	if s.retry != nil {
+		s.retry.Stop()
+	}
+	s.closed = true
+	for key, p := range s.ports {
+		delete(s.ports, key)
+		s.remove(p)
+	}
+	s.mu.Unlock()
+
+	done := make(chan struct{})
+	go func() {
+		s.gone.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	left := make([]*port, 0, len(s.drains))
+	for p := range s.drains {
+		left = append(left, p)
+	}
+	s.mu.Unlock()
+	for _, p := range left {
+		p.closeAll()
+	}
+	<-done
+	return ctx.Err()
+}
+
+// Statuses returns the state of every socket, sorted.
+func (s *Set) Statuses() []Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Status
+	for key, p := range s.ports {
+		for _, socket := range p.sockets {
+			st := Status{Port: key, Address: socket.address, Err: socket.err}
+			if socket.ln != nil {
+				st.Address = socket.ln.Addr().String()
+			}
+			all = append(all, st)
+		}
+	}
+	slices.SortFunc(all, func(a, b Status) int {
+		if c := strings.Compare(a.Port, b.Port); c != 0 {
+			return c
+		}
+		return strings.Compare(a.Address, b.Address)
+	})
+	return all
+}
+
+// socket is one address of a port.
+type socket struct {
+	address string
+	ln      *net.TCPListener // nil until it is bound
+	err     error
+}
+
+// bind opens the socket. Go sets SO_REUSEADDR, so that connections of a former
+// process in TIME_WAIT are no obstacle, the longest queue that the kernel
+// allows (net.core.somaxconn), and TCP_NODELAY and keep-alive on what it accepts.
+func (k *socket) bind(p *port) error {
+	ln, err := net.Listen("tcp", k.address)
+	if err != nil {
+		k.err = fmt.Errorf("port %s cannot be bound: %w", p.key, err)
+		return k.err
+	}
+	k.ln, k.err = ln.(*net.TCPListener), nil
+	p.accepting.Add(1)
+	p.busy.Add(1)
+	go p.accept(k.ln)
+	return nil
+}
+
+func newPort(s *Set, cfg *snapshot.Port) *port {
+	p := &port{
+		set: s, key: cfg.Key, handle: cfg.Key,
+		metrics: s.opts.Metrics.Port(cfg.Key),
+		closing: make(chan struct{}),
+		conns:   map[*conn]struct{}{},
+	}
+	p.outer = p.newOuter()
+	for _, address := range s.opts.Addresses {
+		p.sockets = append(p.sockets, &socket{
+			address: net.JoinHostPort(address, strconv.Itoa(int(cfg.Number))),
+		})
+	}
+	return p
+}

@@ -1,0 +1,201 @@
+package listener
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// port is what one key of a snapshot listens on, with its connections.
+type port struct {
+	set     *Set
+	key     string
+	handle  any // the key, as exchange.Conn.Port
+	metrics *observe.Port
+	outer   *tls.Config
+	table   atomic.Pointer[table]
+	sockets []*socket // guarded by set.mu
+
+	closing   chan struct{}  // closed when nothing more is to be accepted
+	accepting sync.WaitGroup // accept loops
+	busy      sync.WaitGroup // accept loops and connections
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+}
+
+// conn is an open connection.
+type conn struct {
+	nc      net.Conn
+	since   time.Time
+	session Session // nil before the handshake is over; guarded by port.mu
+}
+
+const (
+	// sweep is how long a socket goes on accepting when it is to be closed:
+	// closing it resets what the kernel has queued.
+	sweep = 2 * time.Millisecond
+	// newcomer is how old a connection must be to be drained while it is idle:
+	// a younger one's first request is on its way, and nobody sends that again.
+	newcomer = time.Second
+	// maxBackoff is the longest pause after a failed accept.
+	maxBackoff = time.Second
+)
+
+// accept accepts connections until the port is stopped.
+func (p *port) accept(ln *net.TCPListener) {
+	defer p.busy.Done()
+	defer p.accepting.Done()
+	defer ln.Close()
+	room := p.set.room
+	backoff := time.Duration(0)
+	for {
+		// Room first: a connection that cannot be served is better off in the
+		// kernel's queue, which is bounded.
+		select {
+		case room <- struct{}{}:
+		case <-p.closing:
+			return
+		}
+		nc, err := ln.AcceptTCP()
+		if err == nil {
+			backoff = 0
+			p.busy.Add(1)
+			go p.serve(nc)
+			continue
+		}
+		<-room
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Out of files or memory, most likely: it passes when connections end.
+		backoff = min(max(2*backoff, 5*time.Millisecond), maxBackoff)
+		p.set.opts.Log.Error(err, "cannot accept a connection", "port", p.key, "retryIn", backoff)
+		select {
+		case <-time.After(backoff):
+		case <-p.closing:
+			return
+		}
+	}
+}
+
+// stop ends the accept loops, closes the sockets and drains the connections.
+// The port's number is free when it returns.
+func (p *port) stop() {
+	close(p.closing)
+	for _, socket := range p.sockets {
+		if socket.ln != nil {
+			_ = socket.ln.SetDeadline(time.Now().Add(sweep))
+		}
+	}
+	p.accepting.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.drain()
+	}
+}
+
+// drain is called with port.mu held.
+func (c *conn) drain() {
+	if c.session == nil {
+		return // it comes back when its handshake is over
+	}
+	if wait := newcomer - time.Since(c.since); wait > 0 {
+		time.AfterFunc(wait, c.session.Drain)
+		return
+	}
+	c.session.Drain()
+}
+
+// closeAll cuts all connections off.
+func (p *port) closeAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		if c.session != nil {
+			_ = c.session.Close()
+		}
+		_ = c.nc.Close()
+	}
+}
+
+func (p *port) stopped() bool {
+	select {
+	case <-p.closing:
+		return true
+	default:
+		return false
+	}
+}
+
+// serve is the life of a connection.
+func (p *port) serve(nc *net.TCPConn) {
+	c := &conn{nc: nc, since: time.Now()}
+	p.mu.Lock()
+	p.conns[c] = struct{}{}
+	p.mu.Unlock()
+	p.metrics.Accepted()
+	defer func() {
+		if bug := recover(); bug != nil {
+			p.set.opts.Log.Error(fmt.Errorf("panic: %v", bug), "serving a connection", "port", p.key, "stack", string(debug.Stack()))
+		}
+		_ = nc.Close()
+		p.mu.Lock()
+		delete(p.conns, c)
+		p.mu.Unlock()
+		p.metrics.Closed()
+		<-p.set.room
+		p.busy.Done()
+	}()
+
+	info := &exchange.Conn{
+		ID: p.set.lastID.Add(1), Port: p.handle,
+		Remote: addrPort(nc.RemoteAddr()), Local: addrPort(nc.LocalAddr()),
+	}
+	t := p.table.Load()
+	codecs := p.set.opts.Codecs
+	codec, clients, stream := &codecs[len(codecs)-1], t.clients, net.Conn(nc)
+	if t.tls {
+		secure, picked, err := p.handshake(nc, info)
+		if err != nil {
+			p.metrics.Rejected("tls_handshake")
+			p.set.opts.Log.V(1).Info("TLS handshake failed", "port", p.key, "remote", info.Remote, "error", err.Error())
+			return
+		}
+		stream, clients = secure, []*snapshot.Client{picked.client}
+		for i := range codecs {
+			if codecs[i].ALPN == info.TLS.ALPN {
+				codec = &codecs[i]
+			}
+		}
+	}
+	session := codec.New(stream, info, clients)
+	p.mu.Lock()
+	c.session = session
+	if p.stopped() {
+		c.drain()
+	}
+	p.mu.Unlock()
+	session.Serve()
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	ap := tcp.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
