@@ -1,0 +1,73 @@
+# `make help` lists what there is.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+export GOTOOLCHAIN := local
+# Nothing that is run needs cgo but the race detector.
+export CGO_ENABLED := 0
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+IMAGE   ?= headgate:$(VERSION)
+# Further flags for quickstart and bench.
+ARGS    ?=
+# make quickstart CHECK=1 ends after its requests, with an error if any answer was wrong.
+CHECK   ?=
+# How long make fuzz runs each target.
+FUZZTIME ?= 30s
+# Packages that make test tests.
+PKG     ?= ./...
+
+# What make generate makes.
+GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd config/rbac controllers/manifests/schema/crds
+
+.PHONY: help build test quickstart lint generate bench fuzz image FORCE
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: bin/headgate ## build bin/headgate
+
+bin/headgate: FORCE
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/headgate
+
+bin/demo: FORCE
+	go build -o $@ ./hack/quickstart/demo
+
+bin/quickstart bin/bench: bin/%: FORCE
+	go build -o $@ ./hack/$*
+
+# The programs that hack/tools pins. They are built again when the pins change.
+bin/controller-gen: TOOL := sigs.k8s.io/controller-tools/cmd/controller-gen
+bin/staticcheck:    TOOL := honnef.co/go/tools/cmd/staticcheck
+bin/helm:           TOOL := helm.sh/helm/v3/cmd/helm
+bin/controller-gen bin/staticcheck bin/helm: hack/tools/go.mod hack/tools/go.sum
+	cd hack/tools && go build -o ../../$@ $(TOOL)
+	@touch $@
+
+test: bin/helm ## run every test under the race detector, also against a real API server
+	@mkdir -p out
+	assets=$$(hack/cluster/cluster assets); \
+	CGO_ENABLED=1 KUBEBUILDER_ASSETS=$$assets go test -race -timeout 20m $(PKG) 2>&1 | tee out/test.log
+
+quickstart: bin/headgate bin/demo bin/quickstart ## see the shop at work; CHECK=1 to check its answers and end
+	bin/quickstart $(if $(CHECK),-check) $(ARGS)
+
+lint: bin/staticcheck bin/helm bin/controller-gen ## check format, vet, staticcheck, stale generated files, imports, the chart
+	hack/lint $(GENERATED)
+
+generate: bin/controller-gen ## make deepcopy, CRDs, RBAC and the embedded schemas from the code
+	bin/controller-gen object paths=./api/...
+	bin/controller-gen crd paths=./api/... output:crd:dir=config/crd
+	bin/controller-gen rbac:roleName=headgate paths=./controllers/... output:rbac:dir=config/rbac
+	go generate ./controllers/...
+
+bench: bin/headgate bin/bench ## compare CPU, latency and memory with nginx and HAProxy; ARGS=-help for the flags
+	bin/bench $(ARGS)
+
+fuzz: ## run each fuzz target for FUZZTIME (30s)
+	hack/fuzz $(FUZZTIME)
+
+image: ## make a container image, with docker or for hack/cluster
+	hack/image $(IMAGE) $(VERSION)
