@@ -28,23 +28,28 @@ type frame struct {
 	// Gateways are not among them: their statuses count routes.
 	statuses map[objects.Ref]*Status
 	findings map[objects.Ref][]Finding
+	// keyPairs are the Secrets that were read as certificates, so that an
+	// unchanged one is not parsed again.
+	keyPairs map[objects.Ref]keyPair
 }
 
 // frameBuilder is a frame while it is built.
 type frameBuilder struct {
 	*frame
+	prev *frame // may be nil
 	set  *objects.Set
 	opts Options
 }
 
-func newFrame(set *objects.Set, opts Options) *frame {
-	b := &frameBuilder{set: set, opts: opts, frame: &frame{
+func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
+	b := &frameBuilder{prev: prev, set: set, opts: opts, frame: &frame{
 		grants:   newGrants(set),
 		gateways: map[types.NamespacedName]*gateway{},
 		foreign:  map[types.NamespacedName]bool{},
 		wanted:   map[objects.Ref]bool{},
 		statuses: map[objects.Ref]*Status{},
 		findings: map[objects.Ref][]Finding{},
+		keyPairs: map[objects.Ref]keyPair{},
 	}}
 	b.policies = newPolicyIndex(set, b.grants, opts)
 	for _, ref := range b.policies.wanted() {

@@ -158,6 +158,33 @@ func (g *gateway) settle() {
 	}
 }
 
+// listenerView is what routes see of a listener.
+type listenerView struct {
+	name     gatewayv1.SectionName
+	port     gatewayv1.PortNumber
+	hostname string
+	kinds    int
+	from     gatewayv1.FromNamespaces
+	selector string
+	serves   bool
+}
+
+// view is what routes see of a Gateway, nil of none: if it stays the same, they
+// need not be compiled again.
+func (g *gateway) view() []listenerView {
+	if g == nil {
+		return nil
+	}
+	views := make([]listenerView, len(g.listeners))
+	for i, l := range g.listeners {
+		views[i] = listenerView{l.spec.Name, l.spec.Port, l.hostname, len(l.kinds), l.from, "", l.serves()}
+		if l.selector != nil {
+			views[i].selector = l.selector.String()
+		}
+	}
+	return views
+}
+
 // status is the Gateway's with the number of routes that each listener has.
 func (g *gateway) status(attached func(listener string) int32) *Status {
 	generation := g.object.Generation

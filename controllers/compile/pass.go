@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/controllers/objects"
@@ -69,68 +70,117 @@ func newPass(prev *Result, set *objects.Set) *pass {
 	return p
 }
 
+// scope is what a pass has to look at again.
+type scope struct {
+	// reframe says that the frame is to be built anew, routing that every route
+	// is to be compiled against it, whatever it looks like.
+	reframe, routing bool
+	routes           map[objects.Ref]bool
+	// backends are the Services and Backends whose endpoints may differ.
+	backends map[objects.Ref]bool
+}
+
 func (p *pass) run(changed []objects.Ref, opts Options) *Result {
-	full := p.tables.frame == nil
-	routes := map[objects.Ref]bool{}
-	backends := map[objects.Ref]bool{}
-	if full {
+	s := &scope{routes: map[objects.Ref]bool{}, backends: map[objects.Ref]bool{}}
+	if p.tables.frame == nil {
+		s.reframe, s.routing = true, true
 		for _, slice := range objects.All[*discoveryv1.EndpointSlice](p.set) {
-			changed = append(changed[:len(changed):len(changed)], objects.RefOf(slice))
+			p.moveSlice(objects.RefOf(slice), s)
+		}
+	} else {
+		for _, ref := range changed {
+			p.widen(s, ref)
 		}
 	}
-	for _, ref := range changed {
-		switch ref.Kind {
-		case "HTTPRoute":
-			routes[ref] = true
-		case "EndpointSlice":
-			p.moveSlice(ref, backends)
-		case "Secret", "ConfigMap":
-			full = full || p.Wanted[ref]
-		default:
-			full = true
-		}
+	if s.reframe {
+		p.reframe(opts, s)
 	}
-	if full {
-		p.reframe(opts, routes)
-	}
-	p.compileRoutes(routes, full, backends)
-	p.compileEndpoints(backends)
-	p.report(full, routes)
+	p.compileRoutes(s)
+	p.compileEndpoints(s)
+	p.report(s)
 	return p.finish()
 }
 
-// reframe builds the frame anew; every route is compiled against it.
-func (p *pass) reframe(opts Options, routes map[objects.Ref]bool) {
-	f := newFrame(p.set, opts)
-	if old := p.tables.frame; old != nil {
-		if equal(old.ports, f.ports) {
-			f.ports = old.ports
+// widen makes a scope cover what depends on a changed object.
+func (p *pass) widen(s *scope, ref objects.Ref) {
+	switch ref.Kind {
+	case "HTTPRoute":
+		s.routes[ref] = true
+	case "EndpointSlice":
+		p.moveSlice(ref, s)
+	case "Gateway", "GatewayClass":
+		s.reframe = true
+	case "Service", "Backend":
+		s.reframe = true
+		s.backends[ref] = true
+		for _, r := range p.set.HTTPRoutesOfBackend(ref) {
+			s.routes[objects.RefOf(r)] = true
 		}
-		if maps.Equal(old.wanted, f.wanted) {
-			f.wanted = old.wanted
+	case "Secret", "ConfigMap":
+		if p.Wanted[ref] {
+			s.reframe = true
+			s.routing = s.routing || slices.Contains(p.tables.frame.policies.wanted(), ref)
 		}
-		if equal(old.services, f.services) {
-			f.services = old.services
-		}
+	default: // policies, ReferenceGrants, Namespaces
+		s.reframe, s.routing = true, true
 	}
-	p.ports = p.tables.frame == nil || !sameSlice(p.Snapshot.Ports, f.ports)
+}
+
+// reframe builds the frame anew, and finds the routes for which it looks
+// different than the one before.
+func (p *pass) reframe(opts Options, s *scope) {
+	old, f := p.tables.frame, newFrame(p.tables.frame, p.set, opts)
+	if old == nil {
+		old = &frame{}
+	} else if equal(old.ports, f.ports) {
+		f.ports = old.ports
+	} else {
+		p.ports = true
+	}
+	p.ports = p.ports || p.tables.frame == nil
+	if old.wanted != nil && maps.Equal(old.wanted, f.wanted) {
+		f.wanted = old.wanted
+	}
 	p.tables.frame = f
 	p.Snapshot.Ports, p.Wanted, p.Services = f.ports, f.wanted, f.services
-	for _, key := range p.tables.routes.Keys() {
-		r, _ := p.tables.routes.Get(key)
-		routes[objects.RefOf(r.object)] = true
+	if s.routing {
+		for _, key := range p.tables.routes.Keys() {
+			r, _ := p.tables.routes.Get(key)
+			s.routes[objects.RefOf(r.object)] = true
+		}
+		for _, r := range objects.All[*gatewayv1.HTTPRoute](p.set) {
+			s.routes[objects.RefOf(r)] = true
+		}
+		return
 	}
-	for _, r := range objects.All[*gatewayv1.HTTPRoute](p.set) {
-		routes[objects.RefOf(r)] = true
+	for name := range union(old.gateways, f.gateways, old.foreign, f.foreign) {
+		if old.foreign[name] != f.foreign[name] || !equal(old.gateways[name].view(), f.gateways[name].view()) {
+			for _, r := range p.set.HTTPRoutesOfGateway(name.Namespace, name.Name) {
+				s.routes[objects.RefOf(r)] = true
+			}
+		}
 	}
+}
+
+func union(a, b map[types.NamespacedName]*gateway, c, d map[types.NamespacedName]bool) map[types.NamespacedName]bool {
+	names := map[types.NamespacedName]bool{}
+	for name := range a {
+		names[name] = true
+	}
+	for name := range b {
+		names[name] = true
+	}
+	maps.Copy(names, c)
+	maps.Copy(names, d)
+	return names
 }
 
 // compileRoutes compiles the named routes and makes what follows from them:
 // virtual hosts, clusters, counts.
-func (p *pass) compileRoutes(names map[objects.Ref]bool, full bool, backends map[objects.Ref]bool) {
+func (p *pass) compileRoutes(s *scope) {
 	touched := map[string]*hostChange{}
 	net, uses := map[string]int{}, map[string]clusterUse{}
-	for _, ref := range slices.SortedFunc(maps.Keys(names), objects.Ref.Compare) {
+	for _, ref := range slices.SortedFunc(maps.Keys(s.routes), objects.Ref.Compare) {
 		old, _ := p.tables.routes.Get(ref.String())
 		next := &route{}
 		if object, ok := p.set.Get(ref).(*gatewayv1.HTTPRoute); ok {
@@ -151,18 +201,13 @@ func (p *pass) compileRoutes(names map[objects.Ref]bool, full bool, backends map
 	for key, change := range touched {
 		p.rebuildHost(key, change)
 	}
-	p.settleClusters(net, uses, backends)
-	if !full {
-		return
-	}
-	// Services, Backends and policies may have changed: every cluster, once.
+	p.settleClusters(net, uses, s)
+	// Services, Backends and policies may have changed what clusters are.
 	for key, use := range uses {
-		c, _ := p.tables.clusters.Get(key)
-		if !equal(c.clusterUse, use) {
+		if c, _ := p.tables.clusters.Get(key); !equal(c.clusterUse, use) {
 			p.tables.clusters = p.tables.clusters.With(key, cluster{use, c.routes})
+			p.setCluster(key, use.cluster)
 		}
-		p.setCluster(key, use.cluster)
-		backends[use.backend] = true
 	}
 }
 
@@ -241,7 +286,7 @@ func countClusters(net map[string]int, uses map[string]clusterUse, old, next *ro
 
 // settleClusters adds the clusters that routes came to use, and lets those go
 // that no route uses any more.
-func (p *pass) settleClusters(net map[string]int, uses map[string]clusterUse, backends map[objects.Ref]bool) {
+func (p *pass) settleClusters(net map[string]int, uses map[string]clusterUse, s *scope) {
 	for key, by := range net {
 		c, known := p.tables.clusters.Get(key)
 		if !known {
@@ -251,7 +296,7 @@ func (p *pass) settleClusters(net map[string]int, uses map[string]clusterUse, ba
 			c.clusterUse = uses[key]
 			p.setCluster(key, c.cluster)
 			p.changeBackend(c.backend, func(keys []string) []string { return append(keys, key) })
-			backends[c.backend] = true
+			s.backends[c.backend] = true
 		}
 		if c.routes += by; c.routes > 0 {
 			p.tables.clusters = p.tables.clusters.With(key, c)
@@ -297,10 +342,10 @@ func (p *pass) countAttached(old, next *route) {
 }
 
 // moveSlice notes the Services that a changed EndpointSlice belongs and belonged to.
-func (p *pass) moveSlice(ref objects.Ref, backends map[objects.Ref]bool) {
+func (p *pass) moveSlice(ref objects.Ref, s *scope) {
 	key := ref.String()
 	if was, ok := p.tables.services.Get(key); ok {
-		backends[was] = true
+		s.backends[was] = true
 	}
 	slice, _ := p.set.Get(ref).(*discoveryv1.EndpointSlice)
 	if slice == nil || objects.ServiceOf(slice) == "" {
@@ -308,13 +353,13 @@ func (p *pass) moveSlice(ref objects.Ref, backends map[objects.Ref]bool) {
 		return
 	}
 	service := objects.Ref{Kind: "Service", Namespace: slice.Namespace, Name: objects.ServiceOf(slice)}
-	backends[service] = true
+	s.backends[service] = true
 	p.tables.services = p.tables.services.With(key, service)
 }
 
 // compileEndpoints compiles the endpoints of the named backends' clusters.
-func (p *pass) compileEndpoints(backends map[objects.Ref]bool) {
-	for ref := range backends {
+func (p *pass) compileEndpoints(s *scope) {
+	for ref := range s.backends {
 		keys, _ := p.tables.backends.Get(ref.String())
 		for _, key := range keys {
 			c, _ := p.tables.clusters.Get(key)
@@ -324,26 +369,26 @@ func (p *pass) compileEndpoints(backends map[objects.Ref]bool) {
 }
 
 // report makes the statuses of all but routes.
-func (p *pass) report(full bool, routes map[objects.Ref]bool) {
+func (p *pass) report(s *scope) {
 	f := p.tables.frame
 	attached := func(listener string) int32 {
 		n, _ := p.tables.attached.Get(listener)
 		return n
 	}
 	policies := map[objects.Ref]bool{}
-	if full {
+	if s.reframe {
 		p.reportFrame()
 		for _, ref := range f.policies.all() {
 			policies[ref] = true
 		}
 	}
 	for _, g := range f.gateways {
-		if full || slices.ContainsFunc(g.listeners, func(l *listener) bool { return p.counted[l.key] }) {
+		if s.reframe || slices.ContainsFunc(g.listeners, func(l *listener) bool { return p.counted[l.key] }) {
 			p.setStatus(g.ref(), g.status(attached))
 		}
 	}
-	if !full {
-		for ref := range routes {
+	if !s.reframe {
+		for ref := range s.routes {
 			for _, policy := range f.policies.attachedTo(ref) {
 				policies[policy] = true
 			}
@@ -471,7 +516,3 @@ func (p *pass) finish() *Result {
 
 // equal compares plain data; parts that are the same pointer cost nothing.
 func equal[T any](a, b T) bool { return reflect.DeepEqual(a, b) }
-
-func sameSlice[T any](a, b []T) bool {
-	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
-}

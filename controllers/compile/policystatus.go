@@ -122,15 +122,18 @@ const maxNamed = 8
 func (x *policies) overridden(set *objects.Set, p *compiledPolicy, at place, target int, r *report, accepted *verdict) *metav1.Condition {
 	lost := map[string]bool{}     // stanzas that hold nowhere below the target
 	conflict := map[string]bool{} // of these, those that a policy with the same target sets
+	type where struct{ stanza, place string }
+	settled := map[where]bool{} // at one place the first rival holds, by precedence
 	var said []string
 	more := 0
 	for _, rival := range x.rivals(set, p, at) {
 		var names []string
 		for i := range p.stanzas {
 			name := p.stanzas[i].name
-			if rival.policy.stanza(name) == nil || !rival.beats(p) {
+			if rival.policy.stanza(name) == nil || !rival.beats(p) || settled[where{name, rival.place.String()}] {
 				continue
 			}
+			settled[where{name, rival.place.String()}] = true
 			names = append(names, name)
 			if rival.covers {
 				lost[name] = true
@@ -202,7 +205,7 @@ func (q *rival) reason() string {
 	case q.depth > 0:
 		return "nearer"
 	}
-	return "older"
+	return "older, or the first by name"
 }
 
 // rivals returns the policies that meet a policy at one of its targets: of the same

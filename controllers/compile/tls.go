@@ -63,22 +63,47 @@ func (b *frameBuilder) certificate(g *gateway, ref *gatewayv1.SecretObjectRefere
 	if secret == nil {
 		return nil, &Finding{Field: ".name", Message: fmt.Sprintf("there is no %s", secretRef), Want: "the name of a Secret of type kubernetes.io/tls", Reason: invalid}
 	}
+	pair, known := b.keyPairs[secretRef]
+	if !known && b.prev != nil {
+		pair = b.prev.keyPairs[secretRef]
+	}
+	if pair.secret != secret {
+		pair = readKeyPair(secretRef, secret)
+	}
+	b.keyPairs[secretRef] = pair
+	if pair.finding != nil {
+		finding := *pair.finding
+		return nil, &finding
+	}
+	return pair.certificate, nil
+}
+
+// keyPair is what a Secret holds: a certificate, or what is wrong with it.
+type keyPair struct {
+	secret      *corev1.Secret
+	certificate *snapshot.Certificate
+	finding     *Finding
+}
+
+func readKeyPair(ref objects.Ref, secret *corev1.Secret) keyPair {
+	fail := func(message, want string) keyPair {
+		return keyPair{secret: secret, finding: &Finding{Field: ".name", Message: message, Want: want,
+			Reason: string(gatewayv1.ListenerReasonInvalidCertificateRef)}}
+	}
 	chain, key := secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]
 	for _, entry := range []struct {
 		name string
 		data []byte
 	}{{corev1.TLSCertKey, chain}, {corev1.TLSPrivateKeyKey, key}} {
 		if len(entry.data) == 0 {
-			return nil, &Finding{Field: ".name", Message: fmt.Sprintf("%s has no data %q", secretRef, entry.name),
-				Want: "a Secret with tls.crt and tls.key, PEM-encoded", Reason: invalid}
+			return fail(fmt.Sprintf("%s has no data %q", ref, entry.name), "a Secret with tls.crt and tls.key, PEM-encoded")
 		}
 	}
 	if _, err := tls.X509KeyPair(chain, key); err != nil {
-		return nil, &Finding{Field: ".name", Message: fmt.Sprintf("%s holds no usable certificate and key: %v", secretRef, err),
-			Want: "a Secret whose tls.crt is a PEM certificate chain, leaf first, and whose tls.key is the leaf's private key", Reason: invalid}
+		return fail(fmt.Sprintf("%s holds no usable certificate and key: %v", ref, err),
+			"a Secret whose tls.crt is a PEM certificate chain, leaf first, and whose tls.key is the leaf's private key")
 	}
-	return &snapshot.Certificate{
-		Source: snapshot.Ref{Kind: "Secret", Namespace: secretRef.Namespace, Name: secretRef.Name},
-		Chain:  chain, Key: key,
-	}, nil
+	return keyPair{secret: secret, certificate: &snapshot.Certificate{
+		Source: snapshot.Ref{Kind: "Secret", Namespace: ref.Namespace, Name: ref.Name}, Chain: chain, Key: key,
+	}}
 }
