@@ -1,0 +1,681 @@
+package upstream
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/headgate/headgate/dataplane/deadline.(*janitor).run"))
+}
+
+// backend is an endpoint that does as its script says.
+type backend struct {
+	t        testing.TB
+	l        net.Listener
+	addr     netip.AddrPort
+	conns    atomic.Int64 // accepted
+	requests atomic.Int64
+	// serve answers one request; false closes the connection.
+	serve func(n int64, r *http.Request, c net.Conn) bool
+
+	mu   sync.Mutex
+	open map[net.Conn]bool
+	wg   sync.WaitGroup
+}
+
+func ok(n int64, r *http.Request, c net.Conn) bool {
+	_, err := io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	return err == nil
+}
+
+func newBackend(t testing.TB, serve func(n int64, r *http.Request, c net.Conn) bool) *backend {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveOn(t, l, serve)
+}
+
+func serveOn(t testing.TB, l net.Listener, serve func(n int64, r *http.Request, c net.Conn) bool) *backend {
+	b := &backend{t: t, l: l, serve: serve, open: map[net.Conn]bool{}, addr: netip.MustParseAddrPort(l.Addr().String())}
+	b.wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			b.conns.Add(1)
+			b.mu.Lock()
+			b.open[c] = true
+			b.mu.Unlock()
+			b.wg.Go(func() { b.conn(c) })
+		}
+	})
+	t.Cleanup(b.close)
+	return b
+}
+
+func (b *backend) conn(c net.Conn) {
+	defer func() {
+		c.Close()
+		b.mu.Lock()
+		delete(b.open, c)
+		b.mu.Unlock()
+	}()
+	in := bufio.NewReader(c)
+	for {
+		r, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		io.Copy(io.Discard, r.Body)
+		if !b.serve(b.requests.Add(1), r, c) {
+			return
+		}
+	}
+}
+
+func (b *backend) openConns() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.open)
+}
+
+func (b *backend) close() {
+	b.l.Close()
+	b.mu.Lock()
+	for c := range b.open {
+		c.Close()
+	}
+	b.mu.Unlock()
+	b.wg.Wait()
+}
+
+// refusing returns an address where nobody listens.
+func refusing(t testing.TB) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+func endpoints(addrs ...netip.AddrPort) *snapshot.Endpoints {
+	eps := &snapshot.Endpoints{}
+	for _, a := range addrs {
+		eps.Endpoints = append(eps.Endpoints, snapshot.Endpoint{Address: a.Addr().String(), Port: a.Port()})
+	}
+	return eps
+}
+
+func newManagerFor(t testing.TB, opts Options) *Manager {
+	m := NewManager(opts)
+	t.Cleanup(m.Close)
+	return m
+}
+
+func cfg() *snapshot.Cluster { return &snapshot.Cluster{Key: "Service/shop/web/80", Protocol: "http1"} }
+
+// content is a request body.
+type content struct{ rest []byte }
+
+func (c *content) Next() ([]byte, error) {
+	if len(c.rest) == 0 {
+		return nil, io.EOF
+	}
+	p := c.rest
+	c.rest = nil
+	return p, nil
+}
+func (c *content) Ready() bool { return true }
+func (c *content) Close()      {}
+
+type noClient struct{}
+
+func (noClient) Inform(int, exchange.Fields) error { return nil }
+
+func fill(ex *exchange.Exchange, method, body string) {
+	ex.Reset()
+	ex.Client = noClient{}
+	ex.ClientIP = netip.MustParseAddr("198.51.100.7")
+	ex.Out.Method, ex.Out.Scheme, ex.Out.Authority, ex.Out.Host = method, "http", "web.example", "web.example"
+	ex.Out.Path, ex.Out.Proto = "/", exchange.HTTP11
+	if body != "" {
+		ex.Out.Body, ex.Out.Length = &content{[]byte(body)}, int64(len(body))
+	}
+}
+
+func newExchange(method, body string) *exchange.Exchange {
+	ex := &exchange.Exchange{}
+	fill(ex, method, body)
+	return ex
+}
+
+// finish reads the response to its end and releases the lease.
+func finish(t testing.TB, ex *exchange.Exchange, lease exchange.Lease) string {
+	t.Helper()
+	var text strings.Builder
+	for ex.Response.Body != nil {
+		p, err := ex.Response.Body.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Errorf("response body: %v", err)
+			break
+		}
+		text.Write(p)
+	}
+	lease.Release()
+	return text.String()
+}
+
+// send makes one exchange and wants it to succeed.
+func send(t testing.TB, c *Cluster, method, body string) *exchange.Exchange {
+	t.Helper()
+	ex := newExchange(method, body)
+	lease, err := c.RoundTrip(ex)
+	if err != nil {
+		t.Fatalf("%s: %v", method, err)
+	}
+	if got := finish(t, ex, lease); ex.Response.Status != 200 || got != "ok" {
+		t.Fatalf("%s: %d %q", method, ex.Response.Status, got)
+	}
+	return ex
+}
+
+// fail makes one exchange and wants it to fail upstream.
+func fail(t testing.TB, c *Cluster, ex *exchange.Exchange) *exchange.UpstreamError {
+	t.Helper()
+	lease, err := c.RoundTrip(ex)
+	if err == nil {
+		finish(t, ex, lease)
+		t.Fatal("it succeeded")
+	}
+	if lease != nil {
+		t.Error("a lease came with the error")
+	}
+	var up *exchange.UpstreamError
+	if !errors.As(err, &up) {
+		t.Fatalf("got %T: %v", err, err)
+	}
+	return up
+}
+
+func stateOf(t testing.TB, c *Cluster, addr netip.AddrPort) EndpointState {
+	t.Helper()
+	for _, s := range c.State() {
+		if s.Address == addr.String() {
+			return s
+		}
+	}
+	t.Fatalf("%s is not in %v", addr, c.State())
+	return EndpointState{}
+}
+
+func eventually(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("it never came that %s", what)
+		}
+	}
+}
+
+func TestRoundTrip(t *testing.T) {
+	a, b := newBackend(t, ok), newBackend(t, ok)
+	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(a.addr, b.addr))
+	for i := range 20 {
+		method, body := "GET", ""
+		if i%3 == 0 {
+			method, body = "POST", "content"
+		}
+		ex := send(t, c, method, body)
+		if ex.Upstream.Tries != 1 || ex.Upstream.Cluster != "Service/shop/web/80" || ex.Upstream.Wait <= 0 ||
+			ex.Upstream.Endpoint != a.addr.String() && ex.Upstream.Endpoint != b.addr.String() {
+			t.Fatalf("%+v", ex.Upstream)
+		}
+	}
+	for _, x := range []*backend{a, b} {
+		s := stateOf(t, c, x.addr)
+		if x.requests.Load() != 10 || x.conns.Load() != 1 {
+			t.Errorf("%d requests on %d connections, want 10 on 1", x.requests.Load(), x.conns.Load())
+		}
+		want := EndpointState{Address: x.addr.String(), Weight: 1, State: "ready", Idle: 1, Connections: 1, Requests: 10, Connects: 1, Latency: s.Latency}
+		if s != want || s.Latency <= 0 {
+			t.Errorf("got %+v\nwant %+v", s, want)
+		}
+	}
+}
+
+func TestNoEndpoint(t *testing.T) {
+	c := newManagerFor(t, Options{}).NewCluster(cfg(), nil)
+	if up := fail(t, c, newExchange("GET", "")); up.Reason != "no_endpoint" || up.Stage != exchange.Dialing {
+		t.Errorf("%v", up)
+	}
+	c.SetEndpoints(&snapshot.Endpoints{Endpoints: []snapshot.Endpoint{{Address: "not an address", Port: 1}}})
+	if up := fail(t, c, newExchange("GET", "")); up.Reason != "no_endpoint" {
+		t.Errorf("%v", up)
+	}
+}
+
+// TestRefusedGoesElsewhere holds that a dead endpoint costs no request, and is
+// left alone soon.
+func TestRefusedGoesElsewhere(t *testing.T) {
+	a, b, dead := newBackend(t, ok), newBackend(t, ok), refusing(t)
+	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(a.addr, dead, b.addr))
+	for range 30 {
+		send(t, c, "POST", "content")
+	}
+	s := stateOf(t, c, dead)
+	if s.State != "ejected" || s.ConnectFailures != 1 || s.Failures != 1 || s.Requests != 0 || s.Ejections != 1 || s.Connections != 0 || s.InFlight != 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestAllRefuse(t *testing.T) {
+	var addrs []netip.AddrPort
+	for range 5 {
+		addrs = append(addrs, refusing(t))
+	}
+	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(addrs...))
+	ex := newExchange("GET", "")
+	if up := fail(t, c, ex); up.Reason != "connect_refused" || up.Stage != exchange.Dialing || ex.Upstream.Tries != 0 {
+		t.Errorf("%v, %+v", up, ex.Upstream)
+	}
+	tried := 0
+	for _, s := range c.State() {
+		tried += int(s.ConnectFailures)
+	}
+	if tried != 3 {
+		t.Errorf("%d endpoints were tried, want 3", tried)
+	}
+	for range 5 {
+		fail(t, c, newExchange("GET", ""))
+	}
+	ejected := 0
+	for _, s := range c.State() {
+		if s.State == "ejected" {
+			ejected++
+		}
+	}
+	if ejected != 4 {
+		t.Errorf("%d of 5 are ejected, want all but the last", ejected)
+	}
+}
+
+// clock is the time as a test wants it.
+type clock struct{ at atomic.Int64 }
+
+func (c *clock) now() time.Time          { return time.Unix(1_000_000_000, c.at.Load()) }
+func (c *clock) advance(d time.Duration) { c.at.Add(int64(d)) }
+
+// TestEjectionAndProbe follows an endpoint that is away for a while.
+func TestEjectionAndProbe(t *testing.T) {
+	var now clock
+	a := newBackend(t, ok)
+	addr := refusing(t)
+	c := newManagerFor(t, Options{Now: now.now}).NewCluster(cfg(), endpoints(a.addr, addr))
+	sendSome := func() {
+		for range 6 {
+			send(t, c, "GET", "")
+		}
+	}
+	failures := func() uint64 { return stateOf(t, c, addr).ConnectFailures }
+	sendSome()
+	if failures() != 1 {
+		t.Fatalf("%d failures before the ejection", failures())
+	}
+	now.advance(700 * time.Millisecond) // less than 1 s and its jitter
+	sendSome()
+	if failures() != 1 {
+		t.Fatal("it was tried while ejected")
+	}
+	// Each probe that fails is the only one, and doubles the time to the next.
+	for i, wait := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+		now.advance(wait*time.Second*12/10 + time.Millisecond)
+		sendSome()
+		if want := uint64(i + 2); failures() != want {
+			t.Fatalf("after %d probes: %d failures, want %d", i+1, failures(), want)
+		}
+		now.advance(min(wait*2, 30) * time.Second * 7 / 10)
+		sendSome()
+		if want := uint64(i + 2); failures() != want {
+			t.Fatalf("it was tried again after 0.7 of its time")
+		}
+	}
+	l, err := net.Listen("tcp", addr.String())
+	if err != nil {
+		t.Skipf("the port was taken: %v", err)
+	}
+	b := serveOn(t, l, ok)
+	now.advance(40 * time.Second)
+	sendSome()
+	if s := stateOf(t, c, addr); s.State != "ready" || b.requests.Load() != 3 {
+		t.Errorf("it did not come back with its share: %+v, %d requests", s, b.requests.Load())
+	}
+	if c.ejected.Load() != 0 {
+		t.Errorf("%d ejections are counted", c.ejected.Load())
+	}
+}
+
+// TestPanic leaves only ejected endpoints in the set.
+func TestPanic(t *testing.T) {
+	a, dead := newBackend(t, ok), refusing(t)
+	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(a.addr, dead))
+	send(t, c, "GET", "")
+	send(t, c, "GET", "")
+	if s := stateOf(t, c, dead); s.State != "ejected" {
+		t.Fatalf("%+v", s)
+	}
+	l, err := net.Listen("tcp", dead.String())
+	if err != nil {
+		t.Skipf("the port was taken: %v", err)
+	}
+	serveOn(t, l, ok)
+	c.SetEndpoints(endpoints(dead))
+	send(t, c, "GET", "")
+	if s := stateOf(t, c, dead); s.State != "ready" || s.Requests != 1 {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestStale has an endpoint that closes each connection after its first
+// response, without saying so. No request may fail, whatever its method.
+func TestStale(t *testing.T) {
+	closed := make(chan struct{}, 100)
+	b := newBackend(t, func(n int64, r *http.Request, c net.Conn) bool {
+		ok(n, r, c)
+		c.Close()
+		closed <- struct{}{}
+		return false
+	})
+	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(b.addr))
+	for i, method := range []string{"GET", "POST", "GET", "PUT", "POST", "PATCH", "DELETE"} {
+		body := ""
+		if method[0] == 'P' {
+			body = "content"
+		}
+		ex := send(t, c, method, body)
+		<-closed
+		if ex.Upstream.Tries != 1 || b.requests.Load() != int64(i+1) {
+			t.Errorf("%s: %d tries, %d requests arrived of %d", method, ex.Upstream.Tries, b.requests.Load(), i+1)
+		}
+	}
+}
+
+// TestClosedUnanswered has an endpoint that reads the second request of each
+// connection and closes without an answer: it may have acted on it.
+func TestClosedUnanswered(t *testing.T) {
+	for _, tc := range []struct {
+		method, body string
+		arrive       int64
+		fails        bool
+	}{
+		{"GET", "", 2, false}, {"HEAD", "", 2, false}, {"DELETE", "", 2, false},
+		{"POST", "", 1, true}, {"POST", "x", 1, true}, {"PUT", "x", 1, true}, {"PATCH", "x", 1, true},
+	} {
+		t.Run(tc.method+tc.body, func(t *testing.T) {
+			var second sync.Map
+			b := newBackend(t, func(n int64, r *http.Request, c net.Conn) bool {
+				if _, used := second.LoadOrStore(c, true); used {
+					return false
+				}
+				if r.Method == "HEAD" {
+					io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+					return true
+				}
+				return ok(n, r, c)
+			})
+			c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(b.addr))
+			send(t, c, "GET", "")
+			b.requests.Store(0)
+			ex := newExchange(tc.method, tc.body)
+			if tc.fails {
+				fail(t, c, ex)
+			} else {
+				lease, err := c.RoundTrip(ex)
+				if err != nil {
+					t.Fatal(err)
+				}
+				finish(t, ex, lease)
+				if ex.Upstream.Tries != 2 {
+					t.Errorf("%d tries, want 2", ex.Upstream.Tries)
+				}
+			}
+			if got := b.requests.Load(); got != tc.arrive {
+				t.Errorf("it arrived %d times, want %d", got, tc.arrive)
+			}
+			if s := stateOf(t, c, b.addr); s.State != "ready" || s.InFlight != 0 {
+				t.Errorf("%+v", s)
+			}
+		})
+	}
+}
+
+// TestFreshFailureIsFinal: what a new connection got may have been acted on.
+func TestFreshFailureIsFinal(t *testing.T) {
+	b := newBackend(t, func(n int64, r *http.Request, c net.Conn) bool { return false })
+	other := newBackend(t, func(n int64, r *http.Request, c net.Conn) bool { return false })
+	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(b.addr, other.addr))
+	ex := newExchange("GET", "")
+	if up := fail(t, c, ex); up.Stage != exchange.Sending || ex.Upstream.Tries != 1 {
+		t.Errorf("%v at stage %d, %d tries", up, up.Stage, ex.Upstream.Tries)
+	}
+	if n := b.requests.Load() + other.requests.Load(); n != 1 {
+		t.Errorf("it arrived %d times", n)
+	}
+}
+
+// TestRemovedFinishes takes an endpoint away from under an exchange.
+func TestRemovedFinishes(t *testing.T) {
+	for _, how := range []string{"removed", "draining", "closed"} {
+		t.Run(how, func(t *testing.T) {
+			arrived, proceed := make(chan struct{}), make(chan struct{})
+			slow := newBackend(t, func(n int64, r *http.Request, c net.Conn) bool {
+				if n == 1 {
+					close(arrived)
+					<-proceed
+				}
+				return ok(n, r, c)
+			})
+			other := newBackend(t, ok)
+			c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(slow.addr))
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				ex := newExchange("POST", "content")
+				lease, err := c.RoundTrip(ex)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				finish(t, ex, lease)
+			}()
+			<-arrived
+			eps := endpoints(other.addr)
+			switch how {
+			case "removed":
+				c.SetEndpoints(eps)
+			case "draining":
+				eps.Endpoints = append(eps.Endpoints, snapshot.Endpoint{Address: slow.addr.Addr().String(), Port: slow.addr.Port(), Draining: true})
+				c.SetEndpoints(eps)
+				if s := stateOf(t, c, slow.addr); s.State != "draining" || s.InFlight != 1 {
+					t.Errorf("%+v", s)
+				}
+			case "closed":
+				c.Close()
+			}
+			if how != "closed" {
+				for range 10 {
+					send(t, c, "GET", "")
+				}
+				if slow.requests.Load() != 1 {
+					t.Error("it got new requests")
+				}
+			}
+			close(proceed)
+			<-done
+			if how == "draining" {
+				// Nothing else is left.
+				c.SetEndpoints(&snapshot.Endpoints{Endpoints: eps.Endpoints[1:]})
+				send(t, c, "GET", "")
+				if slow.requests.Load() != 2 {
+					t.Error("the last endpoint was not used because it drains")
+				}
+				return
+			}
+			eventually(t, "the connection is closed", func() bool { return slow.openConns() == 0 })
+		})
+	}
+}
+
+// TestIdentity holds that endpoints keep what they have over swaps.
+func TestIdentity(t *testing.T) {
+	a, b := newBackend(t, ok), newBackend(t, ok)
+	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(a.addr))
+	send(t, c, "GET", "")
+	c.SetEndpoints(endpoints(a.addr, b.addr))
+	other := cfg()
+	other.Balance.Algorithm = "LeastRequest"
+	c.Update(other)
+	if s := stateOf(t, c, a.addr); s.Requests != 1 || s.Idle != 1 {
+		t.Errorf("%+v", s)
+	}
+	for range 20 {
+		send(t, c, "GET", "")
+	}
+	if a.conns.Load() != 1 || b.conns.Load() != 1 {
+		t.Errorf("%d and %d connections", a.conns.Load(), b.conns.Load())
+	}
+	c.SetEndpoints(endpoints(b.addr))
+	eventually(t, "the idle connection is closed", func() bool { return a.openConns() == 0 })
+}
+
+// TestSwapUnderLoad changes endpoints and configuration while requests run.
+// None may fail: every endpoint serves all the time.
+func TestSwapUnderLoad(t *testing.T) {
+	var all []*backend
+	for range 4 {
+		all = append(all, newBackend(t, ok))
+	}
+	algorithms := []string{"RoundRobin", "LeastRequest", "IPHash", "RandomOfTwo"}
+	c := newManagerFor(t, Options{SweepInterval: time.Millisecond}).NewCluster(cfg(), endpoints(all[0].addr))
+	var stop atomic.Bool
+	var done atomic.Int64
+	var wg sync.WaitGroup
+	for g := range 6 {
+		wg.Go(func() {
+			ex := &exchange.Exchange{}
+			for i := 0; !stop.Load(); i++ {
+				if (g+i)%3 == 0 {
+					fill(ex, "POST", "content")
+				} else {
+					fill(ex, "GET", "")
+				}
+				lease, err := c.RoundTrip(ex)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if got := finish(t, ex, lease); got != "ok" {
+					t.Errorf("got %q", got)
+					return
+				}
+				done.Add(1)
+			}
+		})
+	}
+	for i := range 1000 {
+		var addrs []netip.AddrPort
+		for k, b := range all {
+			if (i>>k)&1 == 1 || k == i%4 {
+				addrs = append(addrs, b.addr)
+			}
+		}
+		eps := endpoints(addrs...)
+		eps.Endpoints[0].Draining = i%3 == 0
+		c.SetEndpoints(eps)
+		if i%10 == 0 {
+			x := cfg()
+			x.Balance.Algorithm = algorithms[i/10%4]
+			x.MaxIdle = 1 + i%4
+			c.Update(x)
+		}
+		c.State()
+		for before := done.Load(); done.Load() == before && !t.Failed(); {
+			time.Sleep(50 * time.Microsecond)
+		}
+	}
+	stop.Store(true)
+	wg.Wait()
+	for _, s := range c.State() {
+		if s.InFlight != 0 || s.Failures != 0 || s.Connections != s.Idle {
+			t.Errorf("%+v", s)
+		}
+	}
+}
+
+func TestNoAllocations(t *testing.T) {
+	// The peer must not allocate either, as allocations are counted process-wide.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		buf := make([]byte, 4096)
+		answer := []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		for {
+			if _, err := c.Read(buf); err != nil {
+				return
+			}
+			c.Write(answer)
+		}
+	})
+	m := NewManager(Options{SweepInterval: time.Hour})
+	defer m.Close()
+	c := m.NewCluster(cfg(), endpoints(netip.MustParseAddrPort(l.Addr().String())))
+	ex := &exchange.Exchange{}
+	n := testing.AllocsPerRun(500, func() {
+		fill(ex, "GET", "")
+		lease, err := c.RoundTrip(ex)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for {
+			if _, err := ex.Response.Body.Next(); err != nil {
+				break
+			}
+		}
+		lease.Release()
+	})
+	if n != 0 {
+		t.Errorf("%v allocations per round trip", n)
+	}
+}
