@@ -9,13 +9,22 @@ package dataplane
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
 
+	"github.com/headgate/headgate/dataplane/listener"
 	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/pipeline"
+	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/snapshot"
+	"github.com/headgate/headgate/dataplane/upstream"
 )
 
 // Options are what a Proxy cannot know from snapshots. The zero value serves.
@@ -45,23 +54,60 @@ type Options struct {
 	// HTTP is what policies call out with, never for proxied requests; nil
 	// means a client with a timeout of 10 s.
 	HTTP *http.Client
+	// Upstream is what all clusters share. Its Log defaults to Log.
+	Upstream upstream.Options
 }
 
 // Proxy serves snapshots. Its methods are safe for concurrent use.
-type Proxy struct{}
+type Proxy struct {
+	opts     Options
+	manager  *upstream.Manager
+	pipeline *pipeline.Pipeline
+	sockets  *listener.Set
+	cancel   context.CancelFunc // ends policy.Env.Context
 
-// PortStatus is the state of one address of one port.
-type PortStatus struct {
-	// Port is the port's key, Address what is bound or was meant to be ("[::]:80").
-	Port    string `json:"port"`
-	Address string `json:"address"`
-	// Error says why the address could not be bound; "" if it serves. It is
-	// tried again in the background and at the next Apply.
-	Error string `json:"error,omitempty"`
+	mu       sync.Mutex // serialises Apply and Shutdown
+	snap     atomic.Pointer[snapshot.Snapshot]
+	shutdown atomic.Bool
 }
 
 // New returns a proxy that serves nothing until Apply.
-func New(opts Options) *Proxy { return &Proxy{} }
+func New(opts Options) *Proxy {
+	if opts.Log.GetSink() == nil {
+		opts.Log = logr.Discard()
+	}
+	if opts.Upstream.Log.GetSink() == nil {
+		opts.Upstream.Log = opts.Log
+	}
+	if opts.Metrics == nil {
+		opts.Metrics = observe.NewMetrics("")
+	}
+	if opts.HTTP == nil {
+		opts.HTTP = &http.Client{Timeout: 10 * time.Second}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &Proxy{opts: opts, manager: upstream.NewManager(opts.Upstream), cancel: cancel}
+	p.pipeline = pipeline.New(pipeline.Options{
+		NewCluster: func(cfg *snapshot.Cluster, eps *snapshot.Endpoints) pipeline.Cluster {
+			return p.manager.NewCluster(cfg, eps)
+		},
+		Env: &policy.Env{
+			State: policy.NewState(), Log: opts.Log, HTTP: opts.HTTP, Now: time.Now, Context: ctx,
+		},
+		Metrics: opts.Metrics, AccessLog: opts.AccessLog, Log: opts.Log,
+		Name: opts.Name, MaxRequests: opts.MaxRequests, MaxMirrors: opts.MaxMirrors,
+	})
+	p.sockets = listener.NewSet(listener.Options{
+		Addresses: opts.BindAddresses, Codecs: codecs(p.pipeline),
+		MaxConnections: opts.MaxConnections, HandshakeTimeout: opts.HandshakeTimeout,
+		Metrics: opts.Metrics, Log: opts.Log,
+	})
+	opts.Metrics.SetEndpoints(p.endpoints)
+	if opts.AccessLog != nil {
+		opts.Metrics.SetAccessLog(opts.AccessLog)
+	}
+	return p
+}
 
 // Apply makes snap what is served from now on; delta names what differs from
 // the snapshot applied before, nil meaning that anything may. Requests in
@@ -70,18 +116,99 @@ func New(opts Options) *Proxy { return &Proxy{} }
 // It never stops half-way: what cannot be served (a port that cannot be bound,
 // a filter that cannot be built) is left out, closed rather than open, and is
 // named by the error; everything else serves. Calls are serialised.
-func (p *Proxy) Apply(snap *snapshot.Snapshot, delta *snapshot.Delta) error { return nil }
+func (p *Proxy) Apply(snap *snapshot.Snapshot, delta *snapshot.Delta) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shutdown.Load() {
+		return listener.ErrShutdown
+	}
+	// Tables before sockets: the first request of a new listener finds its
+	// routes, and its certificate is served when they are there.
+	err := p.pipeline.Apply(snap, delta)
+	if delta == nil || delta.Ports || p.snap.Load() == nil {
+		err = errors.Join(err, p.sockets.Apply(snap.Ports))
+	}
+	p.snap.Store(snap)
+	p.opts.Metrics.Applied(time.Now())
+	return err
+}
 
 // Shutdown stops accepting, lets the connections finish their exchanges and
 // waits for them until ctx ends; then it closes what is left and returns ctx's
 // error. Nothing can be applied afterwards.
-func (p *Proxy) Shutdown(ctx context.Context) error { return nil }
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	if p.shutdown.Swap(true) {
+		return listener.ErrShutdown
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err := errors.Join(p.sockets.Shutdown(ctx), p.pipeline.Wait(ctx))
+	p.pipeline.Close()
+	p.manager.Close()
+	p.cancel()
+	return err
+}
 
 // Snapshot returns what was last applied, nil before the first Apply.
-func (p *Proxy) Snapshot() *snapshot.Snapshot { return nil }
+func (p *Proxy) Snapshot() *snapshot.Snapshot { return p.snap.Load() }
 
 // Ready reports whether a first snapshot serves and Shutdown was not called.
-func (p *Proxy) Ready() bool { return false }
+func (p *Proxy) Ready() bool { return p.snap.Load() != nil && !p.shutdown.Load() }
+
+// InFlight returns the number of requests being served, tunnels included.
+func (p *Proxy) InFlight() int { return p.pipeline.InFlight() }
+
+// PortStatus is the state of one address of one port.
+type PortStatus struct {
+	// Port is the port's key, Address what is bound or was meant to be ("[::]:80").
+	Port    string `json:"port"`
+	Address string `json:"address"`
+	// Error says why the address could not be bound; "" if it serves. It is
+	// tried again in the background and at the next Apply of ports.
+	Error string `json:"error,omitempty"`
+}
 
 // Ports returns the state of all ports, sorted.
-func (p *Proxy) Ports() []PortStatus { return nil }
+func (p *Proxy) Ports() []PortStatus {
+	var all []PortStatus
+	for _, s := range p.sockets.Statuses() {
+		st := PortStatus{Port: s.Port, Address: s.Address}
+		if s.Err != nil {
+			st.Error = s.Err.Error()
+		}
+		all = append(all, st)
+	}
+	return all
+}
+
+// ClusterState is how a cluster's endpoints are doing.
+type ClusterState struct {
+	Cluster   string                   `json:"cluster"`
+	Endpoints []upstream.EndpointState `json:"endpoints"`
+}
+
+// Clusters returns the state of all clusters, sorted.
+func (p *Proxy) Clusters() []ClusterState {
+	live := p.pipeline.Clusters()
+	all := make([]ClusterState, 0, len(live))
+	for key, c := range live {
+		all = append(all, ClusterState{key, c.State()})
+	}
+	slices.SortFunc(all, func(a, b ClusterState) int { return strings.Compare(a.Cluster, b.Cluster) })
+	return all
+}
+
+// endpoints yields every endpoint for a scrape of the metrics.
+func (p *Proxy) endpoints(yield func(observe.Endpoint)) {
+	for key, c := range p.pipeline.Clusters() {
+		for _, e := range c.State() {
+			yield(observe.Endpoint{
+				Cluster: key, Address: e.Address,
+				Healthy: e.State != "ejected", Draining: e.State == "draining",
+				InFlight: int(e.InFlight), Connections: e.Connections, Idle: e.Idle,
+				Requests: e.Requests, Failures: e.Failures,
+				ConnectFailures: e.ConnectFailures, Ejections: e.Ejections,
+			})
+		}
+	}
+}
