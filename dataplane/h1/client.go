@@ -209,8 +209,11 @@ func (c *ClientConn) exchangeStep(fd uintptr) bool {
 // fatal reports whether there is no point in waiting for a response after this
 // error from sending. A peer that does not read any more may have answered before.
 func fatal(err error) bool {
+	if err == nil {
+		return false // before the variable below is allocated
+	}
 	var client *exchange.ClientError
-	return err != nil && (!isGone(err) || errors.As(err, &client))
+	return !isGone(err) || errors.As(err, &client)
 }
 
 // readHead reads the next head, whose first bytes may be there.
