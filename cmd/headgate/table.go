@@ -7,6 +7,9 @@ import (
 	"unicode/utf8"
 )
 
+// maxColumn bounds a column's width in characters; what is longer sticks out.
+const maxColumn = 72
+
 // table is text in aligned columns, two blanks apart.
 type table struct{ rows [][]string }
 
@@ -26,7 +29,9 @@ func (t *table) write(w io.Writer) error {
 	widths := make([]int, len(t.rows[0]))
 	for _, row := range t.rows {
 		for i, c := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(c))
+			if n := utf8.RuneCountInString(c); n <= maxColumn {
+				widths[i] = max(widths[i], n)
+			}
 		}
 	}
 	var out bytes.Buffer
@@ -34,7 +39,7 @@ func (t *table) write(w io.Writer) error {
 		for i, c := range row {
 			out.WriteString(c)
 			if i < len(row)-1 {
-				out.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c)+2))
+				out.WriteString(strings.Repeat(" ", max(0, widths[i]-utf8.RuneCountInString(c))+2))
 			}
 		}
 		out.WriteByte('\n')

@@ -298,7 +298,7 @@ func syntaxHint(message, line string) string {
 		return "quotes around text that contains a colon, or the right indentation"
 	case strings.Contains(message, "found character that cannot start any token"):
 		return "quotes around text that begins with @, `, % or a tab"
-	case strings.Contains(message, "did not find expected") && strings.ContainsAny(line, "[{"):
+	case strings.Contains(message, "',' or"), strings.Contains(message, "did not find expected") && strings.ContainsAny(line, "[{"):
 		return "a closing bracket for each that opens"
 	case strings.Contains(message, "unknown anchor"):
 		return "an anchor (&name) before its alias (*name), or quotes around text that begins with *"
