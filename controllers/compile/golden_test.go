@@ -163,6 +163,19 @@ var keyPairs = func() *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }()
 
+// keyPairData is a Secret's with the first of them.
+var keyPairData = func() map[string][]byte {
+	data := map[string][]byte{}
+	for entry, name := range map[string]string{"tls.crt": "CERT_1", "tls.key": "KEY_1"} {
+		text, err := base64.StdEncoding.DecodeString(keyPairs.Replace(name))
+		if err != nil {
+			panic(err)
+		}
+		data[entry] = text
+	}
+	return data
+}()
+
 // decode reads YAML documents. To keep the cases short, the apiVersion follows
 // from the kind where that is missing, and the namespace is "default".
 func decode(text []byte) ([]objects.Object, error) {

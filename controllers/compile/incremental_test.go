@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
@@ -37,7 +39,7 @@ func (w *world) meta(kind string) metav1.ObjectMeta {
 }
 
 func (w *world) object() objects.Object {
-	switch w.IntN(14) {
+	switch w.IntN(18) {
 	case 0:
 		return w.gateway()
 	case 1:
@@ -64,12 +66,43 @@ func (w *world) object() objects.Object {
 			From: []gatewayv1.ReferenceGrantFrom{{Group: gatewayv1.GroupName, Kind: "HTTPRoute", Namespace: gatewayv1.Namespace(w.pick("x", "y"))}},
 			To:   []gatewayv1.ReferenceGrantTo{{Kind: "Service"}},
 		}}
+	case 10:
+		s := &corev1.Secret{ObjectMeta: w.meta("secret"), Data: map[string][]byte{}}
+		s.Data[w.pick("alice", "tls.crt")] = []byte(w.pick("key-one", "key-two"))
+		s.Data[w.pick("bob", "tls.key")] = []byte(w.pick("key-three", "key-four"))
+		if w.chance(60) {
+			s.Data = keyPairData
+		}
+		return s
+	case 11:
+		ip := w.pick("10.0.0.1", "10.0.0.2", "nonsense")
+		return &v1alpha1.Backend{ObjectMeta: w.meta("s"), Spec: v1alpha1.BackendSpec{Endpoints: []v1alpha1.BackendEndpoint{{IP: &ip, Port: 80}}}}
+	case 12, 13:
+		// A Gateway's, where there is a cluster.
+		name := types.NamespacedName{Namespace: w.pick("x", "y"), Name: "gw" + w.pick("1", "2", "3")}
+		m := w.meta("")
+		m.Namespace, m.Name = "system", ServiceName(name)
+		s := &corev1.Service{ObjectMeta: m, Spec: corev1.ServiceSpec{Type: corev1.ServiceType(w.pick("ClusterIP", "LoadBalancer")), ClusterIP: "10.96.0.1"}}
+		for _, port := range []int32{80, 81, 443} {
+			if w.chance(80) {
+				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Port: port, TargetPort: intstr.FromInt32(10000 + int32(w.IntN(3)))})
+			}
+		}
+		return s
 	}
 	return w.route()
 }
 
 func (w *world) gateway() *gatewayv1.Gateway {
 	g := &gatewayv1.Gateway{ObjectMeta: w.meta("gw"), Spec: gatewayv1.GatewaySpec{GatewayClassName: gatewayv1.ObjectName(w.pick("c1", "c1", "c2"))}}
+	if w.chance(40) {
+		// Often the same but for the hostname.
+		from, h := gatewayv1.NamespacesFromAll, gatewayv1.Hostname(w.pick("a.test", "*.test"))
+		g.Spec.GatewayClassName = "c1"
+		g.Spec.Listeners = []gatewayv1.Listener{{Name: "l0", Port: 80, Protocol: "HTTP", Hostname: &h,
+			AllowedRoutes: &gatewayv1.AllowedRoutes{Namespaces: &gatewayv1.RouteNamespaces{From: &from}}}}
+		return g
+	}
 	from := gatewayv1.FromNamespaces(w.pick("All", "All", "Same", "Selector"))
 	for i := range 1 + w.IntN(3) {
 		l := gatewayv1.Listener{
@@ -81,8 +114,13 @@ func (w *world) gateway() *gatewayv1.Gateway {
 			h := gatewayv1.Hostname(w.pick("a.test", "*.test", "b.a.test"))
 			l.Hostname = &h
 		}
-		if w.chance(5) {
+		switch {
+		case w.chance(5):
 			l.Protocol = "TCP"
+		case w.chance(30):
+			l.Port, l.Protocol = 443, "HTTPS"
+			l.TLS = &gatewayv1.ListenerTLSConfig{CertificateRefs: []gatewayv1.SecretObjectReference{
+				{Name: gatewayv1.ObjectName("secret" + w.pick("1", "2", "3"))}}}
 		}
 		g.Spec.Listeners = append(g.Spec.Listeners, l)
 	}
@@ -120,7 +158,12 @@ func (w *world) policy() objects.Object {
 		}
 		return refs
 	}
-	switch w.IntN(3) {
+	switch w.IntN(4) {
+	case 3:
+		return &v1alpha1.AuthPolicy{ObjectMeta: w.meta("ap"), Spec: v1alpha1.AuthPolicySpec{
+			TargetRefs: targets("Gateway", "HTTPRoute"), Enforced: w.chance(20),
+			APIKey: &v1alpha1.APIKeyAuth{SecretRefs: []v1alpha1.SecretRef{{Name: "secret" + w.pick("1", "2", "3")}}},
+		}}
 	case 0:
 		return &v1alpha1.BackendPolicy{ObjectMeta: w.meta("bp"), Spec: v1alpha1.BackendPolicySpec{
 			TargetRefs: targets("Service", "HTTPRoute"), Enforced: w.chance(20),
@@ -164,6 +207,10 @@ func (w *world) route() *gatewayv1.HTTPRoute {
 		for range w.IntN(3) {
 			port := gatewayv1.PortNumber(80 + w.IntN(2))
 			ref := gatewayv1.BackendObjectReference{Name: gatewayv1.ObjectName("s" + w.pick("1", "2", "3")), Port: &port}
+			if w.chance(15) {
+				group, kind := gatewayv1.Group(v1alpha1.GroupName), gatewayv1.Kind("Backend")
+				ref.Group, ref.Kind, ref.Port = &group, &kind, nil
+			}
 			if w.chance(30) {
 				namespace := gatewayv1.Namespace(w.pick("x", "y"))
 				ref.Namespace = &namespace
@@ -187,6 +234,10 @@ func TestIncremental(t *testing.T) {
 	for seed := range uint64(30) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := &world{Rand: rand.New(rand.NewPCG(seed, 0))}
+			opts := Options{}
+			if seed%2 == 1 {
+				opts.Namespace = "system"
+			}
 			set := objects.NewSet()
 			all := map[objects.Ref]objects.Object{}
 			var result *Result
@@ -205,7 +256,7 @@ func TestIncremental(t *testing.T) {
 					changed = append(changed, ref)
 				}
 				prev := result
-				result = Compile(prev, set, changed, Options{})
+				result = Compile(prev, set, changed, opts)
 				what := fmt.Sprintf("step %d, %v", step, changed)
 				checkDelta(t, what, prev, result)
 				if step%3 != 0 {
@@ -221,7 +272,7 @@ func TestIncremental(t *testing.T) {
 				for _, ref := range refs {
 					fresh.Put(all[ref])
 				}
-				sameResult(t, what, Compile(nil, fresh, nil, Options{}), result)
+				sameResult(t, what, Compile(nil, fresh, nil, opts), result)
 				if t.Failed() {
 					return
 				}

@@ -255,8 +255,8 @@ func (p *pass) rebuildHost(key string, change *hostChange) {
 	}
 	h.entries = append(h.entries, change.entries...)
 	slices.SortFunc(h.entries, comparePrecedence)
-	p.hosts[key] = true
 	if len(h.entries) == 0 {
+		p.hosts[key] = true
 		p.tables.hosts = p.tables.hosts.Without(key)
 		p.Snapshot.Hosts = p.Snapshot.Hosts.Without(key)
 		return
@@ -266,7 +266,11 @@ func (p *pass) rebuildHost(key string, change *hostChange) {
 		v.Routes[i] = e.route
 	}
 	p.tables.hosts = p.tables.hosts.With(key, h)
-	p.Snapshot.Hosts = p.Snapshot.Hosts.With(key, v)
+	// A route's age may change and its place not.
+	if old, _ := p.Snapshot.Hosts.Get(key); !equal(old, v) {
+		p.hosts[key] = true
+		p.Snapshot.Hosts = p.Snapshot.Hosts.With(key, v)
+	}
 }
 
 // countClusters notes in net how many routes more, or fewer, use a cluster.
