@@ -153,9 +153,8 @@ func TestPodIsRestricted(t *testing.T) {
 	if c.Resources.Requests.Cpu().IsZero() || c.Resources.Limits.Memory().IsZero() {
 		t.Error("resources are missing")
 	}
-	// The wait before the stop comes out of the same time.
-	if sleep := c.Lifecycle.PreStop.Sleep.Seconds; sleep >= *pod.TerminationGracePeriodSeconds {
-		t.Errorf("preStop sleeps %d s of %d s", sleep, *pod.TerminationGracePeriodSeconds)
+	if got := *pod.TerminationGracePeriodSeconds; got != 60 {
+		t.Errorf("the pod is killed after %d s, want the 55 s that it takes at most, and 5", got)
 	}
 	if len(pod.TopologySpreadConstraints) != 2 {
 		t.Errorf("%d topologySpreadConstraints, want 2", len(pod.TopologySpreadConstraints))
