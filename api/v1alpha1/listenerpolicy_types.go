@@ -6,9 +6,8 @@ import (
 )
 
 // ListenerPolicy says how a Gateway's listeners treat their clients.
-// Listeners that share a port share its codec too, which reads a request before
-// it is known whose it is: of each limit and timeout, the most generous of
-// these listeners holds for all of them.
+// Listeners of a port without TLS read requests before it is known whose they
+// are: of each timeout, the most generous of these listeners holds for all of them.
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:storageversion

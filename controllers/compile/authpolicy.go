@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"golang.org/x/net/http/httpguts"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/dataplane/credential"
@@ -71,6 +72,13 @@ func (c *policyCompiler) apiKey(spec *v1alpha1.APIKeyAuth) *apikey.Config {
 			continue
 		}
 		for _, consumer := range slices.Sorted(maps.Keys(secret.Data)) {
+			if len(validation.IsConfigMapKey(consumer)) > 0 {
+				// Kubernetes refuses such Secrets; a folder of YAML may hold
+				// one, and the name goes into header fields.
+				c.unresolved(field, reasonInvalidRef, fmt.Sprintf("Secret %s/%s: %q cannot name a consumer", secret.Namespace, secret.Name, consumer),
+					"letters, digits, -, _ and .")
+				continue
+			}
 			key := bytes.TrimSpace(secret.Data[consumer])
 			if len(key) == 0 {
 				c.unresolved(field, reasonInvalidRef, fmt.Sprintf("Secret %s/%s: the key of %q is empty", secret.Namespace, secret.Name, consumer),

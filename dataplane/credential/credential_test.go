@@ -79,3 +79,18 @@ func TestStrip(t *testing.T) {
 		t.Errorf("left: %q", got)
 	}
 }
+
+// FuzzRemove holds that no credential goes upstream that could be found again.
+func FuzzRemove(f *testing.F) {
+	f.Add("a=1&key=x&k%65y=y", "a=1; key=x;key=\"y\"; b", "bearer x", "v")
+	f.Add("key&key=1", ";;key=", "Bearer", "Bearer  ")
+	f.Fuzz(func(t *testing.T, query, cookie, authorization, apiKey string) {
+		ex := request(query, "Cookie: "+cookie, "Authorization: "+authorization, "X-Key: "+apiKey, "Cookie: "+cookie, "authorization: "+apiKey)
+		sources := []credential.Source{{Query: "key"}, {Cookie: "key"}, {Header: "Authorization", Prefix: "Bearer"}, {Header: "X-Key"}}
+		credential.Remove(ex, sources)
+		ex.In.Query, ex.In.Fields = ex.Out.Query, ex.Out.Fields
+		if value, source, found := credential.Find(ex, sources); found {
+			t.Fatalf("%q is still there, in %+v: ?%s\n%s", value, sources[source], ex.Out.Query, lines(ex.Out.Fields))
+		}
+	})
+}
