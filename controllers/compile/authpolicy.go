@@ -168,7 +168,7 @@ func (c *policyCompiler) keys(field string, spec *v1alpha1.JWKS, issuer *jwt.Iss
 		if !ok {
 			c.unresolved(field+".secretRef.key", reasonRefNotFound,
 				fmt.Sprintf("Secret %s/%s has no entry %q", secret.Namespace, secret.Name, spec.SecretRef.Key),
-				"one of its entries: "+strings.Join(slices.Sorted(maps.Keys(secret.Data)), ", "))
+				fmt.Sprintf("one of its entries: %q", slices.Sorted(maps.Keys(secret.Data))))
 			return
 		}
 		issuer.Keys = policy.Secret(text)
