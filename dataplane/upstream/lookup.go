@@ -214,11 +214,9 @@ func (q *questions) ask(ctx context.Context, name string, kind uint16) (found, e
 }
 
 func (q *questions) exchange(ctx context.Context, m *dns.Msg, server string) (*dns.Msg, error) {
-	c := dns.Client{Timeout: q.timeout, UDPSize: 1232}
-	r, _, err := c.ExchangeContext(ctx, m, server)
+	r, err := q.over(ctx, "udp", m, server)
 	if err == nil && r.Truncated {
-		c.Net = "tcp"
-		r, _, err = c.ExchangeContext(ctx, m, server)
+		r, err = q.over(ctx, "tcp", m, server)
 	}
 	if err != nil {
 		return nil, err
@@ -227,6 +225,19 @@ func (q *questions) exchange(ctx context.Context, m *dns.Msg, server string) (*d
 		return nil, fmt.Errorf("%s answered another question", server)
 	}
 	return r, nil
+}
+
+func (q *questions) over(ctx context.Context, network string, m *dns.Msg, server string) (*dns.Msg, error) {
+	c := dns.Client{Net: network, Timeout: q.timeout, UDPSize: 1232}
+	conn, err := c.DialContext(ctx, server)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	// The client keeps the context's deadline, but does not notice its end.
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	r, _, err := c.ExchangeWithConnContext(ctx, m, conn)
+	return r, err
 }
 
 // read takes the addresses from an answer. Its time to live is the least of
