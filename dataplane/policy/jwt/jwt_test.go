@@ -213,6 +213,82 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// TestVerifiedTokens holds that remembering a signature remembers nothing else.
+func TestVerifiedTokens(t *testing.T) {
+	env := env(t)
+	at := now
+	env.Now = func() time.Time { return at }
+	build := func(change func(*Config)) func(token string) int {
+		c := config()
+		change(c)
+		filter, err := c.Build(env)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(filter.Release)
+		return func(token string) int {
+			ex := request("Authorization: Bearer " + token)
+			if filter.Request(ex) == exchange.Continue {
+				return 200
+			}
+			return ex.Response.Status
+		}
+	}
+	// All share the key set, and with it what it has verified.
+	ask := build(func(*Config) {})
+	otherAudience := build(func(c *Config) { c.Issuers[0].Audiences = []string{"bank"} })
+	otherAlgorithm := build(func(c *Config) { c.Issuers[0].Algorithms = []string{"ES256"} })
+	otherIssuer := build(func(c *Config) { c.Issuers[0].Issuer = "https://other.example.com" })
+	otherKeys := build(func(c *Config) { c.Issuers[0].Keys = jwks("ed", otherEdKey) })
+
+	good := sign("EdDSA", "ed", edKey, nil)
+	for range 2 {
+		if got := ask(good); got != 200 {
+			t.Fatal(got)
+		}
+	}
+	for name, ask := range map[string]func(string) int{
+		"audience": otherAudience, "algorithm": otherAlgorithm, "issuer": otherIssuer, "keys": otherKeys,
+	} {
+		if got := ask(good); got != 401 {
+			t.Errorf("with another %s: %d", name, got)
+		}
+	}
+	if got := ask(good[:len(good)-1]); got != 401 {
+		t.Errorf("with another signature: %d", got)
+	}
+	at = at.Add(2 * time.Minute)
+	if got := ask(good); got != 401 {
+		t.Errorf("expired: %d", got)
+	}
+}
+
+func TestVerifiedIsBounded(t *testing.T) {
+	var v verified
+	for i := range 100_000 {
+		v.put(tokenSum{byte(i), byte(i >> 8), byte(i >> 16)}, &token{})
+	}
+	n := 0
+	for i := range v.shards {
+		n += len(v.shards[i].tokens)
+	}
+	if want := verifiedShards * maxVerified; n != want {
+		t.Errorf("%d tokens, want %d", n, want)
+	}
+}
+
+func BenchmarkRequest(b *testing.B) {
+	filter := build(b, config())
+	ex := request("Authorization: Bearer " + sign("ES256", "p256", p256Key, nil))
+	b.ReportAllocs()
+	for b.Loop() {
+		ex.Consumer = exchange.Consumer{}
+		if filter.Request(ex) != exchange.Continue {
+			b.Fatal("refused")
+		}
+	}
+}
+
 func TestTheRequestGoesOnWithWhatTheTokenSays(t *testing.T) {
 	c := config()
 	c.ConsumerHeader, c.Forward = "X-Consumer", false

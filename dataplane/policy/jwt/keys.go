@@ -20,6 +20,8 @@ import (
 
 // keySource finds an issuer's keys.
 type keySource interface {
+	// current returns the keys as they are now, nil if there are none yet.
+	current() *keySet
 	// lookup returns the key set in which the key identifier should be looked
 	// up ("" for any key), or errNoKeys.
 	lookup(kid string) (*keySet, error)
@@ -28,10 +30,13 @@ type keySource interface {
 // errNoKeys says that an issuer's keys have never been there.
 var errNoKeys = errors.New("no keys")
 
-// keySet is a JSON Web Key Set's keys that can verify. It is immutable.
+// keySet is a JSON Web Key Set's keys that can verify. They do not change.
 type keySet struct {
-	keys []key
+	keys     []key
+	verified verified
 }
+
+func (s *keySet) current() *keySet { return s }
 
 func (s *keySet) lookup(string) (*keySet, error) { return s, nil }
 

@@ -1,6 +1,7 @@
 package jwt
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ type remote struct {
 	client *http.Client
 	log    logr.Logger
 	set    atomic.Pointer[keySet]
+	text   []byte // what set was read from; run's own
 	wake   chan struct{}
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -64,6 +66,8 @@ func (r *remote) Close() {
 	r.cancel()
 	<-r.ended
 }
+
+func (r *remote) current() *keySet { return r.set.Load() }
 
 // lookup waits for a fetch if the key is not known, at most maxWait.
 func (r *remote) lookup(kid string) (*keySet, error) {
@@ -167,6 +171,9 @@ func (r *remote) fetch(ctx context.Context) error {
 	if len(text) > maxKeySet {
 		return errors.New("the key set is larger than 1 MiB")
 	}
+	if bytes.Equal(text, r.text) {
+		return nil // the set knows tokens that it has verified
+	}
 	set, err := parseKeys(text)
 	if err != nil {
 		return err
@@ -178,5 +185,6 @@ func (r *remote) fetch(ctx context.Context) error {
 		}
 	}
 	r.set.Store(set)
+	r.text = text
 	return nil
 }

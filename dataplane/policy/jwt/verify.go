@@ -2,6 +2,7 @@ package jwt
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -38,33 +39,15 @@ type claims struct {
 }
 
 // verify returns what a token says, if it is to be believed.
-func (f *filter) verify(token string) (*claims, *issuer, error) {
-	header, payload, err := parse(token)
+func (f *filter) verify(text string) (*claims, *issuer, error) {
+	t, issuer, err := f.verifySignature(text)
 	if err != nil {
 		return nil, nil, err
 	}
-	iss, _ := payload["iss"].(string)
-	i := slices.IndexFunc(f.issuers, func(i issuer) bool { return i.Issuer.Issuer == iss })
-	if i < 0 {
-		return nil, nil, errIssuer
-	}
-	issuer := &f.issuers[i]
-	alg, _ := header["alg"].(string)
-	if !slices.Contains(issuer.Algorithms, alg) {
-		return nil, nil, errAlgorithm
-	}
-	kid, _ := header["kid"].(string)
-	set, err := issuer.keys.lookup(kid)
-	if err != nil {
+	if err := f.checkClaims(issuer, t.payload); err != nil {
 		return nil, nil, err
 	}
-	if err := verifySignature(set, token, alg, kid); err != nil {
-		return nil, nil, err
-	}
-	if err := f.checkClaims(issuer, payload); err != nil {
-		return nil, nil, err
-	}
-	who := &claims{all: payload}
+	who := &claims{all: t.payload}
 	who.name, _ = who.Claim(issuer.ConsumerClaim)
 	if who.name = fieldValue(who.name); who.name == "" {
 		return nil, nil, errConsumer
@@ -72,9 +55,56 @@ func (f *filter) verify(token string) (*claims, *issuer, error) {
 	return who, issuer, nil
 }
 
+// verifySignature returns a token that its issuer has signed, with one of the
+// algorithms that are accepted of it.
+func (f *filter) verifySignature(text string) (*token, *issuer, error) {
+	if len(text) > maxToken {
+		return nil, nil, errMalformed
+	}
+	sum := tokenSum(sha256.Sum256([]byte(text)))
+	for i := range f.issuers {
+		issuer := &f.issuers[i]
+		if set := issuer.keys.current(); set != nil {
+			if t := set.verified.get(sum); t != nil && issuer.accepts(t) {
+				return t, issuer, nil
+			}
+		}
+	}
+	header, payload, err := parse(text)
+	if err != nil {
+		return nil, nil, err
+	}
+	i := slices.IndexFunc(f.issuers, func(i issuer) bool { return payload["iss"] == i.Issuer.Issuer })
+	if i < 0 {
+		return nil, nil, errIssuer
+	}
+	issuer := &f.issuers[i]
+	t := &token{payload: payload}
+	t.algorithm, _ = header["alg"].(string)
+	if !issuer.accepts(t) {
+		return nil, nil, errAlgorithm
+	}
+	kid, _ := header["kid"].(string)
+	set, err := issuer.keys.lookup(kid)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := set.verify(text, t.algorithm, kid); err != nil {
+		return nil, nil, err
+	}
+	set.verified.put(sum, t)
+	return t, issuer, nil
+}
+
+// accepts reports whether a token of this issuer and algorithm may be believed
+// once its signature is verified.
+func (i *issuer) accepts(t *token) bool {
+	return t.payload["iss"] == i.Issuer.Issuer && slices.Contains(i.Algorithms, t.algorithm)
+}
+
 // parse reads a token's header and payload without believing them.
 func parse(token string) (header, payload map[string]any, err error) {
-	if len(token) > maxToken || strings.Count(token, ".") != 2 {
+	if strings.Count(token, ".") != 2 {
 		return nil, nil, errMalformed
 	}
 	first, rest, _ := strings.Cut(token, ".")
@@ -102,15 +132,16 @@ func decode(part string) (map[string]any, error) {
 // maxTries bounds the keys tried for a token that does not name its key.
 const maxTries = 8
 
-func verifySignature(set *keySet, token, alg, kid string) error {
+// verify returns nil if one of the keys verifies a token's signature.
+func (s *keySet) verify(token, alg, kid string) error {
 	algorithm, ok := jwa.LookupSignatureAlgorithm(alg)
 	if !ok {
 		return errAlgorithm
 	}
 	err := errKey
 	tries := 0
-	for i := range set.keys {
-		k := &set.keys[i]
+	for i := range s.keys {
+		k := &s.keys[i]
 		if kid != "" && k.id != kid || !k.fits(alg) {
 			continue
 		}
