@@ -62,7 +62,7 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 	if !ok {
 		return fail(gatewayv1.RouteReasonBackendNotFound, ".port", fmt.Sprintf("%s has no port %d", backend, *ref.Port), portsOf(service))
 	}
-	if port.Protocol != "" && port.Protocol != corev1.ProtocolTCP {
+	if !isTCP(port) {
 		return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has protocol %s", port.Port, backend, port.Protocol), "a port with protocol TCP")
 	}
 	if p := port.AppProtocol; p != nil && !speaks(*p) {
@@ -85,17 +85,22 @@ func speaks(appProtocol string) bool {
 	return false
 }
 
-// servicePort finds a port by number. An ExternalName has the ports that its
-// host has, whatever it lists.
-func servicePort(service *corev1.Service, number gatewayv1.PortNumber) (corev1.ServicePort, bool) {
+// servicePort finds a port by number, the TCP one if there are several. An
+// ExternalName has the ports that its host has, whatever it lists.
+func servicePort(service *corev1.Service, number gatewayv1.PortNumber) (found corev1.ServicePort, ok bool) {
 	for _, p := range service.Spec.Ports {
-		if p.Port == number {
-			return p, true
+		if p.Port == number && (!ok || isTCP(p)) {
+			found, ok = p, true
 		}
+	}
+	if ok {
+		return found, true
 	}
 	external := service.Spec.Type == corev1.ServiceTypeExternalName && number >= 1 && number <= 65535
 	return corev1.ServicePort{Port: number}, external
 }
+
+func isTCP(p corev1.ServicePort) bool { return p.Protocol == "" || p.Protocol == corev1.ProtocolTCP }
 
 func portsOf(service *corev1.Service) string {
 	var numbers []string

@@ -53,8 +53,9 @@ func shopRoute(i int, path string) *gatewayv1.HTTPRoute {
 	}}
 }
 
-// BenchmarkCompile shows what a change costs beside 500 and 5,000 routes: one
-// route or EndpointSlice the same beside both, another kind a pass over all.
+// BenchmarkCompile shows what a change costs beside 500 and 5,000 routes: a
+// route, an EndpointSlice or a Service the same beside both, a Namespace (or a
+// policy, or a ReferenceGrant) a pass over all.
 func BenchmarkCompile(b *testing.B) {
 	for _, n := range []int{500, 5000} {
 		set := shop(n)
@@ -68,6 +69,9 @@ func BenchmarkCompile(b *testing.B) {
 			{"service", func(i int) objects.Object {
 				return &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "s0"},
 					Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}, {Name: "more", Port: int32(81 + i%2)}}}}
+			}},
+			{"namespace", func(i int) objects.Object {
+				return &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "default", Generation: int64(i)}}
 			}},
 		}
 		for _, change := range changes {

@@ -2,6 +2,19 @@
 // client, clock, goroutine, environment or file. The same objects give the
 // same result, byte for byte, in whatever order they came and whether they
 // came at once or one by one.
+//
+// So nothing is carried over from a time when an object was better: what does
+// not compile is kept from doing harm, as the Gateway API says where it does.
+// A listener that is not valid is not served, and one without a usable
+// certificate refuses handshakes. A rule that is not valid, or whose policies
+// are not, answers 500 to what it matches; so does the share of a backendRef
+// that does not resolve. All else goes on. (A file that does not parse, and an
+// object that the API server refuses, never come here: who reads them keeps
+// the version from before.)
+//
+// The files read in the order of the objects: gatewayclass, gateway, listener,
+// tls; httproute, rule, match, filters; backend, endpoints; the policies. frame
+// holds what routes are compiled against, pass compiles what changed.
 package compile
 
 import (

@@ -246,15 +246,15 @@ func changeHosts(touched map[string]*hostChange, old, next *route) {
 func (p *pass) rebuildHost(key string, change *hostChange) {
 	h := &host{listener: change.listener, hostname: change.hostname}
 	if was, ok := p.tables.hosts.Get(key); ok {
-		h.entries = make([]entry, 0, len(was.entries)+len(change.entries))
+		h.entries = make([]entry, 0, len(was.entries))
 		for _, e := range was.entries {
 			if !change.owners[e.owner] {
 				h.entries = append(h.entries, e)
 			}
 		}
 	}
-	h.entries = append(h.entries, change.entries...)
-	slices.SortFunc(h.entries, comparePrecedence)
+	slices.SortFunc(change.entries, comparePrecedence)
+	h.entries = merge(h.entries, change.entries)
 	if len(h.entries) == 0 {
 		p.hosts[key] = true
 		p.tables.hosts = p.tables.hosts.Without(key)
@@ -271,6 +271,19 @@ func (p *pass) rebuildHost(key string, change *hostChange) {
 		p.hosts[key] = true
 		p.Snapshot.Hosts = p.Snapshot.Hosts.With(key, v)
 	}
+}
+
+// merge merges two lists that are in order of precedence.
+func merge(a, b []entry) []entry {
+	merged := make([]entry, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if comparePrecedence(a[0], b[0]) < 0 {
+			merged, a = append(merged, a[0]), a[1:]
+		} else {
+			merged, b = append(merged, b[0]), b[1:]
+		}
+	}
+	return append(append(merged, a...), b...)
 }
 
 // countClusters notes in net how many routes more, or fewer, use a cluster.
