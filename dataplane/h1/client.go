@@ -164,10 +164,8 @@ func (c *ClientConn) sendAndAwait() error {
 	if err == nil {
 		err = c.awaiter.err
 	}
-	if isTimeout(err) && c.pump.held.Load() {
-		// Nobody said 100 (Continue): the content is sent all the same.
+	if c.heldTooLong(err) {
 		c.pump.proceed()
-		c.setReadDeadline(c.until())
 		var n int
 		n, err = c.awaiter.await()
 		c.in.w += n
@@ -253,9 +251,8 @@ func (c *ClientConn) read(want int) error {
 	began := time.Now()
 	c.takeRoom()
 	err := c.in.fill(want)
-	if isTimeout(err) && c.pump.held.Load() {
+	if c.heldTooLong(err) {
 		c.pump.proceed()
-		c.setReadDeadline(c.until())
 		err = c.in.fill(want)
 	}
 	c.ex.Upstream.Wait += time.Since(began)
@@ -263,6 +260,16 @@ func (c *ClientConn) read(want int) error {
 		err = errTimeout
 	}
 	return err
+}
+
+// heldTooLong reports whether a read has failed only because nobody said 100
+// (Continue) in time: the content is sent all the same then.
+func (c *ClientConn) heldTooLong(err error) bool {
+	if err == nil || !c.pump.held.Load() || !isTimeout(err) {
+		return false
+	}
+	until := c.until()
+	return until.IsZero() || time.Now().Before(until)
 }
 
 func (c *ClientConn) setReadDeadline(at time.Time) {

@@ -5,7 +5,9 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -25,7 +27,9 @@ type proxy struct {
 	mu        sync.Mutex
 	idle      []*h1.ClientConn
 	malformed []string
-	done      []error
+	failures  []error
+	// alter is called for each exchange before it goes upstream; nil for nothing.
+	alter func(ex *exchange.Exchange)
 }
 
 func (p *proxy) Serve(ex *exchange.Exchange) {
@@ -34,6 +38,9 @@ func (p *proxy) Serve(ex *exchange.Exchange) {
 	out.Path, out.Query, out.HasQuery = in.Path, in.Query, in.HasQuery
 	out.Fields.AppendEndToEnd(in.Fields)
 	out.Body, out.Length, out.Upgrade, out.ExpectContinue = in.Body, in.Length, in.Upgrade, in.ExpectContinue
+	if p.alter != nil {
+		p.alter(ex)
+	}
 	for {
 		conn, err := p.take()
 		if err != nil {
@@ -82,9 +89,9 @@ func (p *proxy) Done(ex *exchange.Exchange, err error) {
 			_ = conn.Close()
 		}
 	}
-	if p.done != nil {
+	if err != nil {
 		p.mu.Lock()
-		p.done = append(p.done, err)
+		p.failures = append(p.failures, err)
 		p.mu.Unlock()
 	}
 }
@@ -126,6 +133,7 @@ type front struct {
 	wg    sync.WaitGroup
 	mu    sync.Mutex
 	conns map[*h1.ServerConn]bool
+	hide  atomic.Bool
 }
 
 func serve(t testing.TB, handler exchange.Handler, opts *h1.ServerOptions) *front {
@@ -138,6 +146,9 @@ func serve(t testing.TB, handler exchange.Handler, opts *h1.ServerOptions) *fron
 				return
 			}
 			info := &exchange.Conn{Remote: c.RemoteAddr().(*net.TCPAddr).AddrPort(), Local: netip.AddrPort{}}
+			if f.hide.Load() {
+				c = other{c}
+			}
 			s := h1.NewServerConn(c, info, handler, opts)
 			f.mu.Lock()
 			f.conns[s] = true
@@ -183,16 +194,40 @@ func newProxy(t testing.TB, upstream net.Addr, server *h1.ServerOptions, client 
 	return p, serve(t, p, server)
 }
 
+// other hides what a connection is, as TLS does.
+type other struct{ net.Conn }
+
+func (o other) CloseWrite() error { return o.Conn.(*net.TCPConn).CloseWrite() }
+
 func TestRawMessages(t *testing.T) {
 	for _, file := range []string{"testdata/requests.txt", "testdata/responses.txt"} {
 		cases := h1test.Load(t, file)
-		for name, oneByte := range map[string]bool{"": false, " one byte at a time": true} {
+		for name, c := range map[string]struct{ oneByte, hidden bool }{
+			"":                         {false, false},
+			" one byte at a time":      {true, false},
+			" over other than sockets": {false, true},
+		} {
 			t.Run(file+name, func(t *testing.T) {
+				t.Parallel()
 				l := listen(t)
 				u := h1test.NewUpstream(l)
 				t.Cleanup(u.Close)
-				_, f := newProxy(t, l.Addr(), &h1.ServerOptions{Poison: true}, &h1.ClientOptions{Poison: true})
-				h1test.Run(t, f.address(), u, cases, h1test.Options{OneByte: oneByte})
+				p, f := newProxy(t, l.Addr(), &h1.ServerOptions{Poison: true},
+					&h1.ClientOptions{Poison: true, ContinueTimeout: 200 * time.Millisecond})
+				if c.hidden {
+					f.hide.Store(true)
+					dial := p.dial
+					p.dial = func() (net.Conn, error) {
+						conn, err := dial()
+						return other{conn}, err
+					}
+				}
+				h1test.Run(t, f.address(), u, cases, h1test.Options{OneByte: c.oneByte, Skip: func(c *h1test.Case) string {
+					if f.hide.Load() && c.Whole {
+						return "what comes unasked for is not seen in time without the socket"
+					}
+					return ""
+				}})
 			})
 		}
 	}
