@@ -144,12 +144,9 @@ func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Si
 		AccessLog:     accessLog,
 	})
 	options := loop.Options{
-		Apply: srv.proxy.Apply,
-		Measured: func(compiled, _ time.Duration) {
-			metrics.Compiled(compiled)
-			metrics.Applied(time.Now())
-		},
-		Log: log,
+		Apply:    srv.proxy.Apply,
+		Measured: func(compiled, _ time.Duration) { metrics.Compiled(compiled) },
+		Log:      log,
 	}
 	m.loopOptions(&options)
 	srv.loop = loop.New(options)
@@ -244,7 +241,15 @@ func (s *server) drain(m mode, signals <-chan os.Signal, stopFeeding func()) err
 	stopFeeding()
 	timeout, cancelTimeout := context.WithTimeout(ctx, s.opts.shutdownTimeout)
 	defer cancelTimeout()
-	err := s.proxy.Shutdown(timeout)
+	drained := make(chan error, 1)
+	go func() { drained <- s.proxy.Shutdown(timeout) }()
+	var err error
+	select {
+	case err = <-drained:
+	case <-hurried:
+	case <-time.After(s.opts.shutdownTimeout + time.Second):
+		err = timeout.Err() // it closes what is left by itself; the process ends anyway
+	}
 	select {
 	case <-hurried:
 		return quietError{errors.New("stopped by a second signal")}
@@ -279,4 +284,12 @@ func (s *server) sources(m mode) admin.Sources {
 	}
 }
 
-func (s *server) endpoints() []admin.Endpoint { return admin.Endpoints(s.proxy.Snapshot()) }
+func (s *server) endpoints() []admin.Endpoint {
+	rows := []admin.Endpoint{}
+	for _, c := range s.proxy.Clusters() {
+		for _, e := range c.Endpoints {
+			rows = append(rows, admin.Endpoint{Cluster: c.Cluster, EndpointState: e})
+		}
+	}
+	return rows
+}

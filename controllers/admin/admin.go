@@ -163,18 +163,34 @@ func (s *Server) endpoints(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Server) ports(w http.ResponseWriter, _ *http.Request) { s.json(w, s.sources.Ports()) }
 
+// Status is an object's status as it should be. Its conditions have no
+// lastTransitionTime: that is known where it is written.
+type Status struct {
+	// Object is "Kind namespace/name".
+	Object             string `json:"object"`
+	ObservedGeneration int64  `json:"observedGeneration"`
+	Status             any    `json:"status"`
+}
+
+// Statuses is the page /statuses.
+type Statuses struct {
+	// At is when the configuration that these are about was applied.
+	At       time.Time `json:"at,omitzero"`
+	Statuses []Status  `json:"statuses"`
+	// Report is everything that is not fine.
+	Report []Entry `json:"report"`
+}
+
 func (s *Server) statuses(w http.ResponseWriter, _ *http.Request) {
-	answer := struct {
-		// At is when the result was applied.
-		At       time.Time         `json:"at,omitzero"`
-		Statuses []*compile.Status `json:"statuses"`
-		Report   []Entry           `json:"report"`
-	}{Report: s.sources.Report()}
-	var result *compile.Result
-	if result, answer.At = s.sources.Result(); result != nil {
-		answer.Statuses = result.Statuses()
+	page := Statuses{Statuses: []Status{}, Report: s.sources.Report()}
+	result, at := s.sources.Result()
+	if result != nil {
+		page.At = at
+		for _, status := range result.Statuses() {
+			page.Statuses = append(page.Statuses, Status{status.Object.String(), status.Generation, status.Value})
+		}
 	}
-	s.json(w, answer)
+	s.json(w, page)
 }
 
 func (s *Server) json(w http.ResponseWriter, v any) {
