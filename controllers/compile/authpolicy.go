@@ -26,10 +26,17 @@ const (
 	stanzaJWT            = "jwt"
 	stanzaAnonymous      = "allowAnonymous"
 	stanzaConsumerHeader = "consumerHeader"
+	// stanzaUnreadable is what nobody can tell, and nobody can replace.
+	stanzaUnreadable = "unreadable"
 )
 
 func compileAuthPolicy(c *policyCompiler) {
 	spec := &c.object.(*v1alpha1.AuthPolicy).Spec
+	if why, refused := c.object.GetAnnotations()[v1alpha1.RefusedAnnotation]; refused {
+		c.invalid("", "it cannot be read: "+why, "")
+		c.guards(stanzaUnreadable, nil, 0)
+		return
+	}
 	if spec.APIKey != nil {
 		before := len(c.findings)
 		value := c.apiKey(spec.APIKey)
@@ -50,6 +57,7 @@ func compileAuthPolicy(c *policyCompiler) {
 	}
 	if len(c.stanzas) == 0 {
 		c.invalid("spec", "it sets nothing", "apiKey, jwt, allowAnonymous or consumerHeader")
+		c.guards(stanzaUnreadable, nil, 0)
 	}
 	if spec.Enforced && (spec.APIKey != nil || spec.JWT != nil) {
 		// A credential of any accepted kind suffices, so adding one would
