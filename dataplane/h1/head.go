@@ -30,7 +30,7 @@ func (s *headScan) scan(head []byte, limits *headLimits) (size int, err *refusal
 		i := bytes.IndexByte(head[s.seen:], '\n')
 		if i < 0 {
 			s.seen = len(head)
-			return 0, s.bound(len(head), limits)
+			return 0, s.bound(len(head)-1, limits) // the last may be CR
 		}
 		end := s.seen + i
 		if end == s.line || head[end-1] != '\r' {
