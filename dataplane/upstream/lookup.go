@@ -117,12 +117,16 @@ func (l *lookup) find(ctx context.Context, name string) (found, error) {
 }
 
 // fromHosts reads the hosts file, hosts(5).
-func (l *lookup) fromHosts(name string) (addrs []netip.Addr) {
+func (l *lookup) fromHosts(name string) []netip.Addr {
 	text, err := os.ReadFile(l.hosts)
 	if err != nil {
 		return nil
 	}
-	for line := range strings.Lines(string(text)) {
+	return hostsEntries(string(text), name)
+}
+
+func hostsEntries(text, name string) (addrs []netip.Addr) {
+	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
 		fields := strings.Fields(line)
 		if len(fields) < 2 {

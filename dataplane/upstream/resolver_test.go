@@ -372,3 +372,41 @@ func TestSharedName(t *testing.T) {
 		t.Errorf("asked %d times", n)
 	}
 }
+
+func FuzzHosts(f *testing.F) {
+	f.Add("127.0.0.1 a b\n::1 a # c\n", "a")
+	f.Add("fe80::1%lo0 x\r\n\t10.0.0.1\tx.", "X")
+	f.Fuzz(func(t *testing.T, text, name string) {
+		got := hostsEntries(text, name)
+		// Lines with no mention of the name, and comments, add nothing.
+		if again := hostsEntries("# 192.0.2.1 "+strings.ReplaceAll(name, "\n", "")+"\n192.0.2.2 \x01\n"+text, name); name != "\x01" && !slices.Equal(got, again) {
+			t.Errorf("%v, then %v", got, again)
+		}
+		for _, a := range got {
+			if !a.IsValid() {
+				t.Error("an invalid address")
+			}
+		}
+	})
+}
+
+// FuzzRead feeds answers as they come from the network.
+func FuzzRead(f *testing.F) {
+	m := new(dns.Msg)
+	m.SetQuestion("a.example.", dns.TypeA)
+	record, _ := dns.NewRR("a.example. 5 IN A 192.0.2.1")
+	m.Answer = append(m.Answer, record)
+	wire, _ := m.Pack()
+	f.Add(wire)
+	f.Fuzz(func(t *testing.T, wire []byte) {
+		m := new(dns.Msg)
+		if m.Unpack(wire) != nil {
+			return
+		}
+		for _, a := range read(m).addrs {
+			if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
+				t.Errorf("%v", a)
+			}
+		}
+	})
+}

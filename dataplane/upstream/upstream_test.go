@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/h1"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -127,6 +128,7 @@ func endpoints(addrs ...netip.AddrPort) *snapshot.Endpoints {
 }
 
 func newManagerFor(t testing.TB, opts Options) *Manager {
+	opts.HTTP1 = &h1.ClientOptions{Poison: true}
 	m := NewManager(opts)
 	t.Cleanup(m.Close)
 	return m
