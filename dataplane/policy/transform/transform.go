@@ -3,6 +3,7 @@
 package transform
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/net/http/httpguts"
@@ -52,7 +53,7 @@ func CheckHeader(name string) error {
 	case key.HopByHop(), key == exchange.KeyContentLength, key == exchange.KeyTrailer, key == exchange.KeyExpect:
 		return fmt.Errorf("%s frames the message or belongs to one connection, and cannot be changed", name)
 	case key == exchange.KeyHost:
-		return fmt.Errorf("Host is changed by HTTPRoute's URLRewrite filter")
+		return errors.New("the field Host is changed by HTTPRoute's URLRewrite filter")
 	}
 	return nil
 }
