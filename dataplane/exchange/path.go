@@ -34,8 +34,8 @@ func (ex *Exchange) ReplacePrefix(prefix string) string {
 	return ex.Arena.Concat(prefix, rest)
 }
 
-// SetAuthority replaces the authority and what follows from it. Upper case in
-// configuration is for compile to lower.
+// SetAuthority replaces the authority, host and optional port in lower case, and
+// with it Host.
 func (r *Request) SetAuthority(authority string) {
 	r.Authority, r.Host = authority, authority
 	if end := hostEnd(authority); end >= 0 {

@@ -50,7 +50,7 @@ func (c *Config) Build(*policy.Env) (policy.Filter, error) {
 		fields := Edit{Add: e.Add, Remove: e.Remove}
 		for _, s := range e.Set {
 			if exchange.KeyOf(s.Name) == exchange.KeyHost {
-				host = s.Value
+				host = strings.ToLower(s.Value)
 				continue
 			}
 			fields.Set = append(fields.Set, s)

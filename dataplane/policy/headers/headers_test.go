@@ -67,7 +67,7 @@ func TestOneDirection(t *testing.T) {
 }
 
 func TestHost(t *testing.T) {
-	f, err := (&Config{Request: Edit{Set: []Field{{"host", "new.example:8080"}, {"X-A", "1"}}}}).Build(nil)
+	f, err := (&Config{Request: Edit{Set: []Field{{"host", "New.example:8080"}, {"X-A", "1"}}}}).Build(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
