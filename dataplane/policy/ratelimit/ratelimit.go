@@ -123,7 +123,7 @@ func (f *filter) request(ex *exchange.Exchange) exchange.Verdict {
 	return exchange.Continue
 }
 
-// response tells the client the limits, draft-ietf-httpapi-ratelimit-headers-10,
+// response tells the client the limits, draft-ietf-httpapi-ratelimit-headers as it is since its version 08,
 // whether it was limited or not.
 func (f *filter) response(ex *exchange.Exchange) {
 	now := f.now()
