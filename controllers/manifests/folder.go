@@ -8,9 +8,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -45,7 +47,8 @@ type Folder struct {
 	// trouble is what kept the folder itself from being read.
 	trouble []Problem
 
-	dirs []string // what to watch, as of the last scan
+	// As of the last scan: the folder with those in it, and where links in them lead.
+	dirs, linked []string
 
 	// parsedText is the text that parsedNodes came from: errors tend to come from one file.
 	parsedText  []byte
@@ -95,20 +98,24 @@ func Open(dir string) (*Folder, error) {
 	}, nil
 }
 
-// Refresh reads the files that differ from what was last read, and those whose
-// paths are given in any case, and returns what follows from it. Later, if not
-// 0, is when to look again, for a file that seems to be half written.
+// Refresh looks at what is said to have changed, or at everything if nothing is
+// said, and returns what follows from it. Later, if not 0, is when to look
+// again, for a file that seems to be half written.
 func (f *Folder) Refresh(paths ...string) (change Change, later time.Duration) {
-	found, trouble := f.scan()
+	found, gone, all := f.look(paths)
+	trouble := f.trouble
+	if all {
+		found, trouble = f.scan()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	change.Problems = len(f.trouble)+len(trouble) > 0
 	f.trouble = trouble
 
 	touched := map[objects.Ref]bool{}
+	var stale []string
 	for _, path := range slices.Sorted(maps.Keys(found)) {
-		old := f.files[path]
-		stamp := found[path]
+		old, stamp := f.files[path], found[path]
 		if old != nil && old.stamp.same(stamp) && !slices.Contains(paths, path) {
 			continue
 		}
@@ -116,13 +123,18 @@ func (f *Folder) Refresh(paths ...string) (change Change, later time.Duration) {
 			later = halfWritten
 			continue
 		}
-		if f.read(path, stamp, touched) {
+		stale = append(stale, path)
+	}
+	texts := f.readAll(stale, found)
+	for i, path := range stale {
+		if f.replace(path, found[path], texts[i], touched) {
 			change.Problems = true
 		}
 	}
 	for path, old := range f.files {
-		if _, ok := found[path]; ok || len(trouble) > 0 {
-			continue // a folder that can't be read deletes nothing
+		_, there := found[path]
+		if !slices.Contains(gone, path) && (!all || there || len(trouble) > 0) {
+			continue // of what can't be read nothing is deleted
 		}
 		delete(f.files, path)
 		for ref := range old.docs {
@@ -135,26 +147,90 @@ func (f *Folder) Refresh(paths ...string) (change Change, later time.Duration) {
 	return change, later
 }
 
-// read reads one file and notes the objects that may have changed. It reports
-// whether the file's problems may have.
-func (f *Folder) read(path string, stamp stamp, touched map[objects.Ref]bool) bool {
+// look tells which files are meant by changed paths, without looking at all of
+// them. It asks for all where that is not enough: folders and links change more
+// than themselves.
+func (f *Folder) look(paths []string) (found map[string]stamp, gone []string, all bool) {
+	found = map[string]stamp{}
+	for _, path := range paths {
+		name := filepath.Base(path)
+		if !slices.Contains(f.dirs, filepath.Dir(path)) || strings.HasPrefix(name, "..") {
+			return nil, nil, true
+		}
+		if strings.HasPrefix(name, ".") {
+			continue
+		}
+		info, err := os.Lstat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && f.files[path] != nil:
+			gone = append(gone, path)
+		case errors.Is(err, fs.ErrNotExist) && !slices.Contains(f.dirs, path):
+			// It came and went.
+		case err != nil || !info.Mode().IsRegular():
+			return nil, nil, true
+		case isManifest(path):
+			found[path] = stamp{info.ModTime(), info.Size(), info}
+		}
+	}
+	return found, gone, len(paths) == 0 || len(f.trouble) > 0
+}
+
+// reading is a file's text and what was parsed from it; parsed is nil if the
+// text is the one that is known, or if there is an error.
+type reading struct {
+	text   []byte
+	parsed *parsed
+	err    error
+}
+
+// readAll reads and parses files, several at once: admitting a route takes half
+// a millisecond, and a folder may have thousands.
+func (f *Folder) readAll(paths []string, stamps map[string]stamp) []reading {
+	readings := make([]reading, len(paths))
+	var (
+		wg   sync.WaitGroup
+		next atomic.Int64
+	)
+	for range min(runtime.GOMAXPROCS(0), len(paths)) {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(paths) {
+					return
+				}
+				r := &readings[i]
+				if r.text, r.err = readFile(paths[i], stamps[paths[i]]); r.err != nil {
+					continue
+				}
+				if old := f.files[paths[i]]; old == nil || old.text == nil || !bytes.Equal(old.text, r.text) {
+					r.parsed = parse(paths[i], r.text)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return readings
+}
+
+// replace takes over what was read of a file and notes the objects that may
+// have changed. It reports whether the file's problems may have.
+func (f *Folder) replace(path string, stamp stamp, r reading, touched map[objects.Ref]bool) bool {
 	old := f.files[path]
 	if old == nil {
 		old = &file{}
 		f.files[path] = old
 	}
 	hadProblems := len(old.problems) > 0
-	text, err := readFile(path, stamp)
-	if err != nil {
-		old.stamp, old.text = stamp, nil
-		old.problems = []Problem{{Place: Place{File: path}, Message: "cannot be read: " + reason(err), Want: "a file that Headgate may read, of at most 64 MiB"}}
+	old.stamp = stamp
+	if r.err != nil {
+		old.text = nil
+		old.problems = []Problem{{Place: Place{File: path}, Message: "cannot be read: " + reason(r.err), Want: "a file that Headgate may read, of at most 64 MiB"}}
 		return true
 	}
-	old.stamp = stamp
-	if old.text != nil && bytes.Equal(old.text, text) {
+	if r.parsed == nil {
 		return false
 	}
-	result := parse(path, text)
+	result := r.parsed
 	docs := make(map[objects.Ref]document, len(result.docs))
 	for _, doc := range result.docs {
 		docs[doc.ref] = doc
@@ -176,7 +252,7 @@ func (f *Folder) read(path string, stamp stamp, touched map[objects.Ref]bool) bo
 			f.hold(ref, path)
 		}
 	}
-	old.text, old.docs, old.problems = text, docs, result.problems
+	old.text, old.docs, old.problems = r.text, docs, result.problems
 	return hadProblems || len(result.problems) > 0
 }
 
@@ -358,8 +434,8 @@ func (f *Folder) Len() (files, count int) {
 func (f *Folder) scan() (map[string]stamp, []Problem) {
 	s := &scanner{found: map[string]stamp{}, seen: map[string]bool{}}
 	s.folder(f.dir)
-	slices.Sort(s.dirs)
-	f.dirs = slices.Compact(s.dirs)
+	slices.Sort(s.linked)
+	f.dirs, f.linked = s.dirs, slices.Compact(s.linked)
 	return s.found, s.trouble
 }
 
@@ -367,6 +443,7 @@ type scanner struct {
 	found   map[string]stamp
 	seen    map[string]bool // real paths of folders, as links may go round
 	dirs    []string
+	linked  []string
 	trouble []Problem
 }
 
@@ -406,7 +483,7 @@ func (s *scanner) folder(dir string) {
 			s.found[path] = stamp{info.ModTime(), info.Size(), info}
 			if entry.Type()&fs.ModeSymlink != 0 {
 				if target, err := filepath.EvalSymlinks(path); err == nil {
-					s.dirs = append(s.dirs, filepath.Dir(target))
+					s.linked = append(s.linked, filepath.Dir(target))
 				}
 			}
 		}

@@ -30,7 +30,7 @@ spec:
 `
 
 // write writes a file whole, as an editor that renames does.
-func write(t *testing.T, dir, name, text string) {
+func write(t testing.TB, dir, name, text string) {
 	t.Helper()
 	path := filepath.Join(dir, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

@@ -62,6 +62,7 @@ func (w *watcher) run(ctx context.Context, later time.Duration) {
 	defer timer.Stop()
 	var (
 		paths []string
+		all   bool      // paths are not all that changed
 		since time.Time // the first event not yet looked at
 	)
 	for {
@@ -85,14 +86,19 @@ func (w *watcher) run(ctx context.Context, later time.Duration) {
 			timer.Reset(min(quiet, max(0, ceiling-time.Since(since))))
 		case err := <-w.errors:
 			w.log.Info("Events may have been lost; reading the folder again", "reason", err.Error())
+			all = true
 			timer.Reset(quiet)
 		case <-w.ticks:
+			all = true
 			timer.Reset(0)
 		case <-timer.C:
+			if all {
+				paths = nil
+			}
 			if later := w.refresh(paths); later > 0 {
 				timer.Reset(later)
 			}
-			paths, since = nil, time.Time{}
+			paths, all, since = nil, false, time.Time{}
 		}
 	}
 }
@@ -101,7 +107,7 @@ func (w *watcher) run(ctx context.Context, later time.Duration) {
 // only the folder itself matters.
 func (w *watcher) within(path string) bool {
 	parent := filepath.Dir(w.folder.dir)
-	return filepath.Dir(path) != parent || path == w.folder.dir || w.watched[parent] && slices.Contains(w.folder.dirs, parent)
+	return filepath.Dir(path) != parent || path == w.folder.dir || slices.Contains(w.folder.dirs, parent) || slices.Contains(w.folder.linked, parent)
 }
 
 func (w *watcher) refresh(paths []string) (later time.Duration) {
@@ -127,13 +133,14 @@ func (w *watcher) follow() bool {
 	// A folder that was removed, or replaced by another of its name, is no longer watched.
 	alive := w.notify.WatchList()
 	news := false
-	for _, dir := range w.folder.dirs {
+	dirs := slices.Concat(w.folder.dirs, w.folder.linked)
+	for _, dir := range dirs {
 		if !slices.Contains(alive, dir) && w.add(dir) {
 			news = true
 		}
 	}
 	for _, dir := range alive {
-		if dir != filepath.Dir(w.folder.dir) && !slices.Contains(w.folder.dirs, dir) {
+		if dir != filepath.Dir(w.folder.dir) && !slices.Contains(dirs, dir) {
 			w.drop(dir)
 		}
 	}
