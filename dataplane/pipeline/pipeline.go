@@ -123,21 +123,8 @@ func stateOf(ex *exchange.Exchange) *state {
 // Serve implements exchange.Handler.
 func (p *Pipeline) Serve(ex *exchange.Exchange) {
 	st := stateOf(ex)
-	p.guarded(ex, st)
-	// The way out, for every response, also our own: in reverse, through the
-	// filters that the request has passed.
-	if st.backend != nil {
-		respond(ex, st.backend.filters[:st.backendPassed])
-	}
-	if st.rule != nil {
-		respond(ex, st.rule.filters[:st.passed])
-	}
-	st.tunnel = ex.Response.Tunnel != nil
-}
-
-// guarded keeps a bug in one filter from ending the process: the exchange is
-// answered 500, and everybody else is served.
-func (p *Pipeline) guarded(ex *exchange.Exchange, st *state) {
+	// A bug in one filter must not end the process: its exchange is answered
+	// 500, and everybody else is served.
 	defer func() {
 		if bug := recover(); bug != nil {
 			p.opts.Log.Error(fmt.Errorf("panic: %v", bug), "serving a request", "route", ex.Route, "stack", string(debug.Stack()))
@@ -148,6 +135,15 @@ func (p *Pipeline) guarded(ex *exchange.Exchange, st *state) {
 		}
 	}()
 	p.serve(ex, st)
+	// The way out, for every response, also our own: in reverse, through the
+	// filters that the request has passed.
+	if st.backend != nil {
+		respond(ex, st.backend.filters[:st.backendPassed])
+	}
+	if st.rule != nil {
+		respond(ex, st.rule.filters[:st.passed])
+	}
+	st.tunnel = ex.Response.Tunnel != nil
 }
 
 func respond(ex *exchange.Exchange, passed []filter) {

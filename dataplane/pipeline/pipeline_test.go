@@ -96,7 +96,8 @@ type step struct {
 	// answer, if not 0, is what it answers; fail makes Build fail.
 	answer int
 	fail   bool
-	bug    bool
+	bug    bool // panics on the way in,
+	bugOut bool // on the way out
 }
 
 func (s *step) Kind() string { return s.name }
@@ -119,7 +120,12 @@ func (s *step) Build(*policy.Env) (policy.Filter, error) {
 			}
 			return exchange.Continue
 		},
-		Response: func(ex *exchange.Exchange) { note(fmt.Sprintf("out %d", ex.Response.Status)) },
+		Response: func(ex *exchange.Exchange) {
+			note(fmt.Sprintf("out %d", ex.Response.Status))
+			if s.bugOut {
+				panic("a bug")
+			}
+		},
 		Release:  func() { note("released") },
 	}, nil
 }
@@ -387,9 +393,15 @@ func TestBrokenFilterGuards(t *testing.T) {
 func TestPanicInFilter(t *testing.T) {
 	b := newBench(t)
 	b.host(gateway, "*", to("a", filters(b.step("one"), b.step("bug", func(s *step) { s.bug = true }))))
+	b.host(gateway, "out.example.com", to("a", filters(b.step("bug", func(s *step) { s.bugOut = true }))))
 	b.must()
-	if status, reason := b.do(request("GET /")); status != 500 || reason != "panic" {
-		t.Errorf("%d %s", status, reason)
+	for _, host := range []string{"example.com", "out.example.com"} {
+		if status, reason := b.do(request("GET /", "Host: "+host)); status != 500 || reason != "panic" {
+			t.Errorf("%s: %d %s", host, status, reason)
+		}
+	}
+	if b.fakes["a"].released != 1 {
+		t.Error("the lease was not released")
 	}
 }
 

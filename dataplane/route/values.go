@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/query"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -129,53 +130,14 @@ func (h *header) field(ex *exchange.Exchange) (joined string, ok bool) {
 // holds compares the first parameter of the name, with name and value
 // percent-decoded and "+" read as a space.
 func (p *parameter) holds(ex *exchange.Exchange) bool {
-	for query := ex.In.Query; query != ""; {
-		var pair string
-		pair, query, _ = strings.Cut(query, "&")
-		name, raw, _ := strings.Cut(pair, "=")
-		if pair == "" || !decodesTo(name, p.name) {
-			continue
-		}
-		if p.pattern == nil {
-			return decodesTo(raw, p.text)
-		}
-		if strings.ContainsAny(raw, "%+") {
-			raw = ex.Arena.Append(func(b []byte) []byte { return appendDecoded(b, raw) })
-		}
-		return p.pattern.MatchString(raw)
-	}
-	return false
-}
-
-// decodesTo reports whether decoding raw yields want.
-func decodesTo(raw, want string) bool {
-	for raw != "" {
-		c, n := decodeByte(raw)
-		if want == "" || want[0] != c {
-			return false
-		}
-		raw, want = raw[n:], want[1:]
-	}
-	return want == ""
-}
-
-func appendDecoded(b []byte, raw string) []byte {
-	for raw != "" {
-		c, n := decodeByte(raw)
-		b = append(b, c)
-		raw = raw[n:]
-	}
-	return b
-}
-
-// decodeByte decodes the first byte of a query component and says how many
-// bytes it took. A percent sign that no two hexadecimal digits follow stays.
-func decodeByte(raw string) (c byte, n int) {
+	written, ok := query.Get(ex.In.Query, p.name)
 	switch {
-	case raw[0] == '+':
-		return ' ', 1
-	case raw[0] == '%' && len(raw) > 2 && isHex(raw[1]) && isHex(raw[2]):
-		return unhex(raw[1])<<4 | unhex(raw[2]), 3
+	case !ok:
+		return false
+	case p.pattern == nil:
+		return query.Is(written, p.text)
+	case strings.ContainsAny(written, "%+"):
+		written = ex.Arena.Append(func(b []byte) []byte { return query.AppendDecoded(b, written, true) })
 	}
-	return raw[0], 1
+	return p.pattern.MatchString(written)
 }
