@@ -77,6 +77,7 @@ func (c *ClientConn) takeRoom() []byte {
 // method and content, can go out on another connection as it is.
 func (c *ClientConn) RoundTrip(ex *exchange.Exchange) error {
 	c.ex = ex
+	ex.Response.Fields, ex.Response.Trailers = ex.Response.Fields[:0], ex.Response.Trailers[:0]
 	c.sent, c.answered, c.tunnelled = false, false, false
 	c.sendErr, c.unasked = nil, nil
 	c.exchanges++

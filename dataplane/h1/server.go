@@ -149,22 +149,22 @@ func (s *ServerConn) awaitRequest() bool {
 	if s.work != nil && s.work.in.r < s.work.in.w {
 		return true // it was pipelined
 	}
+	n, err := 0, error(nil)
 	if len(s.unread) > 0 {
 		s.takeWork()
 		in := &s.work.in
 		in.makeRoom(len(s.unread))
-		in.w += copy(in.buf[in.w:], s.unread)
+		n = copy(in.buf[in.w:], s.unread)
 		s.unread = nil
-		s.state.Store(active)
-		return true
-	}
-	s.state.Store(idle)
-	if s.draining.Load() || !s.dl.Read(s.opts.IdleTimeout) {
-		return false
-	}
-	n, err := s.awaiter.await()
-	if !s.dl.Read(0) || err != nil {
-		return false
+	} else {
+		s.state.Store(idle)
+		if s.draining.Load() || !s.dl.Read(s.opts.IdleTimeout) {
+			return false
+		}
+		n, err = s.awaiter.await()
+		if !s.dl.Read(0) || err != nil {
+			return false
+		}
 	}
 	s.work.in.w += n
 	if !s.state.CompareAndSwap(idle, active) {

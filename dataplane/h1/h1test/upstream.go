@@ -29,6 +29,8 @@ type Upstream struct {
 	next int // of c.Upstream
 	saw  []byte
 	slow bool // a byte at a time
+	// epoch counts the cases: what is left of an earlier one may come late.
+	epoch int
 	open map[net.Conn]bool
 }
 
@@ -65,6 +67,7 @@ func (u *Upstream) script(c *Case, slow bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.c, u.next, u.saw, u.slow = c, 0, nil, slow && !c.Whole
+	u.epoch++
 }
 
 // sawSoFar returns what came in since the current case began.
@@ -81,8 +84,10 @@ func (u *Upstream) serve(conn net.Conn) {
 		delete(u.open, conn)
 		u.mu.Unlock()
 	}()
-	r := bufio.NewReader(io.TeeReader(conn, recorder{u}))
+	rec := &recorder{u: u}
+	r := bufio.NewReader(io.TeeReader(conn, rec))
 	for {
+		rec.epoch = 0
 		head, err := readRequest(r)
 		if err != nil {
 			return
@@ -108,12 +113,21 @@ func (u *Upstream) serve(conn net.Conn) {
 	}
 }
 
-type recorder struct{ u *Upstream }
+// recorder notes a request with the case in which it began.
+type recorder struct {
+	u     *Upstream
+	epoch int // 0 before the request's first byte
+}
 
-func (r recorder) Write(p []byte) (int, error) {
+func (r *recorder) Write(p []byte) (int, error) {
 	r.u.mu.Lock()
 	defer r.u.mu.Unlock()
-	r.u.saw = append(r.u.saw, p...)
+	if r.epoch == 0 {
+		r.epoch = r.u.epoch
+	}
+	if r.epoch == r.u.epoch {
+		r.u.saw = append(r.u.saw, p...)
+	}
 	return len(p), nil
 }
 
