@@ -127,6 +127,8 @@ func (p *Proxy) Apply(snap *snapshot.Snapshot, delta *snapshot.Delta) error {
 	err := p.pipeline.Apply(snap, delta)
 	if delta == nil || delta.Ports || p.snap.Load() == nil {
 		err = errors.Join(err, p.sockets.Apply(snap.Ports))
+	} else {
+		p.sockets.Retry()
 	}
 	p.snap.Store(snap)
 	p.opts.Metrics.Applied(time.Now())
@@ -164,7 +166,7 @@ type PortStatus struct {
 	Port    string `json:"port"`
 	Address string `json:"address"`
 	// Error says why the address could not be bound; "" if it serves. It is
-	// tried again in the background and at the next Apply of ports.
+	// tried again in the background and at the next Apply.
 	Error string `json:"error,omitempty"`
 }
 

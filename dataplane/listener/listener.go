@@ -150,6 +150,15 @@ func (s *Set) Apply(ports []*snapshot.Port) error {
 	return errors.Join(errs...)
 }
 
+// Retry tries at once to bind what could not be bound. It costs nothing if all is.
+func (s *Set) Retry() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.retry != nil && !s.closed {
+		_ = s.bind() // Statuses has what is still not right
+	}
+}
+
 // bind binds the sockets that are not bound yet.
 func (s *Set) bind() error {
 	var errs []error

@@ -308,6 +308,31 @@ func (b *busy) Serve()       { <-b.closed }
 func (b *busy) Drain()       {}
 func (b *busy) Close() error { b.once.Do(func() { close(b.closed) }); return b.nc.Close() }
 
+func TestBindIsTriedAgain(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSet(t)
+	blocked := portOf("tcp/1")
+	blocked.Number = uint16(taken.Addr().(*net.TCPAddr).Port)
+	if err := s.Apply([]*snapshot.Port{blocked, portOf("tcp/2")}); err == nil || !strings.Contains(err.Error(), "port tcp/1") {
+		t.Errorf("the error does not name the port: %v", err)
+	}
+	if _, err := dial(t, addressOf(t, s, "tcp/2")).say("hello"); err != nil {
+		t.Errorf("the other port: %v", err)
+	}
+	taken.Close()
+	for end := time.Now().Add(5 * time.Second); s.Statuses()[0].Err != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal(s.Statuses())
+		}
+	}
+	if _, err := dial(t, addressOf(t, s, "tcp/1")).say("hello"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUDPIsRefused(t *testing.T) {
 	s := newSet(t)
 	if err := s.Apply([]*snapshot.Port{{Key: "udp/53", Transport: "udp"}}); err == nil || !strings.Contains(err.Error(), "udp/53") {

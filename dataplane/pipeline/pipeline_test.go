@@ -126,7 +126,7 @@ func (s *step) Build(*policy.Env) (policy.Filter, error) {
 				panic("a bug")
 			}
 		},
-		Release:  func() { note("released") },
+		Release: func() { note("released") },
 	}, nil
 }
 
