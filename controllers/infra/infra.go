@@ -80,7 +80,7 @@ func New(c client.Client, reader client.Reader, opts Options) *Services {
 	if opts.LastPort == 0 {
 		opts.LastPort = 19999
 	}
-	return &Services{client: c, reader: reader, opts: opts, log: opts.Log.WithName("infra"), wake: make(chan struct{}, 1)}
+	return &Services{client: c, reader: reader, opts: opts, log: opts.Log, wake: make(chan struct{}, 1)}
 }
 
 // Publish hands over a result. It does not wait. Results come in order.

@@ -64,7 +64,7 @@ func NewWriter(c client.Client, reader client.Reader, opts Options) *Writer {
 	w := &Writer{
 		client:  c,
 		reader:  reader,
-		log:     opts.Log.WithName("status"),
+		log:     opts.Log,
 		limiter: flowcontrol.NewTokenBucketRateLimiter(opts.Rate, opts.Burst),
 		writes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "headgate_status_writes_total",
