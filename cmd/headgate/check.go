@@ -25,8 +25,8 @@ func newCheck(s streams) *cobra.Command {
 that is not fine: where it stands, in which object and field, what is wrong and
 what would be right. It exits with 1 if there is anything, warnings aside, and
 with 2 if the folder cannot be read.`,
-		Example: `  headgate check ./examples/shop
-  headgate check -o json ./examples/shop`,
+		Example: `  headgate check ./shop
+  headgate check -o json ./shop`,
 		Args: oneFolder,
 		RunE: func(_ *cobra.Command, args []string) error { return check(s, args[0], output) },
 	}

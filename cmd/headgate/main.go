@@ -77,13 +77,13 @@ func newRoot(s streams, signals <-chan os.Signal) *cobra.Command {
 Without a subcommand it serves: the manifests of a folder with --manifests,
 or else those of the Kubernetes cluster that it runs in or that KUBECONFIG names.`,
 		Example: `  # Serve a folder of Gateway API manifests, and follow its changes.
-  headgate --manifests ./examples/shop
+  headgate --manifests ./shop
 
   # The same on one address, with an access log.
-  headgate --manifests ./examples/shop --bind-address 192.0.2.1 --access-log json
+  headgate --manifests ./shop --bind-address 192.0.2.1 --access-log json
 
   # See what is wrong in a folder before it serves.
-  headgate check ./examples/shop
+  headgate check ./shop
 
   # See what a running Headgate routes where.
   headgate routes

@@ -42,7 +42,7 @@ it served a folder. Matches are in the order in which they are tried: =/path is
 exactly that path, /path/* it and all below, ~ a regular expression.`,
 		Example: `  headgate routes
   headgate routes --admin-address 127.0.0.1:9911 -o json
-  headgate routes ./examples/shop`,
+  headgate routes ./shop`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var rows []admin.Route
 			if len(args) == 1 {
@@ -69,7 +69,7 @@ func newEndpoints(s streams) *cobra.Command {
 		Long: `Endpoints prints the endpoints of a running Headgate's clusters and how they
 are doing, or those that a folder names.`,
 		Example: `  headgate endpoints
-  headgate endpoints ./examples/shop -o json`,
+  headgate endpoints ./shop -o json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var rows []admin.Endpoint
 			if len(args) == 1 {
