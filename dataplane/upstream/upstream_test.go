@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h1"
 	"github.com/headgate/headgate/dataplane/snapshot"
@@ -428,15 +429,17 @@ func TestSwapUnderLoad(t *testing.T) {
 	}
 }
 
-func TestNoAllocations(t *testing.T) {
-	// The peer must not allocate either, as allocations are counted process-wide.
+// leanPeer is an endpoint that allocates nothing, as allocations are counted
+// for the whole process.
+func leanPeer(t testing.TB) netip.AddrPort {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	t.Cleanup(wg.Wait)
+	t.Cleanup(func() { l.Close() })
 	wg.Go(func() {
 		c, err := l.Accept()
 		if err != nil {
@@ -452,24 +455,44 @@ func TestNoAllocations(t *testing.T) {
 			c.Write(answer)
 		}
 	})
-	m := NewManager(Options{SweepInterval: time.Hour})
-	defer m.Close()
-	c := m.NewCluster(cfg(), endpoints(netip.MustParseAddrPort(l.Addr().String())))
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+// roundTrip is what the pipeline does for each request.
+func roundTrip(t testing.TB, c *Cluster, ex *exchange.Exchange) {
+	fill(ex, "GET", "")
+	lease, err := c.RoundTrip(ex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := ex.Response.Body.Next(); err != nil {
+			break
+		}
+	}
+	lease.Release()
+}
+
+func TestNoAllocations(t *testing.T) {
+	for _, algorithm := range balance.Algorithms() {
+		x := cfg()
+		x.Balance.Algorithm = algorithm
+		peer := leanPeer(t) // which ends after the manager has closed its connection
+		c := newManagerFor(t, Options{SweepInterval: time.Hour}).NewCluster(x, endpoints(peer))
+		ex := &exchange.Exchange{}
+		if n := testing.AllocsPerRun(500, func() { roundTrip(t, c, ex) }); n != 0 {
+			t.Errorf("%s: %v allocations per round trip", algorithm, n)
+		}
+	}
+}
+
+func BenchmarkRoundTrip(b *testing.B) {
+	peer := leanPeer(b)
+	c := newManagerFor(b, Options{}).NewCluster(cfg(), endpoints(peer))
 	ex := &exchange.Exchange{}
-	n := testing.AllocsPerRun(500, func() {
-		fill(ex, "GET", "")
-		lease, err := c.RoundTrip(ex)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for {
-			if _, err := ex.Response.Body.Next(); err != nil {
-				break
-			}
-		}
-		lease.Release()
-	})
-	if n != 0 {
-		t.Errorf("%v allocations per round trip", n)
+	roundTrip(b, c, ex)
+	b.ReportAllocs()
+	for b.Loop() {
+		roundTrip(b, c, ex)
 	}
 }
