@@ -93,7 +93,15 @@ func (s *standalone) published(result *compile.Result) {
 			s.log.Info("Fine now: " + ref.String())
 		}
 	}
+	for _, ref := range result.ChangedStatuses {
+		if result.Status(ref) != nil && len(result.FindingsOf(ref)) == 0 {
+			s.log.V(1).Info("Accepted: " + ref.String())
+		}
+	}
 	d := result.Delta
+	if d.Empty() {
+		return
+	}
 	s.log.Info("Applied",
 		"ports", len(result.Snapshot.Ports),
 		"hosts", result.Snapshot.Hosts.Len(), "changedHosts", len(d.Hosts),
