@@ -31,7 +31,7 @@ type Upstream struct {
 	slow bool // a byte at a time
 	// epoch counts the cases: what is left of an earlier one may come late.
 	epoch int
-	open map[net.Conn]bool
+	open  map[net.Conn]bool
 }
 
 // NewUpstream serves on l until Close.
