@@ -451,3 +451,28 @@ func TestCertificateSwap(t *testing.T) {
 		t.Errorf("a connection from before: %v", err)
 	}
 }
+
+// A listener that is left with no certificate was denied the one that it had:
+// the Secret is gone, or the ReferenceGrant is.
+func TestWithdrawnCertificate(t *testing.T) {
+	a, s := newAuthority(t), newSet(t)
+	apply := func(config *snapshot.TLS) error {
+		return s.Apply([]*snapshot.Port{portOf("tcp/1", &snapshot.Listener{Key: "l", Hostname: "x.example", TLS: config})})
+	}
+	if err := apply(a.issue(t, 1, "x.example")); err != nil {
+		t.Fatal(err)
+	}
+	address := addressOf(t, s, "tcp/1")
+	c, err := a.dial(t, address, "x.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = c.Close()
+	if err := apply(&snapshot.TLS{}); err == nil {
+		t.Error("a listener without a certificate was applied without an error")
+	}
+	if c, err := a.dial(t, address, "x.example"); err == nil {
+		_ = c.Close()
+		t.Error("a withdrawn certificate is still served")
+	}
+}

@@ -60,7 +60,9 @@ func (p *port) update(cfg *snapshot.Port) error {
 }
 
 // terminator makes a listener's TLS. Certificates that did not change are not
-// parsed again. If none can be used, those from before stay.
+// parsed again. If none of those that are given can be read, those from before
+// stay. If none are given, compile has withdrawn them (the Secret is gone, or
+// its ReferenceGrant is), and nothing is served any more.
 func (p *port) terminator(l *snapshot.Listener, before *terminator) (*terminator, error) {
 	t := &terminator{listener: l.Key, source: l.TLS, client: l.Client}
 	if before != nil && before.config != nil && reflect.DeepEqual(before.source, l.TLS) {
@@ -80,7 +82,7 @@ func (p *port) terminator(l *snapshot.Listener, before *terminator) (*terminator
 	switch {
 	case len(usable) > 0:
 		t.config = &tls.Config{Certificates: usable, NextProtos: p.outer.NextProtos, MinVersion: tls.VersionTLS12}
-	case before != nil && before.config != nil:
+	case len(l.TLS.Certificates) > 0 && before != nil && before.config != nil:
 		t.config, t.source = before.config, before.source
 		errs = append(errs, errors.New("the certificates from before are still served"))
 	default:
