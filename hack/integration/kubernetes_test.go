@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"flag"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -349,6 +350,8 @@ func TestOneReplicaLeads(t *testing.T) {
 	}
 }
 
+var changes = flag.Int("changes", 150, "how often TestHitless changes a route and its endpoints")
+
 // Routes and endpoints change while requests run: none fails, none is wrong.
 func TestHitless(t *testing.T) {
 	headgate := start(t, "hitless", "127.0.0.1")
@@ -404,8 +407,7 @@ func TestHitless(t *testing.T) {
 			}
 		})
 	}
-	const changes = 150
-	for i := range changes {
+	for i := range *changes {
 		var r gatewayv1.HTTPRoute
 		update(t, types.NamespacedName{Namespace: "hitless", Name: "app"}, &r, func() {
 			r.Spec.Rules[0].Filters[0].RequestHeaderModifier.Set[0].Value = fmt.Sprint(i + 1)
@@ -419,7 +421,7 @@ func TestHitless(t *testing.T) {
 		})
 	}
 	eventually(t, 10*time.Second, "the last change serves", func() error {
-		if _, body, err := get(http.DefaultClient, address, "any", "/app"); err != nil || body != fmt.Sprint("version ", changes) {
+		if _, body, err := get(http.DefaultClient, address, "any", "/app"); err != nil || body != fmt.Sprint("version ", *changes) {
 			return fmt.Errorf("%q %v", body, err)
 		}
 		return nil
@@ -430,10 +432,10 @@ func TestHitless(t *testing.T) {
 	for p := range problems {
 		t.Error(p)
 	}
-	if done.Load() < changes {
+	if done.Load() < int64(*changes) {
 		t.Errorf("%d requests only", done.Load())
 	}
-	t.Logf("%d requests during %d changes of the route and as many of its endpoints", done.Load(), changes)
+	t.Logf("%d requests during %d changes of the route and as many of its endpoints", done.Load(), *changes)
 }
 
 // update edits an object, again if somebody else did.
