@@ -44,7 +44,14 @@ func giveBuffer(b []byte) {
 
 // poison overwrites what no view may point at any more.
 func poison(b []byte) {
-	for i := range b {
-		b[i] = 0xdb
+	for len(b) > 0 {
+		b = b[copy(b, garbage[:]):]
 	}
 }
+
+var garbage = func() (g [smallBuffer]byte) {
+	for i := range g {
+		g[i] = 0xdb
+	}
+	return g
+}()

@@ -3,7 +3,6 @@ package h1_test
 import (
 	"errors"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -138,6 +137,12 @@ type front struct {
 
 func serve(t testing.TB, handler exchange.Handler, opts *h1.ServerOptions) *front {
 	t.Helper()
+	return serveOver(t, handler, opts, nil)
+}
+
+// serveOver is serve with something in between, unless wrap is nil.
+func serveOver(t testing.TB, handler exchange.Handler, opts *h1.ServerOptions, wrap func(net.Conn) net.Conn) *front {
+	t.Helper()
 	f := &front{l: listen(t), conns: map[*h1.ServerConn]bool{}}
 	f.wg.Go(func() {
 		for {
@@ -145,9 +150,12 @@ func serve(t testing.TB, handler exchange.Handler, opts *h1.ServerOptions) *fron
 			if err != nil {
 				return
 			}
-			info := &exchange.Conn{Remote: c.RemoteAddr().(*net.TCPAddr).AddrPort(), Local: netip.AddrPort{}}
+			info := &exchange.Conn{Remote: c.RemoteAddr().(*net.TCPAddr).AddrPort()}
 			if f.hide.Load() {
 				c = other{c}
+			}
+			if wrap != nil {
+				c = wrap(c)
 			}
 			s := h1.NewServerConn(c, info, handler, opts)
 			f.mu.Lock()
