@@ -52,9 +52,9 @@ func closeWrite(nc net.Conn) bool {
 	return ok && c.CloseWrite() == nil
 }
 
-// await waits until something can be read, and reads it to the end of the
-// buffer that take provides. Before it waits it calls drop, which takes the
-// buffer away: a waiting connection holds none. In the steady state it costs
+// awaiter waits until something can be read, and reads it into the buffer that
+// take provides. Before it waits it calls drop, which puts the buffer away: a
+// waiting connection holds none. In the steady state it costs
 // the same two system calls as a Read that has to wait.
 type awaiter struct {
 	*link
