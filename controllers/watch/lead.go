@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"k8s.io/client-go/tools/leaderelection"
+	"k8s.io/klog/v2"
 )
 
 // The terms of the lease: a leader that cannot renew gives up before another
@@ -45,7 +46,7 @@ func (c *Cluster) lead(ctx context.Context, tasks []Task) error {
 		}
 		// The lease is given back only after the tasks have ended, so its
 		// context is not the process's.
-		election, resign := context.WithCancel(context.WithoutCancel(ctx))
+		election, resign := context.WithCancel(klog.NewContext(context.WithoutCancel(ctx), log))
 		over := make(chan struct{})
 		go func() {
 			defer close(over)
@@ -54,12 +55,17 @@ func (c *Cluster) lead(ctx context.Context, tasks []Task) error {
 		select {
 		case <-ctx.Done():
 		case leading := <-started:
-			if err := runTasks(ctx, leading, tasks); err != nil {
-				log.Error(err, "A leader's task failed; giving up the lead")
-			}
+			err = runTasks(ctx, leading, tasks)
 		}
 		resign()
 		<-over
+		if err != nil {
+			log.Error(err, "A leader's task failed; gave up the lead")
+			select {
+			case <-ctx.Done():
+			case <-time.After(retryPeriod): // others may have more luck
+			}
+		}
 	}
 	return nil
 }
