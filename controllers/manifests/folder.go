@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
 )
 
@@ -61,6 +62,9 @@ type file struct {
 	text     []byte
 	docs     map[objects.Ref]document
 	problems []Problem
+	// closed says that the file never could be read so far, and may hold an
+	// AuthPolicy: what that would guard is not known.
+	closed bool
 }
 
 // stamp tells whether a file may have changed.
@@ -223,6 +227,7 @@ func (f *Folder) replace(path string, stamp stamp, r reading, touched map[object
 	hadProblems := len(old.problems) > 0
 	old.stamp = stamp
 	if r.err != nil {
+		old.closed = len(old.docs) == 0
 		old.text = nil
 		old.problems = []Problem{{Place: Place{File: path}, Message: "cannot be read: " + reason(r.err), Want: "a file that Headgate may read, of at most 64 MiB"}}
 		return true
@@ -236,8 +241,14 @@ func (f *Folder) replace(path string, stamp stamp, r reading, touched map[object
 		docs[doc.ref] = doc
 	}
 	for ref, doc := range old.docs {
-		if _, ok := docs[ref]; !ok && (result.unclear || result.refused[ref]) {
+		_, refused := result.refused[ref]
+		if _, ok := docs[ref]; !ok && (result.unclear || refused) && !isStandIn(doc) {
 			docs[ref] = doc
+		}
+	}
+	for ref, stand := range result.refused {
+		if _, ok := docs[ref]; !ok && stand != nil {
+			docs[ref] = *stand
 		}
 	}
 	for ref := range old.docs {
@@ -252,8 +263,14 @@ func (f *Folder) replace(path string, stamp stamp, r reading, touched map[object
 			f.hold(ref, path)
 		}
 	}
+	old.closed = result.unclear && len(old.docs) == 0 && bytes.Contains(r.text, []byte("AuthPolicy"))
 	old.text, old.docs, old.problems = r.text, docs, result.problems
 	return hadProblems || len(result.problems) > 0
+}
+
+func isStandIn(doc document) bool {
+	_, refused := doc.obj.GetAnnotations()[v1alpha1.RefusedAnnotation]
+	return refused
 }
 
 func readFile(path string, stamp stamp) ([]byte, error) {
@@ -371,6 +388,21 @@ func (f *Folder) put(ref objects.Ref, obj objects.Object, change *Change) {
 		change.Put = map[objects.Ref]objects.Object{}
 	}
 	change.Put[ref] = obj
+}
+
+// Closed returns the files, sorted, that never could be read and may hold an
+// AuthPolicy. To begin to serve without them could open what they guard.
+func (f *Folder) Closed() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var paths []string
+	for path, file := range f.files {
+		if file.closed {
+			paths = append(paths, path)
+		}
+	}
+	slices.Sort(paths)
+	return paths
 }
 
 // Problems returns everything that is wrong in the files, sorted by file and line.

@@ -9,7 +9,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	kschema "k8s.io/apimachinery/pkg/runtime/schema"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/manifests/schema"
 	"github.com/headgate/headgate/controllers/objects"
 )
@@ -28,8 +30,9 @@ type document struct {
 // parsed is what a file holds.
 type parsed struct {
 	docs []document
-	// refused are objects that are there and broken.
-	refused map[objects.Ref]bool
+	// refused are objects that are there and broken, with what stands in for them
+	// if they never were any better; nil for most kinds.
+	refused map[objects.Ref]*document
 	// unclear says that the file holds something broken of which it is not
 	// known which object it is: none of those it held before may go.
 	unclear  bool
@@ -38,7 +41,7 @@ type parsed struct {
 
 // parse reads a file's text. File is its name in problems.
 func parse(file string, text []byte) *parsed {
-	p := &parsed{refused: map[objects.Ref]bool{}}
+	p := &parsed{refused: map[objects.Ref]*document{}}
 	nodes, err := documents(text)
 	if err != nil {
 		p.unclear = true
@@ -56,10 +59,13 @@ func parse(file string, text []byte) *parsed {
 				if doc.ref.Name == "" {
 					p.unclear = true
 				} else {
-					p.refused[doc.ref] = true
+					p.refused[doc.ref] = standIn(doc, item, problem.Message)
 				}
 			}
 			p.problems = append(p.problems, problems...)
+			if stand := p.refused[doc.ref]; stand != nil {
+				stand.text, stand.document, stand.item = text, i, j
+			}
 			if doc.obj == nil {
 				continue
 			}
@@ -145,6 +151,38 @@ func parseObject(file string, node *yaml.Node) (document, []Problem) {
 	}
 	doc.obj = typed
 	return doc, problems
+}
+
+// standIn is what serves in place of an object that is refused: an AuthPolicy
+// that says only what it guards, so that its targets are closed and not open.
+func standIn(doc document, node *yaml.Node, why string) *document {
+	if doc.ref.Kind != "AuthPolicy" {
+		return nil
+	}
+	p := &v1alpha1.AuthPolicy{}
+	p.Namespace, p.Name = doc.ref.Namespace, doc.ref.Name
+	p.Annotations = map[string]string{v1alpha1.RefusedAnnotation: why}
+	var c converter
+	obj, _ := c.convert(node, "", 0).(map[string]any)
+	spec, _ := obj["spec"].(map[string]any)
+	refs, _ := spec["targetRefs"].([]any)
+	for _, ref := range refs {
+		fields, ok := ref.(map[string]any)
+		if !ok {
+			continue
+		}
+		// A part that cannot be read closes more: without its section, the whole.
+		target := v1alpha1.TargetRef{}
+		target.Group = gatewayv1.Group(text(fields, "group"))
+		target.Kind = gatewayv1.Kind(text(fields, "kind"))
+		target.Name = gatewayv1.ObjectName(text(fields, "name"))
+		if section := gatewayv1.SectionName(text(fields, "sectionName")); section != "" {
+			target.SectionName = &section
+		}
+		p.Spec.TargetRefs = append(p.Spec.TargetRefs, target)
+	}
+	doc.obj = p
+	return &doc
 }
 
 func text(obj map[string]any, name string) string {
