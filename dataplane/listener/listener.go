@@ -236,9 +236,16 @@ func (s *Set) Shutdown(ctx context.Context) error {
 	for _, p := range left {
 		p.closeAll()
 	}
-	<-done
+	// An exchange that waits for its upstream does not see its connection end.
+	select {
+	case <-done:
+	case <-time.After(stuckTimeout):
+	}
 	return ctx.Err()
 }
+
+// stuckTimeout is how long Shutdown waits for connections that it has closed.
+const stuckTimeout = 500 * time.Millisecond
 
 // Statuses returns the state of every socket, sorted.
 func (s *Set) Statuses() []Status {

@@ -297,6 +297,44 @@ func TestShutdown(t *testing.T) {
 	}
 }
 
+// A session that does not even notice that its connection was closed must not
+// hold Shutdown: it may wait for an upstream that is silent for minutes.
+func TestShutdownLeavesTheStuckBehind(t *testing.T) {
+	began, end := make(chan bool), make(chan bool)
+	s := newSet(t, func(o *Options) {
+		o.Codecs[0].New = func(nc net.Conn, info *exchange.Conn, _ []*snapshot.Client) Session {
+			return &stuck{nc, began, end}
+		}
+	})
+	if err := s.Apply([]*snapshot.Port{portOf("tcp/1")}); err != nil {
+		t.Fatal(err)
+	}
+	dial(t, addressOf(t, s, "tcp/1"))
+	<-began
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+	defer cancel()
+	returned := make(chan error)
+	go func() { returned <- s.Shutdown(ctx) }()
+	select {
+	case err := <-returned:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("Shutdown still waits")
+	}
+	close(end)
+}
+
+type stuck struct {
+	nc         net.Conn
+	began, end chan bool
+}
+
+func (s *stuck) Serve()       { close(s.began); <-s.end }
+func (s *stuck) Drain()       {}
+func (s *stuck) Close() error { return s.nc.Close() }
+
 // busy does not drain.
 type busy struct {
 	nc     net.Conn
