@@ -92,14 +92,10 @@ func again(env []string, mode string, attr *syscall.SysProcAttr) (int, error) {
 	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
 		return 0, err
 	}
-	return max(cmd.ProcessState.ExitCode(), 0) | boolToInt(cmd.ProcessState.ExitCode() < 0), nil
-}
-
-func boolToInt(b bool) int {
-	if b {
-		return 1
+	if code := cmd.ProcessState.ExitCode(); code >= 0 {
+		return code, nil
 	}
-	return 0
+	return 1, nil // a signal
 }
 
 // build makes everything that needs a compiler or a registry.

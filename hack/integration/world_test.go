@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -138,9 +140,30 @@ type replica struct {
 	ended chan error
 }
 
+// look at what the binary and the chart are made from, so that go test runs
+// these tests again when any of it changed, rather than trust its cache.
+var look = sync.OnceValue(func() error {
+	for _, dir := range []string{"api", "cmd", "config", "controllers", "dataplane", "charts"} {
+		err := filepath.WalkDir(filepath.Join("../..", dir), func(path string, _ fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			_, err = os.Stat(path)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+})
+
 // start starts a replica with an address of its own, since all bind the same ports.
 func start(t *testing.T, name, bind string) *replica {
 	t.Helper()
+	if err := look(); err != nil {
+		t.Fatal(err)
+	}
 	r := &replica{name: name, bind: bind, admin: freeAddress(t), log: &bytes.Buffer{}, ended: make(chan error, 1)}
 	r.cmd = exec.Command(os.Getenv(headgateBin),
 		"--kubeconfig", accountFile, "--namespace", namespace, "--identity", name, "--lease", release,
