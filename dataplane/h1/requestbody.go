@@ -18,7 +18,7 @@ type requestBody struct {
 	mu       sync.Mutex
 	d        decoder
 	expected bool // the client waits for 100 (Continue)
-	received int64
+	received atomic.Int64
 	max      int64
 	failure  error
 	failed   atomic.Bool // failure is set
@@ -36,7 +36,8 @@ func (b *requestBody) begin(in *reader, ex *exchange.Exchange, kind framing, opt
 	b.ex = ex
 	b.d.reset(in, kind, ex.In.Length, opts.MaxHeaderBytes, opts.MaxHeaderCount)
 	b.expected = ex.In.ExpectContinue
-	b.received, b.max, b.failure = 0, opts.MaxBody, nil
+	b.received.Store(0)
+	b.max, b.failure = opts.MaxBody, nil
 	b.complete.Store(b.d.done())
 	b.closed.Store(false)
 	b.failed.Store(false)
@@ -65,7 +66,7 @@ func (b *requestBody) Next() ([]byte, error) {
 			return nil, b.fail(err)
 		case p != nil:
 			b.expected = false
-			if b.received += int64(len(p)); b.max > 0 && b.received > b.max {
+			if n := b.received.Add(int64(len(p))); b.max > 0 && n > b.max {
 				return nil, b.fail(errBodyLong)
 			}
 			if b.d.done() {

@@ -56,7 +56,7 @@ func (s *ServerConn) respond(ex *exchange.Exchange) (keep bool, err error) {
 		s.interim.Unlock()
 	}
 	if r.Body != nil && kind != framedNone && !bodiless(ex.In.Method, r.Status) {
-		if err = s.sendContent(r, kind); err != nil {
+		if err = s.sendContent(ex, kind); err != nil {
 			s.cut(kind)
 			return false, err
 		}
@@ -116,8 +116,8 @@ func (s *ServerConn) mayKeep(ex *exchange.Exchange) bool {
 }
 
 // sendContent sends the response's content behind the head.
-func (s *ServerConn) sendContent(r *exchange.Response, kind framing) error {
-	w := &s.writer
+func (s *ServerConn) sendContent(ex *exchange.Exchange, kind framing) error {
+	w, r := &s.writer, &ex.Response
 	left := r.Length
 	for {
 		if !r.Body.Ready() {
@@ -147,6 +147,7 @@ func (s *ServerConn) sendContent(r *exchange.Response, kind framing) error {
 		if err != nil {
 			return err
 		}
+		ex.Sent += int64(len(p))
 	}
 	switch {
 	case kind == framedLength && left > 0:

@@ -200,6 +200,7 @@ func (s *ServerConn) serveRequest() bool {
 	} else {
 		keep, failure = s.respond(ex)
 	}
+	ex.Received = w.body.received.Load()
 	s.handler.Done(ex, failure)
 	s.writer.release()
 
