@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/link"
 )
 
 // ClientConn is one connection to an upstream. It carries one exchange at a
@@ -15,8 +16,8 @@ import (
 //
 // For each exchange call RoundTrip, pull ex.Response.Body, then Finish.
 type ClientConn struct {
-	link
-	awaiter awaiter
+	conn
+	awaiter link.Awaiter
 	writer  writer
 	opts    ClientOptions
 	limits  headLimits
@@ -47,13 +48,13 @@ const interimLimit = 64
 func NewClientConn(c net.Conn, opts *ClientOptions) *ClientConn {
 	cc := &ClientConn{opts: opts.withDefaults()}
 	cc.limits = headLimits{firstLine: cc.opts.MaxHeaderBytes, bytes: cc.opts.MaxHeaderBytes, lines: cc.opts.MaxHeaderCount}
-	cc.open(c)
-	cc.dl.Start(c)
+	cc.Open(c)
+	cc.DL.Start(c)
 	cc.in.src = c
 	cc.in.poisoned = cc.opts.Poison
-	cc.awaiter.init(&cc.link, cc.takeRoom, cc.in.release)
+	cc.awaiter.Init(&cc.conn, cc.takeRoom, cc.in.release)
 	cc.step = cc.exchangeStep
-	cc.writer.link, cc.writer.timeout = &cc.link, cc.opts.WriteTimeout
+	cc.writer.conn, cc.writer.timeout = &cc.conn, cc.opts.WriteTimeout
 	cc.body.c = cc
 	cc.pump.init(cc)
 	return cc
@@ -61,7 +62,7 @@ func NewClientConn(c net.Conn, opts *ClientOptions) *ClientConn {
 
 func (c *ClientConn) takeRoom() []byte {
 	if c.in.buf == nil {
-		c.in.buf = takeBuffer(mediumBuffer)
+		c.in.buf = link.TakeBuffer(link.MediumBuffer)
 	}
 	return c.in.buf[c.in.w:]
 }
@@ -91,7 +92,7 @@ func (c *ClientConn) RoundTrip(ex *exchange.Exchange) error {
 }
 
 func (c *ClientConn) roundTrip() error {
-	if !c.dl.Read(c.opts.ReadTimeout) {
+	if !c.DL.Read(c.opts.ReadTimeout) {
 		return errTimeout
 	}
 	if err := c.sendAndAwait(); err != nil {
@@ -127,7 +128,7 @@ func (c *ClientConn) roundTrip() error {
 func (c *ClientConn) setDeadlines() {
 	if at := c.until(); !at.IsZero() {
 		c.precise = true
-		_ = c.nc.SetDeadline(at)
+		_ = c.NC.SetDeadline(at)
 	}
 }
 
@@ -143,16 +144,16 @@ func (c *ClientConn) until() time.Time {
 // first bytes that come back.
 func (c *ClientConn) sendAndAwait() error {
 	var err error
-	c.awaiter.n, c.awaiter.err = 0, nil
-	if c.raw != nil {
-		err = c.raw.Read(c.step)
+	c.awaiter.N, c.awaiter.Err = 0, nil
+	if c.Raw != nil {
+		err = c.Raw.Read(c.step)
 	} else {
 		c.sendErr = c.send()
 		c.sent = true
 		if !fatal(c.sendErr) {
 			c.waiting = time.Now()
 			var n int
-			n, err = c.awaiter.await()
+			n, err = c.awaiter.Await()
 			c.in.w += n
 		}
 	}
@@ -163,12 +164,12 @@ func (c *ClientConn) sendAndAwait() error {
 		return c.sendErr
 	}
 	if err == nil {
-		err = c.awaiter.err
+		err = c.awaiter.Err
 	}
 	if c.heldTooLong(err) {
 		c.pump.proceed()
 		var n int
-		n, err = c.awaiter.await()
+		n, err = c.awaiter.Await()
 		c.in.w += n
 	}
 	c.ex.Upstream.Wait += time.Since(c.waiting)
@@ -182,13 +183,13 @@ func (c *ClientConn) sendAndAwait() error {
 // be taken for the response.
 func (c *ClientConn) exchangeStep(fd uintptr) bool {
 	if c.sent {
-		done := c.awaiter.attempt(fd)
+		done := c.awaiter.Attempt(fd)
 		if done {
-			c.in.w += c.awaiter.n
+			c.in.w += c.awaiter.N
 		}
 		return done
 	}
-	switch n, err := rawRead(fd, c.one[:]); {
+	switch n, err := link.RawRead(fd, c.One[:]); {
 	case n > 0:
 		c.unasked = errUnasked
 		return true
@@ -212,7 +213,7 @@ func fatal(err error) bool {
 		return false // before the variable below is allocated
 	}
 	var client *exchange.ClientError
-	return !isGone(err) || errors.As(err, &client)
+	return !link.IsGone(err) || errors.As(err, &client)
 }
 
 // readHead reads the next head, whose first bytes may be there.
@@ -246,7 +247,7 @@ func (c *ClientConn) readHead() error {
 
 // read reads more of the response, and counts the wait.
 func (c *ClientConn) read(want int) error {
-	if !c.dl.Read(c.opts.ReadTimeout) {
+	if !c.DL.Read(c.opts.ReadTimeout) {
 		return errTimeout
 	}
 	began := time.Now()
@@ -257,7 +258,7 @@ func (c *ClientConn) read(want int) error {
 		err = c.in.fill(want)
 	}
 	c.ex.Upstream.Wait += time.Since(began)
-	if !c.dl.Read(0) && err == nil {
+	if !c.DL.Read(0) && err == nil {
 		err = errTimeout
 	}
 	return err
@@ -266,7 +267,7 @@ func (c *ClientConn) read(want int) error {
 // heldTooLong reports whether a read has failed only because nobody said 100
 // (Continue) in time: the content is sent all the same then.
 func (c *ClientConn) heldTooLong(err error) bool {
-	if err == nil || !c.pump.held.Load() || !isTimeout(err) {
+	if err == nil || !c.pump.held.Load() || !link.IsTimeout(err) {
 		return false
 	}
 	until := c.until()
@@ -275,14 +276,14 @@ func (c *ClientConn) heldTooLong(err error) bool {
 
 func (c *ClientConn) setReadDeadline(at time.Time) {
 	c.precise = true
-	_ = c.nc.SetReadDeadline(at)
+	_ = c.NC.SetReadDeadline(at)
 }
 
 // begin hands the final response over.
 func (c *ClientConn) begin() error {
 	h, r := &c.head, &c.ex.Response
 	c.in.keep()
-	c.dl.Read(0)
+	c.DL.Read(0)
 	if c.pump.held.Load() {
 		c.setReadDeadline(c.until()) // in place of the one for 100 (Continue)
 	}
@@ -329,7 +330,7 @@ func (c *ClientConn) openTunnel() error {
 func (c *ClientConn) clearDeadlines() {
 	if c.precise {
 		c.precise = false
-		_ = c.nc.SetDeadline(time.Time{})
+		_ = c.NC.SetDeadline(time.Time{})
 	}
 }
 
@@ -347,7 +348,7 @@ func (c *ClientConn) Finish() (reusable bool) {
 	c.in.release()
 	c.writer.release()
 	c.clearDeadlines()
-	if !c.dl.Read(0) || !c.dl.Write(0) {
+	if !c.DL.Read(0) || !c.DL.Write(0) {
 		reusable = false
 	}
 	c.broken = !reusable
@@ -357,8 +358,8 @@ func (c *ClientConn) Finish() (reusable bool) {
 
 // Close closes the connection. It may be called from any goroutine.
 func (c *ClientConn) Close() error {
-	c.dl.Stop()
-	return c.nc.Close()
+	c.DL.Stop()
+	return c.NC.Close()
 }
 
 // explain says what an error means to the caller.
@@ -383,12 +384,12 @@ func (c *ClientConn) explain(err error) error {
 		return e
 	case c.answered:
 		e.Stage = exchange.Receiving
-	case c.exchanges > 1 && isGone(err):
+	case c.exchanges > 1 && link.IsGone(err):
 		e.Stage = exchange.Stale
 	}
 	var malformed *refusal
 	switch {
-	case isTimeout(err):
+	case link.IsTimeout(err):
 		e.Reason = "timeout"
 	case errors.As(err, &malformed):
 		e.Reason = "malformed_response"

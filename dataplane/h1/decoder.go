@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/link"
+	"github.com/headgate/headgate/dataplane/syntax"
 )
 
 // framing is how the end of a message's content is told, RFC 9112 section 6.
@@ -100,10 +102,10 @@ func (d *decoder) next() ([]byte, error) {
 // want is how much room the next read should have.
 func (d *decoder) want() int {
 	if d.kind == framedLength || d.kind == framedChunked && d.phase == chunkData {
-		return int(min(d.left, largeBuffer))
+		return int(min(d.left, link.LargeBuffer))
 	}
 	if d.kind == framedClose {
-		return smallBuffer
+		return link.SmallBuffer
 	}
 	return 1
 }
@@ -195,7 +197,7 @@ func (d *decoder) parseSize(line []byte) error {
 		return errChunk
 	}
 	if ext := line[i:]; len(ext) > 0 {
-		if ext[0] != ';' || !cleanValue(ext) {
+		if ext[0] != ';' || !syntax.CleanValue(ext) {
 			return errChunk
 		}
 		// A sender could make us read for ever without any content.
@@ -236,21 +238,21 @@ func (d *decoder) keepTrailer(line []byte) error {
 		return errFieldMany
 	}
 	colon := 0
-	for colon < len(line) && classes[line[colon]]&tchar != 0 {
+	for colon < len(line) && syntax.Classes[line[colon]]&syntax.TChar != 0 {
 		colon++
 	}
 	if colon == 0 || colon == len(line) || line[colon] != ':' {
 		return errTrailer
 	}
-	value := trimOWS(line[colon+1:])
-	if !cleanValue(value) {
+	value := syntax.TrimOWS(line[colon+1:])
+	if !syntax.CleanValue(value) {
 		return errTrailer
 	}
 	switch key := exchange.KeyOf(str(line[:colon])); {
 	case key == exchange.KeyContentLength, key == exchange.KeyTransferEncoding, key == exchange.KeyHost:
 		// Who merges trailers into the header would read another message.
 		return errTrailer
-	case !mayTrail(key):
+	case !syntax.MayTrail(key):
 		return nil
 	}
 	d.trailerBytes = append(d.trailerBytes, line[:colon]...)
@@ -258,23 +260,6 @@ func (d *decoder) keepTrailer(line []byte) error {
 	d.trailerBytes = append(d.trailerBytes, value...)
 	d.trailerBytes = append(d.trailerBytes, '\n')
 	return nil
-}
-
-// mayTrail reports whether a field may be in a trailer section. Those for
-// routing, authentication, request modifiers, response control and the
-// processing of content may not, RFC 9110 section 6.5.1; they are dropped.
-func mayTrail(key exchange.Key) bool {
-	switch key {
-	case exchange.KeyAccept, exchange.KeyAcceptEncoding, exchange.KeyAge, exchange.KeyAuthorization,
-		exchange.KeyCacheControl, exchange.KeyContentEncoding, exchange.KeyContentType, exchange.KeyCookie,
-		exchange.KeyDate, exchange.KeyExpect, exchange.KeyForwarded, exchange.KeyIfModifiedSince,
-		exchange.KeyIfNoneMatch, exchange.KeyLocation, exchange.KeyOrigin, exchange.KeyRange,
-		exchange.KeyRetryAfter, exchange.KeySetCookie, exchange.KeyTrailer, exchange.KeyVary, exchange.KeyVia,
-		exchange.KeyWWWAuthenticate, exchange.KeyXForwardedFor, exchange.KeyXForwardedHost,
-		exchange.KeyXForwardedPort, exchange.KeyXForwardedProto, exchange.KeyXRealIP, exchange.KeyXRequestID:
-		return false
-	}
-	return !key.HopByHop()
 }
 
 func (d *decoder) finishTrailers() {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/syntax"
 )
 
 // headScan finds the end of a head in bytes that come piece by piece, looking
@@ -89,7 +90,7 @@ func parseFields(head []byte, ends []int32, fields *exchange.Fields, m *message)
 	for i := 1; i < len(ends); i++ {
 		line := head[ends[i-1]+2 : ends[i]]
 		colon := 0
-		for colon < len(line) && classes[line[colon]]&tchar != 0 {
+		for colon < len(line) && syntax.Classes[line[colon]]&syntax.TChar != 0 {
 			colon++
 		}
 		if colon == 0 || colon == len(line) || line[colon] != ':' {
@@ -98,8 +99,8 @@ func parseFields(head []byte, ends []int32, fields *exchange.Fields, m *message)
 			}
 			return errFieldName
 		}
-		value := trimOWS(line[colon+1:])
-		if !cleanValue(value) {
+		value := syntax.TrimOWS(line[colon+1:])
+		if !syntax.CleanValue(value) {
 			return errFieldValue
 		}
 		name := str(line[:colon])
@@ -116,7 +117,7 @@ func parseFields(head []byte, ends []int32, fields *exchange.Fields, m *message)
 			continue
 		case exchange.KeyContentLength:
 			var ok bool
-			if m.length, ok = parseLength(field.Value); !ok {
+			if m.length, ok = syntax.ParseLength(field.Value); !ok {
 				return errLength
 			}
 			m.lengths++
@@ -200,7 +201,7 @@ func refuseCoding(list string) *refusal {
 	for rest := list; ; {
 		var item string
 		item, rest = exchange.NextItem(rest)
-		if item == "" || !all(item, tchar) {
+		if item == "" || !syntax.All(item, syntax.TChar) {
 			return errTE
 		}
 		if exchange.EqualFold(item, "chunked") {
@@ -214,31 +215,6 @@ func refuseCoding(list string) *refusal {
 			return errTEUnknown
 		}
 	}
-}
-
-// parseLength reads 1*DIGIT that fit into an int64, RFC 9110 section 8.6.
-func parseLength(s string) (n int64, ok bool) {
-	if s == "" || len(s) > 19 {
-		return 0, false
-	}
-	for i := range len(s) {
-		d := s[i] - '0'
-		if d > 9 {
-			return 0, false
-		}
-		n = n*10 + int64(d)
-	}
-	return n, n >= 0 // 19 digits overflow once at most
-}
-
-func trimOWS(b []byte) []byte {
-	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
-		b = b[1:]
-	}
-	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
-		b = b[:len(b)-1]
-	}
-	return b
 }
 
 // endToEnd removes in place what AppendEndToEnd would not have copied.

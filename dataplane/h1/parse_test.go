@@ -5,11 +5,11 @@ import (
 	"bytes"
 	"io"
 	"net/http" // the second reader of the differential fuzz targets
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/syntax"
 )
 
 var defaultServer, defaultClient = (*ServerOptions)(nil).withDefaults(), (*ClientOptions)(nil).withDefaults()
@@ -147,7 +147,7 @@ func removesFields(theirs *http.Request, in *exchange.Request) bool {
 	return in.Fields.Find(exchange.KeyTrailer) >= 0 || theirs.Header.Get("Pragma") != "" || len(theirs.Trailer) > 0
 }
 
-func onlyToken(s string) bool { return s != "" && all(s, tchar) }
+func onlyToken(s string) bool { return s != "" && syntax.All(s, syntax.TChar) }
 
 // The scan finds the same head, or the same fault, however the bytes come.
 func FuzzHeadInPieces(f *testing.F) {
@@ -289,7 +289,7 @@ func FuzzSentRequest(f *testing.F) {
 		if !onlyToken(method) || method == "CONNECT" || method == "PRI" {
 			return // checked when it was received; nothing edits it
 		}
-		if _, _, ok := parseAuthority(authority); !ok {
+		if _, _, ok := syntax.ParseAuthority(authority); !ok {
 			return // likewise
 		}
 		c := &ClientConn{ex: &exchange.Exchange{}, opts: defaultClient}
@@ -308,55 +308,4 @@ func FuzzSentRequest(f *testing.F) {
 			t.Fatalf("%q: %v", raw, err)
 		}
 	})
-}
-
-func TestCleanValue(t *testing.T) {
-	for c := range 256 {
-		want := c == '\t' || c >= ' ' && c != 0x7f
-		for length := 1; length < 20; length++ {
-			for at := range length {
-				b := bytes.Repeat([]byte{'a'}, length)
-				b[at] = byte(c)
-				if cleanValue(b) != want {
-					t.Fatalf("%q: %v", b, !want)
-				}
-			}
-		}
-	}
-	if !cleanValue(nil) {
-		t.Error("nothing is not clean")
-	}
-}
-
-func TestParseLength(t *testing.T) {
-	for s, want := range map[string]int64{"0": 0, "7": 7, "007": 7, "9223372036854775807": 1<<63 - 1,
-		"": -1, "9223372036854775808": -1, "9999999999999999999": -1, "00000000000000000000": -1, "-1": -1, "+1": -1, "1a": -1, " 1": -1, "1 ": -1, "٣": -1} {
-		n, ok := parseLength(s)
-		if !ok {
-			n = -1
-		}
-		if n != want {
-			t.Errorf("%q: %d, want %d", s, n, want)
-		}
-		if m, err := strconv.ParseUint(s, 10, 63); ok && (err != nil || int64(m) != n) {
-			t.Errorf("%q: strconv says %d, %v", s, m, err)
-		}
-	}
-}
-
-func TestParseAuthority(t *testing.T) {
-	for s, want := range map[string][2]string{
-		"a": {"a", ""}, "a:": {"a", ""}, "a:80": {"a", "80"}, "A.b-c_d~e.": {"A.b-c_d~e.", ""}, "1.2.3.4:1": {"1.2.3.4", "1"},
-		"[::1]": {"[::1]", ""}, "[::1]:65535": {"[::1]", "65535"},
-	} {
-		if host, port, ok := parseAuthority(s); !ok || host != want[0] || port != want[1] {
-			t.Errorf("%q: %q %q %v", s, host, port, ok)
-		}
-	}
-	for _, s := range []string{"", ":", ":80", ".", "a:65536", "a:-1", "a:8a", "a:80:80", "a b", "a@b", "a/b", "a,b", "%61", "[", "[]", "[a]",
-		"[1.2.3.4]", "[::1", "[::1]a", "[::1%25a]", "::1", "a\x00", "é", "a?b", "a#b", `a\b`, "a:000080"} {
-		if host, port, ok := parseAuthority(s); ok {
-			t.Errorf("%q: %q %q", s, host, port)
-		}
-	}
 }

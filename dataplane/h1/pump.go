@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/link"
+	"github.com/headgate/headgate/dataplane/syntax"
 )
 
 // pump sends a request's content. What is ready goes out together with the
@@ -139,12 +141,12 @@ func (c *ClientConn) appendRequest(b []byte, kind framing, expect bool) []byte {
 func appendTarget(b []byte, s string) []byte {
 	start := len(b)
 	b = append(b, s...)
-	if all(s, targetChar) {
+	if syntax.All(s, syntax.TargetChar) {
 		return b
 	}
 	b = b[:start]
 	for i := range len(s) {
-		if classes[s[i]]&targetChar != 0 {
+		if syntax.Classes[s[i]]&syntax.TargetChar != 0 {
 			b = append(b, s[i])
 		} else {
 			b = append(b, '%', upperHex[s[i]>>4], upperHex[s[i]&15])
@@ -173,7 +175,7 @@ func (p *pump) run() {
 		var client *exchange.ClientError
 		if errors.As(err, &client) {
 			p.failure.Store(client)
-			_ = p.c.nc.SetReadDeadline(longAgo)
+			_ = p.c.NC.SetReadDeadline(link.LongAgo)
 		} else {
 			// The peer may have answered before it stopped reading.
 			p.writeErr = err
@@ -219,7 +221,7 @@ func (p *pump) stream(wait bool) error {
 		}
 		if wait {
 			// The upstream cannot be late before it has all of the request.
-			p.c.dl.Read(p.c.opts.ReadTimeout)
+			p.c.DL.Read(p.c.opts.ReadTimeout)
 		}
 	}
 	if p.kind == framedChunked {
@@ -265,13 +267,13 @@ func (p *pump) finish() bool {
 const lastWrite = 100 * time.Millisecond
 
 func (p *pump) stop() {
-	at := longAgo
+	at := link.LongAgo
 	if p.ending.Load() {
 		at = time.Now().Add(lastWrite)
 	} else {
 		p.body.Close()
 	}
 	p.c.precise = true
-	_ = p.c.nc.SetWriteDeadline(at)
+	_ = p.c.NC.SetWriteDeadline(at)
 	<-p.done
 }

@@ -3,6 +3,8 @@ package h1
 import (
 	"io"
 	"unsafe"
+
+	"github.com/headgate/headgate/dataplane/link"
 )
 
 // reader is the receiving half of a connection: a buffer with unread bytes in
@@ -37,7 +39,7 @@ func (in *reader) makeRoom(want int) {
 		return
 	}
 	size := max(unread+want, 2*unread)
-	bigger := takeBuffer(size)
+	bigger := link.TakeBuffer(size)
 	copy(bigger, in.buf[in.r:in.w])
 	switch {
 	case in.floor > 0:
@@ -73,7 +75,7 @@ func (in *reader) forget() {
 		in.head = nil
 	}
 	if in.poisoned {
-		poison(in.buf[:in.r])
+		link.Poison(in.buf[:in.r])
 	}
 	in.floor = 0
 	if in.r == in.w {
@@ -93,9 +95,9 @@ func (in *reader) release() {
 
 func (in *reader) retire(buf []byte, used int) {
 	if in.poisoned {
-		poison(buf[:used])
+		link.Poison(buf[:used])
 	}
-	giveBuffer(buf)
+	link.GiveBuffer(buf)
 }
 
 // str makes a view of bytes in the buffer.

@@ -1,9 +1,8 @@
 package h1
 
 import (
-	"net/netip"
-
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/syntax"
 )
 
 // requestHead is what a request's head says beyond exchange.Request.
@@ -78,7 +77,7 @@ func parseIntent(req *exchange.Request, h *requestHead) *refusal {
 // takes exactly one space: the section permits leniency, and warns of it.
 func parseRequestLine(line []byte, req *exchange.Request) (target []byte, err *refusal) {
 	i := 0
-	for i < len(line) && classes[line[i]]&tchar != 0 {
+	for i < len(line) && syntax.Classes[line[i]]&syntax.TChar != 0 {
 		i++
 	}
 	if i == 0 || i == len(line) || line[i] != ' ' {
@@ -87,7 +86,7 @@ func parseRequestLine(line []byte, req *exchange.Request) (target []byte, err *r
 	req.Method = str(line[:i])
 	line = line[i+1:]
 
-	for i = 0; i < len(line) && classes[line[i]]&targetChar != 0; {
+	for i = 0; i < len(line) && syntax.Classes[line[i]]&syntax.TargetChar != 0; {
 		i++
 	}
 	switch {
@@ -104,18 +103,16 @@ func parseRequestLine(line []byte, req *exchange.Request) (target []byte, err *r
 	case "HTTP/1.0":
 		req.Proto = exchange.HTTP10
 	default:
-		if len(version) == 8 && string(version[:5]) == "HTTP/" && digit(version[5]) && version[6] == '.' && digit(version[7]) {
+		if len(version) == 8 && string(version[:5]) == "HTTP/" && syntax.Digit(version[5]) && version[6] == '.' && syntax.Digit(version[7]) {
 			return nil, errVersionUnknown
 		}
-		if len(version) > 0 && !all(version, targetChar) {
+		if len(version) > 0 && !syntax.All(version, syntax.TargetChar) {
 			return nil, errTarget // a space in the target, most likely
 		}
 		return nil, errVersion
 	}
 	return target, nil
 }
-
-func digit(b byte) bool { return '0' <= b && b <= '9' }
 
 // parseTarget reads the four forms of RFC 9112 section 3.2. Its bytes have been
 // checked to be visible ASCII without "#".
@@ -141,7 +138,7 @@ func parseTarget(target []byte, req *exchange.Request, h *requestHead, opts *Ser
 			end++
 		}
 		req.Authority, t = t[:end], t[end:]
-		if _, _, ok := parseAuthority(req.Authority); !ok {
+		if _, _, ok := syntax.ParseAuthority(req.Authority); !ok {
 			return errTarget
 		}
 		if t == "" && req.Method == "OPTIONS" {
@@ -149,20 +146,9 @@ func parseTarget(target []byte, req *exchange.Request, h *requestHead, opts *Ser
 			return nil
 		}
 	}
-	for i := range len(t) {
-		switch t[i] {
-		case '?':
-			req.Path, req.Query, req.HasQuery = t[:i], t[i+1:], true
-		case '\\':
-			// Some servers take it for a slash; it is not allowed unencoded, RFC 3986 section 3.3.
-			return errTarget
-		default:
-			continue
-		}
-		break
-	}
-	if !req.HasQuery {
-		req.Path = t
+	var ok bool
+	if req.Path, req.Query, req.HasQuery, ok = syntax.SplitPath(t); !ok {
+		return errTarget
 	}
 	if req.Path == "" {
 		req.Path = "/"
@@ -171,7 +157,7 @@ func parseTarget(target []byte, req *exchange.Request, h *requestHead, opts *Ser
 }
 
 func parseConnect(t string, req *exchange.Request, h *requestHead, opts *ServerOptions) *refusal {
-	_, port, ok := parseAuthority(t)
+	_, port, ok := syntax.ParseAuthority(t)
 	if !ok || port == "" {
 		return errTarget
 	}
@@ -208,24 +194,24 @@ func parseHost(ex *exchange.Exchange, h *requestHead) *refusal {
 		return nil // HTTP/1.0 may do without
 	}
 	if h.hosts == 1 {
-		host, port, ok := parseAuthority(h.host)
+		host, port, ok := syntax.ParseAuthority(h.host)
 		if !ok {
 			return errHost
 		}
 		if req.Authority == "" {
 			req.Authority = h.host
 		} else {
-			h2, p2, _ := parseAuthority(req.Authority)
+			h2, p2, _ := syntax.ParseAuthority(req.Authority)
 			if !exchange.EqualFold(host, h2) || !samePort(port, p2) {
 				return errHostDiffers
 			}
 		}
 	}
-	host, _, _ := parseAuthority(req.Authority)
+	host, _, _ := syntax.ParseAuthority(req.Authority)
 	if n := len(host); n > 1 && host[n-1] == '.' {
 		host = host[:n-1]
 	}
-	req.Host = lower(host, &ex.Arena)
+	req.Host = syntax.Lower(host, &ex.Arena)
 	return nil
 }
 
@@ -236,66 +222,3 @@ func samePort(a, b string) bool {
 }
 
 func isDefault(port string) bool { return port == "" || port == "80" || port == "443" }
-
-// parseAuthority splits host [ ":" port ], RFC 3986 section 3.2. It takes less
-// than the grammar: no user information (deprecated, RFC 9110 section 4.2.4),
-// no percent-encoding and no comma (in a host name, both mean different things
-// to different servers), no empty host.
-func parseAuthority(s string) (host, port string, ok bool) {
-	end := 0
-	if s != "" && s[0] == '[' {
-		for end < len(s) && s[end] != ']' {
-			end++
-		}
-		if end == len(s) {
-			return "", "", false
-		}
-		addr, err := netip.ParseAddr(s[1:end])
-		if err != nil || !addr.Is6() || addr.Zone() != "" {
-			return "", "", false
-		}
-		end++
-	} else {
-		for end < len(s) && classes[s[end]]&hostChar != 0 {
-			end++
-		}
-	}
-	host, rest := s[:end], s[end:]
-	if host == "" || host == "." {
-		return "", "", false
-	}
-	if rest == "" {
-		return host, "", true
-	}
-	port = rest[1:]
-	if rest[0] != ':' || len(port) > 5 {
-		return "", "", false
-	}
-	n := 0
-	for i := range len(port) {
-		if !digit(port[i]) {
-			return "", "", false
-		}
-		n = n*10 + int(port[i]-'0')
-	}
-	return host, port, n <= 65535
-}
-
-// lower returns s in lower case, itself if it is.
-func lower(s string, arena *exchange.Arena) string {
-	for i := range len(s) {
-		if 'A' <= s[i] && s[i] <= 'Z' {
-			return arena.Append(func(b []byte) []byte {
-				for i := range len(s) {
-					c := s[i]
-					if 'A' <= c && c <= 'Z' {
-						c += 'a' - 'A'
-					}
-					b = append(b, c)
-				}
-				return b
-			})
-		}
-	}
-	return s
-}

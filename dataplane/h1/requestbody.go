@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/link"
 )
 
 // requestBody is a request's content as the server side receives it.
@@ -105,11 +106,11 @@ func (b *requestBody) read() error {
 	if b.closed.Load() {
 		return errBodyClosed
 	}
-	if !b.s.dl.Read(b.s.opts.BodyTimeout) {
+	if !b.s.DL.Read(b.s.opts.BodyTimeout) {
 		return errTimeout
 	}
 	err := b.d.in.fill(b.d.want())
-	if !b.s.dl.Read(0) && err == nil {
+	if !b.s.DL.Read(0) && err == nil {
 		err = errTimeout
 	}
 	if errors.Is(err, io.EOF) {
@@ -123,7 +124,7 @@ func (b *requestBody) fail(err error) error {
 	failure := &exchange.ClientError{Status: 400, Reason: "connection_lost", Err: err}
 	if r, ok := err.(*refusal); ok {
 		failure.Status, failure.Reason = r.status, r.reason
-	} else if isTimeout(err) {
+	} else if link.IsTimeout(err) {
 		failure.Status, failure.Reason = 408, "content_timeout"
 	}
 	b.failure = failure
@@ -138,7 +139,7 @@ func (b *requestBody) Close() {
 	}
 	b.closed.Store(true)
 	if b.reading.Load() && b.kicked.CompareAndSwap(false, true) {
-		_ = b.s.nc.SetReadDeadline(longAgo)
+		_ = b.s.NC.SetReadDeadline(link.LongAgo)
 	}
 }
 
@@ -153,18 +154,18 @@ func (b *requestBody) finish(keep bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.kicked.Load() {
-		_ = b.s.nc.SetReadDeadline(time.Time{})
+		_ = b.s.NC.SetReadDeadline(time.Time{})
 	}
 	if b.d.done() {
 		return true
 	}
-	if !keep || b.expected || b.failure != nil || !b.s.dl.Read(drainTimeout) {
+	if !keep || b.expected || b.failure != nil || !b.s.DL.Read(drainTimeout) {
 		return false
 	}
 	for drained := 0; drained <= drainLimit; {
 		p, err := b.d.next()
 		if err != nil {
-			return err == io.EOF && b.s.dl.Read(0)
+			return err == io.EOF && b.s.DL.Read(0)
 		}
 		if drained += len(p); len(p) == 0 && b.d.in.fill(b.d.want()) != nil {
 			return false

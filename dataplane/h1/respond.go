@@ -162,7 +162,7 @@ func (s *ServerConn) sendContent(ex *exchange.Exchange, kind framing) error {
 // it got for all: where the end of the connection is the end of the content,
 // that needs a reset.
 func (s *ServerConn) cut(kind framing) {
-	if c, ok := s.nc.(*net.TCPConn); ok && kind == framedClose {
+	if c, ok := s.NC.(*net.TCPConn); ok && kind == framedClose {
 		_ = c.SetLinger(0)
 	}
 }

@@ -1,6 +1,9 @@
 package h1
 
-import "github.com/headgate/headgate/dataplane/exchange"
+import (
+	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/syntax"
+)
 
 // responseHead is what a response's head says beyond exchange.Response.
 type responseHead struct {
@@ -66,7 +69,7 @@ func parseStatusLine(line []byte, h *responseHead) bool {
 		return false
 	}
 	for _, c := range line[9:12] {
-		if !digit(c) {
+		if !syntax.Digit(c) {
 			return false
 		}
 		h.status = h.status*10 + int(c-'0')
@@ -78,7 +81,7 @@ func parseStatusLine(line []byte, h *responseHead) bool {
 		return true
 	}
 	reason := line[13:]
-	if line[12] != ' ' || !cleanValue(reason) {
+	if line[12] != ' ' || !syntax.CleanValue(reason) {
 		return false
 	}
 	h.reason = str(reason)

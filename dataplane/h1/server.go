@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/link"
+	"github.com/headgate/headgate/dataplane/syntax"
 )
 
 // ServerConn serves one client's connection.
 type ServerConn struct {
-	link
-	awaiter awaiter
+	conn
+	awaiter link.Awaiter
 	writer  writer
 	info    *exchange.Conn
 	handler exchange.Handler
@@ -71,9 +73,9 @@ func NewServerConn(c net.Conn, info *exchange.Conn, h exchange.Handler, opts *Se
 		s.scheme = "https"
 	}
 	s.limits = headLimits{firstLine: s.opts.MaxRequestLine, bytes: s.opts.MaxHeaderBytes, lines: s.opts.MaxHeaderCount}
-	s.open(c)
-	s.awaiter.init(&s.link, s.takeWork, s.dropWork)
-	s.writer.link, s.writer.timeout = &s.link, s.opts.WriteTimeout
+	s.Open(c)
+	s.awaiter.Init(&s.conn, s.takeWork, s.dropWork)
+	s.writer.conn, s.writer.timeout = &s.conn, s.opts.WriteTimeout
 	return s
 }
 
@@ -84,15 +86,15 @@ func (s *ServerConn) Unread(b []byte) { s.unread = append(s.unread, b...) }
 // Serve reads requests and answers them, in order, until the connection ends.
 // Tunnels run inside it. It closes the connection before it returns.
 func (s *ServerConn) Serve() {
-	s.dl.Start(s.nc)
+	s.DL.Start(s.NC)
 	defer s.end()
 	for s.awaitRequest() && s.serveRequest() {
 	}
 }
 
 func (s *ServerConn) end() {
-	s.dl.Stop()
-	_ = s.nc.Close()
+	s.DL.Stop()
+	_ = s.NC.Close()
 	s.writer.release()
 	s.dropWork()
 }
@@ -105,25 +107,25 @@ func (s *ServerConn) Drain() {
 	defer s.drainMu.Unlock()
 	s.draining.Store(true)
 	if s.state.CompareAndSwap(idle, woken) {
-		_ = s.nc.SetReadDeadline(longAgo)
+		_ = s.NC.SetReadDeadline(link.LongAgo)
 	}
 }
 
 // Close cuts the connection off at once. It may be called from any goroutine.
-func (s *ServerConn) Close() error { return s.nc.Close() }
+func (s *ServerConn) Close() error { return s.NC.Close() }
 
 // takeWork provides the room for the first bytes of a request.
 func (s *ServerConn) takeWork() []byte {
 	if s.work == nil {
 		w := works.Get().(*work)
-		w.in.src = s.nc
+		w.in.src = s.NC
 		w.in.poisoned = s.opts.Poison
 		w.body.s = s
 		s.work = w
 	}
 	in := &s.work.in
 	if in.buf == nil {
-		in.buf = takeBuffer(smallBuffer)
+		in.buf = link.TakeBuffer(link.SmallBuffer)
 	}
 	return in.buf[in.w:]
 }
@@ -136,7 +138,7 @@ func (s *ServerConn) dropWork() {
 	s.work = nil
 	w.in.forget()
 	w.in.r, w.in.w = 0, 0
-	if len(w.in.buf) != smallBuffer {
+	if len(w.in.buf) != link.SmallBuffer {
 		w.in.release()
 	}
 	w.in.src, w.body.s = nil, nil
@@ -158,11 +160,11 @@ func (s *ServerConn) awaitRequest() bool {
 		s.unread = nil
 	} else {
 		s.state.Store(idle)
-		if s.draining.Load() || !s.dl.Read(s.opts.IdleTimeout) {
+		if s.draining.Load() || !s.DL.Read(s.opts.IdleTimeout) {
 			return false
 		}
-		n, err = s.awaiter.await()
-		if !s.dl.Read(0) || err != nil {
+		n, err = s.awaiter.Await()
+		if !s.DL.Read(0) || err != nil {
 			return false
 		}
 	}
@@ -170,7 +172,7 @@ func (s *ServerConn) awaitRequest() bool {
 	if !s.state.CompareAndSwap(idle, active) {
 		// A request came just as Drain woke us. It is answered.
 		s.drainMu.Lock()
-		_ = s.nc.SetReadDeadline(time.Time{})
+		_ = s.NC.SetReadDeadline(time.Time{})
 		s.state.Store(active)
 		s.drainMu.Unlock()
 	}
@@ -228,7 +230,7 @@ func (s *ServerConn) readHead(w *work) error {
 			continue
 		}
 		if len(head) > 0 {
-			if classes[head[0]]&tchar == 0 && (head[0] != '\r' || skipped) {
+			if syntax.Classes[head[0]]&syntax.TChar == 0 && (head[0] != '\r' || skipped) {
 				return errMethod // not HTTP; its first line may never end
 			}
 			var err *refusal
@@ -242,7 +244,7 @@ func (s *ServerConn) readHead(w *work) error {
 		if !timed {
 			// For the whole head, however often a byte comes.
 			timed = true
-			if !s.dl.Read(s.opts.HeaderTimeout) {
+			if !s.DL.Read(s.opts.HeaderTimeout) {
 				return errTimeout
 			}
 		}
@@ -250,7 +252,7 @@ func (s *ServerConn) readHead(w *work) error {
 			return headFailure(err, in.r == in.w)
 		}
 	}
-	if timed && !s.dl.Read(0) {
+	if timed && !s.DL.Read(0) {
 		return errHeaderTimeout
 	}
 	if err := parseRequest(in.buffered()[:size], w.scan.ends, &w.ex, &w.head, &s.opts); err != nil {
@@ -265,7 +267,7 @@ func headFailure(err error, nothing bool) error {
 	switch {
 	case nothing:
 		return err
-	case isTimeout(err):
+	case link.IsTimeout(err):
 		return errHeaderTimeout
 	case errors.Is(err, io.EOF):
 		return errTruncatedHead
@@ -314,7 +316,7 @@ func (s *ServerConn) refuse(err error) {
 // bytes would reset the connection, and the client could lose the response
 // that it has not read yet, RFC 9112 section 9.6.
 func (s *ServerConn) linger() {
-	if !closeWrite(s.nc) || !s.dl.Read(lingerTimeout) {
+	if !link.CloseWrite(s.NC) || !s.DL.Read(lingerTimeout) {
 		return
 	}
 	in := &s.work.in

@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/link"
 )
 
 // tunnel accepts the upgrade (or CONNECT) and carries bytes both ways until
@@ -45,14 +46,14 @@ func (s *ServerConn) tunnel(ex *exchange.Exchange) error {
 // carryUp carries what the client sends.
 func (s *ServerConn) carryUp(t exchange.Tunnel) error {
 	var in source
-	in.open(&s.link)
+	in.open(&s.conn)
 	err := carry(t, in.next, in.drop, func() error { return s.awake() })
 	if err == nil {
 		err = t.CloseWrite()
 	}
 	if err != nil {
 		_ = t.Close()
-		_ = s.nc.Close()
+		_ = s.NC.Close()
 	}
 	return err
 }
@@ -64,7 +65,7 @@ func (s *ServerConn) carryDown(t exchange.Tunnel) error {
 	if from, ok := t.(*clientTunnel); ok {
 		err = carry(down, from.next, from.in.drop, func() error { return s.awake() })
 	} else {
-		buf := takeBuffer(mediumBuffer)
+		buf := link.TakeBuffer(link.MediumBuffer)
 		err = carry(down, func() ([]byte, error) {
 			n, err := t.Read(buf)
 			if n > 0 {
@@ -72,21 +73,21 @@ func (s *ServerConn) carryDown(t exchange.Tunnel) error {
 			}
 			return buf[:n], err
 		}, func() {}, s.awake)
-		giveBuffer(buf)
+		link.GiveBuffer(buf)
 	}
-	if err == nil && !closeWrite(s.nc) {
-		err = s.nc.Close()
+	if err == nil && !link.CloseWrite(s.NC) {
+		err = s.NC.Close()
 	}
 	if err != nil {
 		_ = t.Close()
-		_ = s.nc.Close()
+		_ = s.NC.Close()
 	}
 	return err
 }
 
 // awake postpones the end of a silent tunnel. Both directions call it.
 func (s *ServerConn) awake() error {
-	if !s.dl.Read(s.opts.TunnelTimeout) {
+	if !s.DL.Read(s.opts.TunnelTimeout) {
 		return errTimeout
 	}
 	return nil
@@ -120,35 +121,35 @@ func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 // source reads from a connection and holds no buffer while it waits, if the
 // connection is a plain socket: tunnels are many, and silent most of the time.
 type source struct {
-	awaiter
+	link.Awaiter
 	buf []byte
 }
 
-func (in *source) open(l *link) { in.init(l, in.takeRoom, in.drop) }
+func (in *source) open(l *conn) { in.Init(l, in.takeRoom, in.drop) }
 
 func (in *source) takeRoom() []byte {
 	if in.buf == nil {
-		in.buf = takeBuffer(mediumBuffer)
+		in.buf = link.TakeBuffer(link.MediumBuffer)
 	}
 	return in.buf
 }
 
 func (in *source) drop() {
-	if in.buf != nil && in.raw != nil {
-		giveBuffer(in.buf)
+	if in.buf != nil && in.Raw != nil {
+		link.GiveBuffer(in.buf)
 		in.buf = nil
 	}
 }
 
 func (in *source) next() ([]byte, error) {
-	if in.raw != nil {
-		n, err := in.await()
+	if in.Raw != nil {
+		n, err := in.Await()
 		return in.buf[:n], err
 	}
 	if in.buf == nil {
-		in.buf = make([]byte, smallBuffer)
+		in.buf = make([]byte, link.SmallBuffer)
 	}
-	n, err := in.nc.Read(in.buf)
+	n, err := in.NC.Read(in.buf)
 	if n > 0 {
 		err = nil
 	}
@@ -164,7 +165,7 @@ type clientTunnel struct {
 
 func newClientTunnel(c *ClientConn, early []byte) *clientTunnel {
 	t := &clientTunnel{c: c, early: append([]byte(nil), early...)}
-	t.in.open(&c.link)
+	t.in.open(&c.conn)
 	return t
 }
 
@@ -174,7 +175,7 @@ func (t *clientTunnel) next() ([]byte, error) {
 		t.early = nil
 		return p, nil
 	}
-	if !t.c.dl.Read(t.c.opts.TunnelTimeout) {
+	if !t.c.DL.Read(t.c.opts.TunnelTimeout) {
 		return nil, errTimeout
 	}
 	return t.in.next()
@@ -187,15 +188,15 @@ func (t *clientTunnel) Read(p []byte) (int, error) {
 		t.early = t.early[n:]
 		return n, nil
 	}
-	if !t.c.dl.Read(t.c.opts.TunnelTimeout) {
+	if !t.c.DL.Read(t.c.opts.TunnelTimeout) {
 		return 0, errTimeout
 	}
-	return t.c.nc.Read(p)
+	return t.c.NC.Read(p)
 }
 
 // Write implements exchange.Tunnel.
 func (t *clientTunnel) Write(p []byte) (int, error) {
-	t.c.dl.Read(t.c.opts.TunnelTimeout)
+	t.c.DL.Read(t.c.opts.TunnelTimeout)
 	if err := t.c.writer.write(p); err != nil {
 		return 0, err
 	}
@@ -204,15 +205,15 @@ func (t *clientTunnel) Write(p []byte) (int, error) {
 
 // CloseWrite implements exchange.Tunnel.
 func (t *clientTunnel) CloseWrite() error {
-	if !closeWrite(t.c.nc) {
-		return t.c.nc.Close()
+	if !link.CloseWrite(t.c.NC) {
+		return t.c.NC.Close()
 	}
 	return nil
 }
 
 // Close implements exchange.Tunnel.
 func (t *clientTunnel) Close() error {
-	err := t.c.nc.Close()
+	err := t.c.NC.Close()
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}

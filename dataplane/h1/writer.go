@@ -8,12 +8,14 @@ import (
 
 	"github.com/headgate/headgate/dataplane/deadline"
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/link"
+	"github.com/headgate/headgate/dataplane/syntax"
 )
 
 // writer is the sending half of a connection. It gathers a message's head and
 // what is ready of its content, so that a small message is one write.
 type writer struct {
-	link    *link
+	conn    *conn
 	timeout time.Duration
 	out     []byte // gathered; nil while there is nothing to send
 	// vector and list are the parts of a gathering write.
@@ -28,14 +30,14 @@ const copyLimit = 4 << 10
 // begin makes out ready to be appended to.
 func (w *writer) begin() {
 	if w.out == nil {
-		w.out = takeBuffer(mediumBuffer)[:0]
+		w.out = link.TakeBuffer(link.MediumBuffer)[:0]
 	}
 }
 
 // release gives the buffer back, and drops what was gathered.
 func (w *writer) release() {
 	if w.out != nil {
-		giveBuffer(w.out)
+		link.GiveBuffer(w.out)
 		w.out = nil
 	}
 }
@@ -51,11 +53,11 @@ func (w *writer) flush() error {
 }
 
 func (w *writer) write(p []byte) error {
-	if !w.link.dl.Write(w.timeout) {
+	if !w.conn.DL.Write(w.timeout) {
 		return errTimeout
 	}
-	_, err := w.link.nc.Write(p)
-	if !w.link.dl.Write(0) && err == nil {
+	_, err := w.conn.NC.Write(p)
+	if !w.conn.DL.Write(0) && err == nil {
 		err = errTimeout
 	}
 	return err
@@ -73,7 +75,7 @@ func (w *writer) add(p []byte, tail string) error {
 		w.out = append(w.out, tail...)
 		return nil
 	}
-	if w.link.raw == nil {
+	if w.conn.Raw == nil {
 		// No gathering write there; what fits becomes one record all the same.
 		if len(w.out)+len(p)+len(tail) <= cap(w.out) {
 			w.out = append(append(w.out, p...), tail...)
@@ -93,13 +95,13 @@ func (w *writer) add(p []byte, tail string) error {
 	if tail != "" {
 		w.list = append(w.list, bytesOf(tail))
 	}
-	if !w.link.dl.Write(w.timeout) {
+	if !w.conn.DL.Write(w.timeout) {
 		return errTimeout
 	}
-	_, err := w.list.WriteTo(w.link.nc)
+	_, err := w.list.WriteTo(w.conn.NC)
 	w.vector = [3][]byte{}
 	w.out = w.out[:0]
-	if !w.link.dl.Write(0) && err == nil {
+	if !w.conn.DL.Write(0) && err == nil {
 		err = errTimeout
 	}
 	return err
@@ -121,7 +123,7 @@ func (w *writer) addChunk(p []byte) error {
 func (w *writer) addTrailers(trailers exchange.Fields) {
 	w.out = append(w.out, "0\r\n"...)
 	for i := range trailers {
-		if f := &trailers[i]; mayTrail(f.Key) && !framed[f.Key] {
+		if f := &trailers[i]; syntax.MayTrail(f.Key) && !framed[f.Key] {
 			w.out = appendField(w.out, f.Name, f.Value)
 		}
 	}
@@ -153,9 +155,9 @@ func appendField(b []byte, name, value string) []byte {
 	b = append(b, ':', ' ')
 	start := len(b)
 	b = append(b, value...)
-	if v := b[start:]; !cleanValue(v) {
+	if v := b[start:]; !syntax.CleanValue(v) {
 		for i := range v {
-			if classes[v[i]]&valueChar == 0 {
+			if syntax.Classes[v[i]]&syntax.ValueChar == 0 {
 				v[i] = ' '
 			}
 		}
@@ -202,7 +204,7 @@ func appendStatus(b []byte, status int, reason string) []byte {
 	start := len(b)
 	b = append(b, reason...)
 	for i := start; i < len(b); i++ {
-		if classes[b[i]]&valueChar == 0 {
+		if syntax.Classes[b[i]]&syntax.ValueChar == 0 {
 			b[i] = ' '
 		}
 	}

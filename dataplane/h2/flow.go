@@ -48,7 +48,7 @@ func (w *recvWindow) receive(n int) bool {
 // announce a larger window; 0 while that can wait.
 func (w *recvWindow) give(n int) (increment uint32) {
 	w.owed += int32(n)
-	if w.owed < w.size/2 && w.left > w.size/4 {
+	if w.owed < w.size/2 {
 		return 0
 	}
 	return w.announce()

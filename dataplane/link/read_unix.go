@@ -1,13 +1,14 @@
 //go:build unix
 
-package h1
+package link
 
 import "syscall"
 
 // rawReads says that sockets can be read beside package net.
 const rawReads = true
 
-func rawRead(fd uintptr, p []byte) (int, error) {
+// RawRead reads from a socket once, without waiting.
+func RawRead(fd uintptr, p []byte) (int, error) {
 	for {
 		n, err := syscall.Read(int(fd), p)
 		if err == syscall.EINTR {
