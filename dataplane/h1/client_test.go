@@ -462,8 +462,15 @@ func TestTunnel(t *testing.T) {
 				expect("x")
 			}
 			big := strings.Repeat("0123456789", 50000)
-			go conn.send(big)
+			sent := make(chan error, 1)
+			go func() {
+				_, err := io.WriteString(conn, big)
+				sent <- err
+			}()
 			expect(big)
+			if err := <-sent; err != nil {
+				t.Fatal(err)
+			}
 			_ = conn.CloseWrite()
 			expect("bye")
 			conn.wantEnd()
