@@ -171,6 +171,7 @@ func rulePlaces(route *gatewayv1.HTTPRoute, rule int) []place {
 func (x *policies) filters(at attachment, own []policy.Config) (filters []policy.Config, broken string) {
 	gateway := objects.Ref{Kind: "Gateway", Namespace: at.Gateway.Namespace, Name: at.Gateway.Name}
 	places := append([]place{{object: gateway}, {gateway, string(at.Listener)}}, rulePlaces(at.Route, at.Rule)...)
+	var responses []policy.Config
 	for i := range policyKinds {
 		kind := &policyKinds[i]
 		if kind.own {
@@ -185,11 +186,15 @@ func (x *policies) filters(at attachment, own []policy.Config) (filters []policy
 				broken = w.stanza.broken
 			}
 		}
-		if len(e) > 0 {
-			filters = append(filters, kind.filters(e)...)
+		if len(e) == 0 {
+			continue
+		}
+		filters = append(filters, kind.filters(e)...)
+		if kind.responses != nil {
+			responses = append(responses, kind.responses(e)...)
 		}
 	}
-	return filters, broken
+	return append(responses, filters...), broken
 }
 
 // attachedTo implements policyIndex. A route with policies of its own concerns

@@ -19,6 +19,10 @@ type policyKind struct {
 	// filters makes a rule's filters. Kinds without it do not take part in the
 	// pipeline: their stanzas are looked up by client or cluster.
 	filters func(effective) []policy.Config
+	// responses makes those that act on responses alone. They stand before all
+	// others: a response passes the filters that its request has passed, and
+	// these are for every response, also for one that a filter makes.
+	responses func(effective) []policy.Config
 	// own marks the place of the rule's own filters, those of the Gateway API.
 	own bool
 }
@@ -63,7 +67,7 @@ func init() {
 		// wrote. Its templates see the request as it was received either way.
 		transformPolicies: {
 			name: "TransformPolicy", list: listOf[*v1alpha1.TransformPolicy], targets: routeTargets,
-			compile: compileTransformPolicy, filters: transformFilters,
+			compile: compileTransformPolicy, filters: transformRequests, responses: transformResponses,
 		},
 		// The load balancer is the last to see a request.
 		backendPolicies: {

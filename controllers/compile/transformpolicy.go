@@ -137,18 +137,27 @@ func (c *policyCompiler) changes(at string, scope template.Scope, all transform.
 	values("add", all.Add, func(t *transform.Changes) *[]transform.Value { return &t.Add })
 }
 
-func transformFilters(e effective) []policy.Config {
-	if len(e) == 0 {
-		return nil
-	}
-	config := &transform.Config{}
+// transformRequests and transformResponses make one filter each of the changes
+// that hold at a place, in the order of the policies that make them.
+func transformRequests(e effective) []policy.Config  { return transformOf(e, false) }
+func transformResponses(e effective) []policy.Config { return transformOf(e, true) }
+
+func transformOf(e effective, responses bool) []policy.Config {
+	config, empty := &transform.Config{}, true
 	for _, w := range e {
 		from := w.stanza.value.(*change)
 		to := from.to(config)
+		if (to == &config.ResponseHeaders) != responses {
+			continue
+		}
+		empty = false
 		to.Rename = append(to.Rename, from.changes.Rename...)
 		to.Remove = append(to.Remove, from.changes.Remove...)
 		to.Set = append(to.Set, from.changes.Set...)
 		to.Add = append(to.Add, from.changes.Add...)
+	}
+	if empty {
+		return nil
 	}
 	return []policy.Config{config}
 }

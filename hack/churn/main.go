@@ -102,7 +102,7 @@ func run(ctx context.Context, headgate string, changes int) error {
 		_ = proxy.Wait()
 	}()
 	if _, err := w.until(ctx, func(version string, _ int) bool { return version == "0" }); err != nil {
-		return fmt.Errorf("Headgate does not serve: %w", err)
+		return fmt.Errorf("it does not serve: %w", err)
 	}
 
 	lua := filepath.Join(dir, "wrk.lua")
