@@ -63,6 +63,7 @@ func (o *clusterOptions) register(f *pflag.FlagSet) {
 // kubernetes gets its objects from a cluster, and writes statuses and Services there.
 type kubernetes struct {
 	cluster  *watch.Cluster
+	version  string // of the Gateway API's CRDs, as of the start
 	statuses *status.Writer
 	services *infra.Services
 	opts     *clusterOptions
@@ -96,6 +97,11 @@ func newKubernetes(o *serveOptions, metrics *observe.Metrics, log logr.Logger) (
 	if err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if k.version, err = k.cluster.BundleVersion(ctx); err != nil {
+		log.Error(err, "GatewayClasses will claim the version that Headgate was built with")
+	}
 	k.statuses = status.NewWriter(k.cluster.Client(), k.cluster.Reader(), status.Options{
 		Metrics: metrics.Registry(),
 		Log:     log.WithName("status"),
@@ -110,7 +116,7 @@ func newKubernetes(o *serveOptions, metrics *observe.Metrics, log logr.Logger) (
 }
 
 func (k *kubernetes) loopOptions(o *loop.Options) {
-	o.Compile = compile.Options{Namespace: k.opts.namespace}
+	o.Compile = compile.Options{Namespace: k.opts.namespace, BundleVersion: k.version}
 	o.Load = k.cluster.Load
 	o.Published = func(result *compile.Result) {
 		k.statuses.Publish(result)

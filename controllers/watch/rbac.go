@@ -10,6 +10,10 @@ package watch
 // +kubebuilder:rbac:groups=gateway.networking.k8s.io,resources=gatewayclasses;gateways;httproutes,verbs=get;list;watch
 // +kubebuilder:rbac:groups=headgate.dev,resources=authpolicies;backendpolicies;backends;listenerpolicies;ratelimitpolicies;transformpolicies,verbs=get;list;watch
 
+// The version of the Gateway API stands on its CRDs; one of them tells.
+//
+// +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,resourceNames=gatewayclasses.gateway.networking.k8s.io,verbs=get
+
 // The leader's lease. It is made by any name: an API server cannot restrict
 // that by name.
 //

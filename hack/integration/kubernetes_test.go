@@ -82,6 +82,9 @@ func statusesAreFine(t *testing.T, namespaces ...string) error {
 	if c := meta.FindStatusCondition(class.Status.Conditions, "Accepted"); c == nil || c.Status != "True" || c.ObservedGeneration != class.Generation {
 		return fmt.Errorf("GatewayClass: %v", class.Status.Conditions)
 	}
+	if c := meta.FindStatusCondition(class.Status.Conditions, "SupportedVersion"); c == nil || c.Status != "True" || c.Message != "Gateway API "+bundleVersion {
+		return fmt.Errorf("SupportedVersion is not what the CRDs say: %+v", c)
+	}
 	if len(class.Status.SupportedFeatures) == 0 {
 		return fmt.Errorf("GatewayClass has no supportedFeatures")
 	}

@@ -1,0 +1,27 @@
+package watch
+
+import (
+	"context"
+	"fmt"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/gateway-api/pkg/consts"
+)
+
+// BundleVersion returns the version of the Gateway API's CRDs in the cluster,
+// as their annotation says.
+func (c *Cluster) BundleVersion(ctx context.Context) (string, error) {
+	crd := &metav1.PartialObjectMetadata{}
+	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
+	const name = "gatewayclasses.gateway.networking.k8s.io"
+	if err := c.Reader().Get(ctx, client.ObjectKey{Name: name}, crd); err != nil {
+		return "", fmt.Errorf("the version of the Gateway API: %w", err)
+	}
+	version := crd.Annotations[consts.BundleVersionAnnotation]
+	if version == "" {
+		return "", fmt.Errorf("the version of the Gateway API: CustomResourceDefinition %s has no annotation %s", name, consts.BundleVersionAnnotation)
+	}
+	return version, nil
+}
