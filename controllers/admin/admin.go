@@ -128,7 +128,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener, h http.Handler) {
 
 func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	fmt.Fprintf(w, "<!doctype html>\n<title>Headgate</title>\n<h1>Headgate %s</h1>\n<table>\n", s.sources.Version)
+	fmt.Fprintf(w, "<!doctype html>\n<title>Headgate</title>\n<h1>%s</h1>\n<table>\n", s.sources.Version)
 	for _, p := range s.pages() {
 		fmt.Fprintf(w, "<tr><td><a href=%q>%s</a></td><td>%s</td></tr>\n", p.path, p.path, p.about)
 	}
