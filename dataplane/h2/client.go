@@ -21,6 +21,9 @@ type ClientOptions struct {
 	MaxHeaderCount int
 	// MaxStreams bounds the exchanges at a time, whatever the peer allows (1024).
 	MaxStreams int
+	// AssumedStreams is how many exchanges at a time the peer is assumed to take
+	// before its SETTINGS say so (100, the least that RFC 9113 section 6.5.2 recommends).
+	AssumedStreams int
 	// StreamWindow is how much content a stream may hold that nobody has
 	// pulled, in bytes (64 KiB). A stream that is pulled faster than it is sent
 	// gets up to MaxStreamWindow (1 MiB), as long as what the streams of the
@@ -50,6 +53,7 @@ func (o *ClientOptions) withDefaults() ClientOptions {
 	orDefault(&v.MaxHeaderBytes, 64<<10)
 	orDefault(&v.MaxHeaderCount, 256)
 	orDefault(&v.MaxStreams, 1024)
+	orDefault(&v.AssumedStreams, 100)
 	orDefault(&v.StreamWindow, 64<<10)
 	orDefault(&v.MaxStreamWindow, max(1<<20, v.StreamWindow))
 	orDefault(&v.WindowBudget, 16<<20)
@@ -69,10 +73,6 @@ func orDefault[T int | int32 | time.Duration](v *T, value T) {
 }
 
 const (
-	// assumedStreams is how many streams are opened at most before the peer's
-	// SETTINGS say how many it takes: the least that RFC 9113 section 6.5.2
-	// recommends.
-	assumedStreams = 100
 	// connWindow is the connection's window. It is given back as content comes:
 	// what waits for slow exchanges is bounded by the windows of their streams,
 	// so that they hold up nobody else.
@@ -143,29 +143,33 @@ var (
 	errUnread  = errors.New("the peer does not read answers to what it sends")
 )
 
-// NewClientConn makes the client side of a connection and begins to read from
-// it. A nil opts means the defaults. changed, if not nil, is called from the
-// connection's own goroutine when the connection may have come to take more
-// exchanges than before, or none any more, and a last time when it has ended.
-func NewClientConn(nc net.Conn, opts *ClientOptions, changed func()) *ClientConn {
-	c := &ClientConn{opts: opts.withDefaults(), changed: changed, streams: map[uint32]*ClientStream{}, nextID: 1}
-	if changed == nil {
-		c.changed = func() {}
-	}
-	c.maxStreams, c.maxFrame, c.window = assumedStreams, minFrameSize, initialWindow
-	c.send, c.recv = initialWindow, newRecvWindow(connWindow)
-	c.budget = c.opts.WindowBudget
-	c.scheme = "http"
+// NewClientConn makes the client side of a connection, which begins with
+// Start. A nil opts means the defaults.
+func NewClientConn(nc net.Conn, opts *ClientOptions) *ClientConn {
+	c := &ClientConn{opts: opts.withDefaults(), streams: map[uint32]*ClientStream{}, nextID: 1, scheme: "http"}
 	if _, ok := nc.(*tls.Conn); ok {
 		c.scheme = "https"
 	}
-	c.tend = time.AfterFunc(time.Hour, c.tendTo)
-	c.tend.Stop()
-	c.heard.Store(int64(deadline.Now()))
+	c.maxStreams, c.maxFrame, c.window = uint32(c.opts.AssumedStreams), minFrameSize, initialWindow
+	c.send, c.recv = initialWindow, newRecvWindow(connWindow)
+	c.budget = c.opts.WindowBudget
 	c.outbox.init(nc, c.opts.WriteTimeout, c.fail, c.unblock)
 	c.in.init(c)
+	return c
+}
 
+// Start says hello and begins to read. changed, if not nil, is called from the
+// connection's own goroutine when the connection may have come to take more
+// exchanges than before, or none any more, and a last time when it has ended.
+func (c *ClientConn) Start(changed func()) {
+	if changed == nil {
+		changed = func() {}
+	}
+	c.changed = changed
+	c.heard.Store(int64(deadline.Now()))
 	c.mu.Lock()
+	c.tend = time.AfterFunc(time.Hour, c.tendTo)
+	c.tend.Stop()
 	c.out = append(c.out, Preface...)
 	c.out = appendSettings(c.out,
 		setting{settingEnablePush, 0},
@@ -175,7 +179,6 @@ func NewClientConn(nc net.Conn, opts *ClientOptions, changed func()) *ClientConn
 	c.flush()
 	c.mu.Unlock()
 	go c.in.run()
-	return c
 }
 
 // Open reserves a stream, or returns nil if the connection takes none now. The
@@ -216,6 +219,8 @@ type Load struct {
 	// false once the connection takes no new ones for good.
 	Open, Most int
 	Usable     bool
+	// Settled says that the peer's SETTINGS came, which bound Most.
+	Settled bool
 	// Ended says that the connection is closed.
 	Ended bool
 }
@@ -224,7 +229,7 @@ type Load struct {
 func (c *ClientConn) Load() Load {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return Load{Open: c.open, Most: c.most(), Usable: c.usable(), Ended: c.err != nil}
+	return Load{Open: c.open, Most: c.most(), Usable: c.usable(), Settled: c.settled, Ended: c.err != nil}
 }
 
 // Drain lets open streams finish and takes no new ones; then the connection closes.

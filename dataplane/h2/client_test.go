@@ -175,7 +175,8 @@ func serve(t testing.TB, h http.HandlerFunc) *h2.ClientConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := h2.NewClientConn(nc, nil, nil)
+	c := h2.NewClientConn(nc, nil)
+	c.Start(nil)
 	t.Cleanup(c.Close)
 	return c
 }

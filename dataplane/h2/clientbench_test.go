@@ -60,7 +60,8 @@ func echoPeer(t testing.TB) *h2.ClientConn {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := h2.NewClientConn(nc, nil, nil)
+	c := h2.NewClientConn(nc, nil)
+	c.Start(nil)
 	t.Cleanup(c.Close)
 	return c
 }

@@ -146,8 +146,10 @@ func (s *ClientStream) roundTrip() error {
 		return err
 	}
 	c := s.c
+	began := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	defer func() { s.ex.Upstream.Wait += time.Since(began) }()
 	for {
 		switch {
 		case len(s.interims) > 0:
@@ -207,7 +209,6 @@ func (s *ClientStream) await(until time.Time, silence time.Duration) bool {
 		s.timer.Reset(at.Sub(now))
 	}
 	s.cond.Wait()
-	s.ex.Upstream.Wait += time.Since(now)
 	return true
 }
 
@@ -379,10 +380,12 @@ func (s *ClientStream) next(silence time.Duration) ([]byte, error) {
 			return nil, s.err
 		}
 		s.starved = true
+		began := time.Now()
 		if !s.await(s.until(), silence) {
 			s.reset(Cancel, errTimeout)
 			c.flush()
 		}
+		s.ex.Upstream.Wait += time.Since(began)
 	}
 }
 

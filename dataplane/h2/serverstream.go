@@ -1,0 +1,369 @@
+package h2
+
+import (
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/headgate/headgate/dataplane/deadline"
+	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/syntax"
+)
+
+// stream is one request and its response. It is its request's body, and the
+// client of its exchange.
+//
+// A worker owns it from start to reuse. What the connection's reader shares
+// with it is guarded by the connection's mu.
+type stream struct {
+	c  *ServerConn
+	id uint32
+	ex exchange.Exchange
+
+	// How far it has come.
+	remoteClosed bool  // END_STREAM was received
+	localClosed  bool  // END_STREAM was sent
+	err          error // the stream is no longer the connection's, and why
+	malformed    string
+	informed     bool // 100 (Continue) was sent
+	answered     bool // the final response's header section was sent
+	tunnels      bool // extended CONNECT, or CONNECT
+
+	// Receiving.
+	recv       recvWindow
+	inbox      inbox
+	lent       int   // bytes that Next has returned and that were not given back
+	declared   int64 // content-length, or -1
+	received   int64
+	trailers   exchange.Fields
+	bodyErr    error
+	bodyClosed bool
+	readable   sync.Cond
+
+	// Sending.
+	send     sendWindow
+	pending  []byte // is lent by who waits for writable
+	last     bool   // END_STREAM goes with the last of pending
+	stalled  bool
+	writable sync.Cond
+	priority priority
+	queued   bool
+	at       uint8 // the queue's list
+	next     *stream
+
+	// timer bounds how long the stream waits for the client. It is registered
+	// when it first has to wait.
+	timer deadline.Conn
+	timed bool
+
+	// response is the response's content while somebody pulls it, to be closed
+	// if the client gives the stream up.
+	responseMu sync.Mutex
+	response   exchange.Body
+	responseOf streamKey
+}
+
+var (
+	errReset     = &exchange.ClientError{Status: 400, Reason: "stream_reset", Err: errors.New("the client has reset the stream")}
+	errConnLost  = &exchange.ClientError{Status: 400, Reason: "connection_lost", Err: errors.New("the client's connection has ended")}
+	errMalformed = &exchange.ClientError{Status: 400, Reason: "malformed_content", Err: errors.New("the client has broken the rules of the stream")}
+	errBodyLong  = &exchange.ClientError{Status: 413, Reason: "content_too_large", Err: errors.New("the content is longer than it may be")}
+	errBodySlow  = &exchange.ClientError{Status: 408, Reason: "content_timeout", Err: errors.New("the content has paused for too long")}
+	errNoWindow  = errors.New("the client does not read")
+)
+
+var streams = sync.Pool{New: func() any { return new(stream) }}
+
+// newStream returns a stream for the connection. mu is held.
+func newStream(c *ServerConn, id uint32) *stream {
+	st := streams.Get().(*stream)
+	st.c, st.id = c, id
+	st.readable.L, st.writable.L = &c.mu, &c.mu
+	st.recv = newRecvWindow(c.opts.StreamWindow)
+	st.send = sendWindow(c.window)
+	st.ex.Conn, st.ex.Client = c.info, st
+	st.ex.Start = time.Now()
+	return st
+}
+
+// reuse makes the stream ready for another request.
+func (st *stream) reuse() {
+	if st.timed {
+		st.timer.Stop()
+	}
+	st.ex.Reset()
+	st.ex.Conn, st.ex.Client = nil, nil
+	st.c = nil
+	st.remoteClosed, st.localClosed, st.err, st.malformed = false, false, nil, ""
+	st.informed, st.answered, st.tunnels = false, false, false
+	st.lent, st.declared, st.received, st.trailers = 0, 0, 0, st.trailers[:0]
+	st.bodyErr, st.bodyClosed = nil, false
+	st.pending, st.last, st.stalled = nil, false, false
+	st.timed = false
+	streams.Put(st)
+}
+
+// accept fills ex.In from a decoded block. It returns a reason if the request
+// is not to be served: with the status to answer, or 0 if it is malformed.
+func (st *stream) accept(b *fieldBlock, end bool) (status int, reason string) {
+	c, in := st.c, &st.ex.In
+	in.Proto, in.Scheme, in.Method = exchange.HTTP2, c.scheme, b.method
+	if b.malformed != "" {
+		return 0, b.malformed
+	}
+	if b.tooLarge {
+		return 431, "header_too_large"
+	}
+	if c.opts.RefuseUnderscores {
+		for i := range in.Fields {
+			for j := range in.Fields[i].Name {
+				if in.Fields[i].Name[j] == '_' {
+					return 0, "field_underscore"
+				}
+			}
+		}
+	}
+	if reason := st.acceptTarget(b); reason != "" {
+		return 0, reason
+	}
+	if len(b.path) > c.opts.MaxPath {
+		return 414, "path_too_long"
+	}
+	st.priority = parsePriority(b.priority)
+	st.declared = b.length
+	if in.Method == "CONNECT" || b.protocol != "" {
+		return st.acceptConnect(b, end)
+	}
+	switch {
+	case end && b.length > 0:
+		return 0, "content_length" // RFC 9113 section 8.1.1
+	case end:
+		st.remoteClosed = true
+	default:
+		in.Length, in.Body = b.length, (*requestBody)(st)
+		if c.opts.MaxBody > 0 && b.length > c.opts.MaxBody {
+			return 413, "content_too_large"
+		}
+	}
+	if b.expect != "" {
+		if !exchange.EqualFold(b.expect, "100-continue") {
+			return 417, "expectation" // RFC 9110 section 10.1.1
+		}
+		in.ExpectContinue = in.Body != nil
+	}
+	return 0, ""
+}
+
+// acceptTarget reads the pseudo-header fields and Host, RFC 9113 section 8.3.1.
+func (st *stream) acceptTarget(b *fieldBlock) (malformed string) {
+	in := &st.ex.In
+	if !validName(b.method) {
+		return "method"
+	}
+	connect := b.method == "CONNECT"
+	switch {
+	case b.seen&hasProtocol != 0 && (!connect || !validName(b.protocol)):
+		return "protocol" // RFC 8441 section 4
+	case connect && b.protocol == "":
+		if b.seen&(hasScheme|hasPath) != 0 || b.seen&hasAuthority == 0 {
+			return "connect" // section 8.5
+		}
+	case b.seen&(hasScheme|hasPath) != hasScheme|hasPath:
+		return "pseudo_field_missing"
+	case !exchange.EqualFold(b.scheme, "http") && !exchange.EqualFold(b.scheme, "https"):
+		return "scheme"
+	case b.path == "*" && b.method == "OPTIONS":
+		in.Path = "*"
+	case b.path == "" || b.path[0] != '/' || !syntax.All(b.path, syntax.TargetChar):
+		return "path"
+	default:
+		var ok bool
+		if in.Path, in.Query, in.HasQuery, ok = syntax.SplitPath(b.path); !ok {
+			return "path"
+		}
+	}
+	return st.acceptAuthority(b)
+}
+
+// acceptAuthority settles Authority and Host: if both are there they must say
+// the same, since not everybody behind us looks at the same one.
+func (st *stream) acceptAuthority(b *fieldBlock) (malformed string) {
+	in := &st.ex.In
+	if b.hosts > 1 {
+		return "host_repeated"
+	}
+	in.Authority = b.authority
+	if b.seen&hasAuthority == 0 {
+		if b.hosts == 0 {
+			return "authority_missing"
+		}
+		in.Authority = b.host
+	}
+	host, port, ok := syntax.ParseAuthority(in.Authority)
+	if !ok || in.Method == "CONNECT" && b.protocol == "" && port == "" {
+		return "authority"
+	}
+	if b.hosts == 1 && !exchange.EqualFold(b.host, in.Authority) {
+		return "host_differs"
+	}
+	if n := len(host); n > 1 && host[n-1] == '.' {
+		host = host[:n-1]
+	}
+	in.Host = syntax.Lower(host, &st.ex.Arena)
+	return ""
+}
+
+// gone takes a stream out of the connection; its worker finds out. mu is held.
+func (c *ServerConn) gone(st *stream, err error) {
+	if st.err != nil {
+		return
+	}
+	st.err = err
+	delete(c.streams, st.id)
+	c.ready.remove(st)
+	st.readable.Broadcast()
+	st.writable.Broadcast()
+	c.setPhase()
+	if err != nil && !st.localClosed {
+		// Not here: closing it may take the lock of the upstream's connection,
+		// whose owner may want ours.
+		go st.cutOff(streamKey{c, st.id})
+	}
+}
+
+// streamKey names a stream for good: the struct may be another's by then.
+type streamKey struct {
+	c  *ServerConn
+	id uint32
+}
+
+// lend publishes the response's content to who has to cut it off; nil takes it
+// back.
+func (st *stream) lend(body exchange.Body) {
+	st.responseMu.Lock()
+	st.response, st.responseOf = body, streamKey{st.c, st.id}
+	st.responseMu.Unlock()
+}
+
+// cutOff closes the response's content, so that who pulls it sees its end.
+func (st *stream) cutOff(key streamKey) {
+	st.responseMu.Lock()
+	defer st.responseMu.Unlock()
+	if st.response != nil && st.responseOf == key {
+		st.response.Close()
+	}
+}
+
+// run serves the request.
+func (st *stream) run() {
+	c, ex := st.c, &st.ex
+	c.handler.Serve(ex)
+	var err error
+	if st.tunnels {
+		err = st.tunnel()
+	} else {
+		err = st.respond()
+	}
+	c.mu.Lock()
+	ex.Received = st.received
+	c.mu.Unlock()
+	c.handler.Done(ex, err)
+	st.finish(err)
+}
+
+// finish ends the stream on the connection.
+func (st *stream) finish(err error) {
+	c := st.c
+	c.mu.Lock()
+	if st.malformed != "" {
+		malformed := st.malformed
+		c.mu.Unlock()
+		c.handler.Malformed(c.info, 0, malformed)
+		c.mu.Lock()
+	}
+	if st.err == nil {
+		switch {
+		case !st.localClosed:
+			code := InternalError
+			if st.stalled {
+				code = Cancel
+			}
+			c.out = appendRSTStream(c.out, st.id, code)
+			c.remember(st.id)
+		case !st.remoteClosed:
+			// The rest of the request is of no use, RFC 9113 section 8.1.
+			c.out = appendRSTStream(c.out, st.id, NoError)
+			c.remember(st.id)
+		}
+		c.gone(st, errBodyClosed)
+	}
+	unread := st.lent
+	for p := st.inbox.take(); p != nil; p = st.inbox.take() {
+		unread += len(p)
+	}
+	st.inbox.release()
+	if unread > 0 {
+		c.giveConn(unread)
+	}
+	c.serving--
+	c.setPhase()
+	c.endIfDrained()
+	if c.ending || c.err != nil {
+		c.served.Broadcast()
+	} else {
+		c.flush()
+	}
+	c.mu.Unlock()
+	st.reuse()
+}
+
+// watch registers the stream's timer. mu is held, but not all the time: it
+// reports true if it was given up, so that the caller looks again.
+func (st *stream) watch() bool {
+	if st.timed {
+		return false
+	}
+	// The janitor's locks come before ours.
+	st.timed = true
+	st.c.mu.Unlock()
+	st.timer.Start((*streamTimer)(st))
+	st.c.mu.Lock()
+	return true
+}
+
+// streamTimer is what the janitor sees of a stream.
+type streamTimer stream
+
+// SetReadDeadline implements deadline.Deadliner: the client is late with content.
+func (t *streamTimer) SetReadDeadline(time.Time) error {
+	c, st, id := t.c, (*stream)(t), t.id
+	go func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.streams[id] == st && !st.remoteClosed {
+			st.failBody(errBodySlow)
+		}
+	}()
+	return nil
+}
+
+// SetWriteDeadline implements deadline.Deadliner: the client is late with its window.
+func (t *streamTimer) SetWriteDeadline(time.Time) error {
+	c, st, id := t.c, (*stream)(t), t.id
+	go func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.streams[id] != st || st.pending == nil {
+			return
+		}
+		st.stalled = true
+		st.malformed = "stalled_window"
+		st.writable.Broadcast()
+		if c.send <= 0 {
+			c.fail(errStalled)
+		} else if !c.provoked.spend(1, c.opts.Resets, c.opts.Resets/4, now()) {
+			c.fail(errProvoked)
+		}
+	}()
+	return nil
+}
