@@ -195,7 +195,9 @@ type Cluster struct {
 	// "@target" appended where a policy holds for one target only.
 	Key    string `json:"key"`
 	Source Ref    `json:"source"`
-	// Protocol is "http1" for now.
+	// Protocol is what to speak to the endpoints: "http1" (the default), "h2c"
+	// (HTTP/2 alone, by prior knowledge, or with TLS by ALPN), or "alpn" (with
+	// TLS what the endpoint prefers of the two, else http1).
 	Protocol string  `json:"protocol"`
 	Balance  Balance `json:"balance"`
 	// ConnectTimeout bounds one connection attempt; 0 means 5 s.

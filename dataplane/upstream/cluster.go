@@ -41,6 +41,7 @@ type Cluster struct {
 // state is what a round trip goes by. It is immutable.
 type state struct {
 	key            string
+	protocol       string // protocolHTTP1, …
 	connectTimeout time.Duration
 	idleTimeout    time.Duration
 	maxIdle        int
@@ -91,14 +92,26 @@ func (c *Cluster) Update(cfg *snapshot.Cluster) {
 	if c.closed {
 		return
 	}
-	before := c.tls
+	before, protocol := c.tls, c.protocol()
 	c.setConfig(cfg)
 	c.rebuild()
-	if c.tls != before {
+	if c.tls != before || c.protocol() != protocol {
 		for _, ep := range c.byAddr {
 			ep.closeIdle()
+			ep.drainMuxes(func(*mux) bool { return true })
 		}
 	}
+}
+
+// protocol is what to speak to the endpoints.
+func (c *Cluster) protocol() string {
+	switch {
+	case c.cfg.Protocol == protocolHTTP2:
+		return protocolHTTP2
+	case c.cfg.Protocol == protocolALPN && c.cfg.TLS != nil:
+		return protocolALPN
+	}
+	return protocolHTTP1
 }
 
 // SetEndpoints replaces the endpoint set. Endpoints that stay, by address and
@@ -137,13 +150,14 @@ func (c *Cluster) Close() {
 }
 
 func (c *Cluster) setConfig(cfg *snapshot.Cluster) {
-	if c.cfg == nil || !reflect.DeepEqual(c.cfg.TLS, cfg.TLS) {
-		c.tls, c.tlsErr = clientTLS(cfg.TLS)
+	before := c.cfg
+	c.cfg = cfg
+	if before == nil || before.Protocol != cfg.Protocol || !reflect.DeepEqual(before.TLS, cfg.TLS) {
+		c.tls, c.tlsErr = clientTLS(cfg.TLS, c.protocol())
 		if c.tlsErr != nil {
 			c.m.opts.Log.Error(c.tlsErr, "TLS to the cluster is misconfigured; its requests fail", "cluster", cfg.Key)
 		}
 	}
-	c.cfg = cfg
 }
 
 // setHosts begins to resolve new hosts and stops for those that are gone.
@@ -191,6 +205,7 @@ func (c *Cluster) rebuild() {
 	}
 	st := &state{
 		key:            c.cfg.Key,
+		protocol:       c.protocol(),
 		connectTimeout: cmp.Or(c.cfg.ConnectTimeout, 5*time.Second),
 		idleTimeout:    cmp.Or(c.cfg.IdleTimeout, time.Minute),
 		maxIdle:        cmp.Or(c.cfg.MaxIdle, 256),

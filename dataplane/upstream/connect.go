@@ -27,18 +27,17 @@ const (
 	reasonTLSConfig   = "tls_config"
 	reasonLimit       = "connection_limit"
 	reasonResources   = "no_resources"
+	reasonProtocol    = "protocol"
 	// reasonTimeout: the exchange's own time is over, so no other endpoint is tried.
 	reasonTimeout = "timeout"
 )
 
-// connect makes a connection to an endpoint, and ejects it if it can't.
-func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (*conn, error) {
+// connect makes a connection to an endpoint, for which the caller has reserved,
+// and ejects the endpoint if it can't.
+func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (net.Conn, *exchange.UpstreamError) {
 	if st.tlsErr != nil {
+		ep.unreserve()
 		return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonTLSConfig, Err: st.tlsErr}
-	}
-	if !ep.reserve(c.m.opts.MaxConnections) {
-		return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonLimit,
-			Err: fmt.Errorf("%s has %d connections already", ep.address, c.m.opts.MaxConnections)}
 	}
 	start := time.Now()
 	deadline, own := bound(ex, start.Add(st.connectTimeout))
@@ -47,7 +46,7 @@ func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe 
 	if err == nil {
 		ep.connects.Add(1)
 		c.accepted(ep)
-		return &conn{ep: ep, client: h1.NewClientConn(nc, c.m.opts.HTTP1), tls: st.tls, quiet: newWatch(nc)}, nil
+		return nc, nil
 	}
 	ep.unreserve()
 	ep.failures.Add(1)
@@ -65,6 +64,16 @@ func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe 
 	return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reason, Err: err}
 }
 
+func tooMany(ep *endpoint) *exchange.UpstreamError {
+	return &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonLimit,
+		Err: fmt.Errorf("%s has %d connections already", ep.address, ep.cluster.m.opts.MaxConnections)}
+}
+
+// newConn makes a connection that carries one exchange at a time.
+func (ep *endpoint) newConn(st *state, nc net.Conn) *conn {
+	return &conn{ep: ep, client: h1.NewClientConn(nc, ep.cluster.m.opts.HTTP1), tls: st.tls, quiet: newWatch(nc)}
+}
+
 func (c *Cluster) dial(st *state, ep *endpoint, deadline time.Time) (nc net.Conn, reason string, err error) {
 	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	defer cancel()
@@ -80,8 +89,14 @@ func (c *Cluster) dial(st *state, ep *endpoint, deadline time.Time) (nc net.Conn
 		nc.Close()
 		return nil, reasonOf(err, reasonTLS), err
 	}
+	if st.protocol == protocolHTTP2 && !isHTTP2(tc) {
+		tc.Close()
+		return nil, reasonProtocol, errNotHTTP2
+	}
 	return tc, "", nil
 }
+
+var errNotHTTP2 = errors.New("the endpoint has not chosen h2 by ALPN, and the cluster speaks nothing else")
 
 func reasonOf(err error, otherwise string) string {
 	var timeout interface{ Timeout() bool }
@@ -103,13 +118,13 @@ func reasonOf(err error, otherwise string) string {
 
 // clientTLS makes the settings for TLS to a cluster. Each call makes a new
 // value: connections are told apart by it.
-func clientTLS(cfg *snapshot.UpstreamTLS) (*tls.Config, error) {
+func clientTLS(cfg *snapshot.UpstreamTLS, protocol string) (*tls.Config, error) {
 	if cfg == nil {
 		return nil, nil
 	}
 	settings := &tls.Config{
 		ServerName:         cfg.ServerName,
-		NextProtos:         []string{"http/1.1"},
+		NextProtos:         offers[protocol],
 		MinVersion:         tls.VersionTLS12,
 		ClientSessionCache: tls.NewLRUClientSessionCache(64),
 	}
@@ -123,4 +138,18 @@ func clientTLS(cfg *snapshot.UpstreamTLS) (*tls.Config, error) {
 		}
 	}
 	return settings, nil
+}
+
+// What a snapshot's cluster may say in Protocol.
+const (
+	protocolHTTP1 = "http1"
+	protocolHTTP2 = "h2c"
+	protocolALPN  = "alpn"
+)
+
+// offers are the protocols to choose from by ALPN.
+var offers = map[string][]string{
+	protocolHTTP1: {"http/1.1"},
+	protocolHTTP2: {"h2"},
+	protocolALPN:  {"h2", "http/1.1"},
 }

@@ -37,6 +37,27 @@ type endpoint struct {
 	// total counts the connections, idle, in use and being made.
 	total   int
 	retired bool
+	// muxes are the connections that exchanges share, in the order in which they
+	// are used; dialing counts those that are being made, until they have said
+	// how many streams they take; waiters are exchanges for which there was none.
+	muxes   []*mux
+	dialing int
+	waiters []*waiter
+	// waiting is how many these are, to be seen without the lock.
+	waiting atomic.Int32
+
+	// speaksHTTP2 is what the endpoint chose when it last could, streams how
+	// many it last took on a connection; 0 if it is not known.
+	speaksHTTP2 atomic.Bool
+	streams     atomic.Int32
+}
+
+// use is a connection, or a stream of one, for one exchange.
+type use interface {
+	exchange.Lease
+	roundTrip(ex *exchange.Exchange) error
+	// abandon ends the use after a round trip that failed.
+	abandon()
 }
 
 // conn is a connection to an endpoint, and the lease of who uses it.
@@ -52,7 +73,7 @@ type conn struct {
 	idleSince int64
 }
 
-var _ exchange.Lease = (*conn)(nil)
+var _ use = (*conn)(nil)
 
 func newEndpoint(c *Cluster, addr netip.AddrPort) *endpoint {
 	return &endpoint{cluster: c, addr: addr, address: addr.String()}
@@ -64,6 +85,13 @@ func (k *conn) Release() {
 	if !k.client.Finish() || !k.ep.put(k) {
 		k.discard()
 	}
+}
+
+func (k *conn) roundTrip(ex *exchange.Exchange) error { return k.client.RoundTrip(ex) }
+
+func (k *conn) abandon() {
+	k.client.Finish()
+	k.discard()
 }
 
 // discard closes a connection that is not in the pool.
@@ -107,15 +135,25 @@ func (ep *endpoint) put(k *conn) bool {
 }
 
 // reserve counts a connection that is about to be made, and reports false if
-// there are most of them already; 0 is no bound.
-func (ep *endpoint) reserve(most int) bool {
+// there are as many as may be.
+func (ep *endpoint) reserve() bool {
 	ep.mu.Lock()
 	defer ep.mu.Unlock()
-	if most > 0 && ep.total >= most {
+	return ep.reserveLocked()
+}
+
+func (ep *endpoint) reserveLocked() bool {
+	if !ep.hasRoom() {
 		return false
 	}
 	ep.total++
 	return true
+}
+
+// hasRoom reports whether another connection may be made. ep.mu is held.
+func (ep *endpoint) hasRoom() bool {
+	most := ep.cluster.m.opts.MaxConnections
+	return most <= 0 || ep.total < most
 }
 
 func (ep *endpoint) unreserve() {
@@ -126,6 +164,7 @@ func (ep *endpoint) unreserve() {
 
 // sweep closes connections that have been idle since before then.
 func (ep *endpoint) sweep(then int64) {
+	ep.drainMuxes(func(k *mux) bool { return k.used.Load() < then && k.client.Load().Open == 0 })
 	ep.mu.Lock()
 	n := 0
 	for n < len(ep.idle) && ep.idle[n].idleSince < then {
@@ -168,6 +207,7 @@ func (c *Cluster) retire(ep *endpoint) {
 	ep.retired = true
 	ep.mu.Unlock()
 	ep.closeIdle()
+	ep.drainMuxes(func(*mux) bool { return true })
 }
 
 // observe adds a latency to the moving average. Of two that come at the same
@@ -194,6 +234,11 @@ func (ep *endpoint) snapshot() EndpointState {
 	}
 	ep.mu.Lock()
 	s.Idle, s.Connections = len(ep.idle), ep.total
+	for _, k := range ep.muxes {
+		if k.client.Load().Open == 0 {
+			s.Idle++
+		}
+	}
 	ep.mu.Unlock()
 	return s
 }

@@ -24,7 +24,8 @@ var errNoEndpoint = &exchange.UpstreamError{
 // An endpoint that cannot be connected to is followed by another, up to three
 // in all. A request that a reused connection never carried, because the
 // endpoint had closed it, goes out once more on a new one, RFC 9112 section
-// 9.3.1; nothing else is repeated.
+// 9.3.1; so does one that the endpoint says it has not processed, RFC 9113
+// section 8.7, and then to another endpoint. Nothing else is repeated.
 func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	st := c.state.Load()
 	if len(st.members) == 0 && st.resolving != nil {
@@ -43,7 +44,7 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 			return k, nil
 		}
 		up, ok := err.(*exchange.UpstreamError)
-		if !ok || up.Stage != exchange.Dialing || up.Reason == reasonTimeout {
+		if !ok || up.Stage != exchange.Dialing && !up.Unsent || up.Reason == reasonTimeout {
 			return nil, err
 		}
 		failed = up
@@ -52,41 +53,36 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	return nil, failed
 }
 
+// maxRepeats is how often a request goes out again to one endpoint.
+const maxRepeats = 2
+
 // try sends the exchange to one endpoint.
-func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (*conn, error) {
+func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (exchange.Lease, error) {
 	ex.Upstream.Endpoint = ep.address
 	ep.load.InFlight.Add(1)
-	var k *conn
-	if !probe { // that it can be connected to is what a probe is to find out
-		k = ep.get(st.tls, !repeatable(&ex.Out))
-	}
-	reused := k != nil
-	for {
-		if k == nil {
-			var err error
-			if k, err = c.connect(ex, st, ep, probe); err != nil {
-				ep.load.InFlight.Add(-1)
-				return nil, err
-			}
+	fresh := probe // that it can be connected to is what a probe is to find out
+	for repeats := 0; ; repeats++ {
+		u, failed := c.find(ex, st, ep, fresh, probe)
+		if failed != nil {
+			ep.load.InFlight.Add(-1)
+			return nil, failed
 		}
 		before := ex.Upstream.Wait
-		err := k.client.RoundTrip(ex)
+		err := u.roundTrip(ex)
 		if err == nil {
 			ex.Upstream.Tries++
 			ep.requests.Add(1)
 			ep.observe(ex.Upstream.Wait - before)
-			return k, nil
+			return u, nil
 		}
-		k.client.Finish()
-		k.discard()
-		k = nil
+		u.abandon()
 		up, ok := err.(*exchange.UpstreamError)
 		if !ok || !up.Unsent {
 			ex.Upstream.Tries++
 			ep.requests.Add(1)
 		}
-		if ok && up.Stage == exchange.Stale && reused && (up.Unsent || repeatable(&ex.Out)) {
-			reused = false
+		if ok && up.Stage == exchange.Stale && repeats < maxRepeats && (up.Unsent || repeatable(&ex.Out)) {
+			fresh = true
 			continue
 		}
 		if ok {
@@ -95,6 +91,37 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 		ep.load.InFlight.Add(-1)
 		return nil, err
 	}
+}
+
+// find gets a connection to the endpoint, or a stream of one. A fresh one is
+// not one that has been idle.
+func (c *Cluster) find(ex *exchange.Exchange, st *state, ep *endpoint, fresh, probe bool) (use, *exchange.UpstreamError) {
+	if st.protocol == protocolHTTP2 || st.protocol == protocolALPN && ep.speaksHTTP2.Load() {
+		return c.openStream(ex, st, ep, probe)
+	}
+	if !fresh {
+		if k := ep.get(st.tls, !repeatable(&ex.Out)); k != nil {
+			return k, nil
+		}
+	}
+	if !ep.reserve() {
+		return nil, tooMany(ep)
+	}
+	nc, err := c.connect(ex, st, ep, probe)
+	if err != nil {
+		return nil, err
+	}
+	if st.protocol == protocolALPN && isHTTP2(nc) {
+		ep.speaksHTTP2.Store(true)
+		ep.mu.Lock()
+		ep.dialing++
+		ep.mu.Unlock()
+		if s := ep.addMux(st, nc); s != nil {
+			return s, nil
+		}
+		return nil, noStreams(ep)
+	}
+	return ep.newConn(st, nc), nil
 }
 
 // repeatable reports whether a request may be sent again although an endpoint

@@ -20,6 +20,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/headgate/headgate/dataplane/h1"
+	"github.com/headgate/headgate/dataplane/h2"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -28,8 +29,9 @@ type Options struct {
 	// Dial opens a connection to "ip:port"; nil means TCP by package net.
 	// It is called with network "tcp" and keeps the context's deadline.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-	// HTTP1 are the codec's bounds; nil means its defaults.
+	// HTTP1 and HTTP2 are the codecs' bounds; nil means their defaults.
 	HTTP1 *h1.ClientOptions
+	HTTP2 *h2.ClientOptions
 	// MaxConnections bounds the connections per endpoint, idle ones included;
 	// 0 means no bound. Where it is reached, another endpoint is tried.
 	MaxConnections int
