@@ -65,24 +65,31 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 	if !isTCP(port) {
 		return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has protocol %s", port.Port, backend, port.Protocol), "a port with protocol TCP")
 	}
-	if p := port.AppProtocol; p != nil && !speaks(*p) {
-		return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has appProtocol %s", port.Port, backend, *p),
-			"a port without appProtocol, or with http or kubernetes.io/ws")
+	protocol := "http1"
+	if p := port.AppProtocol; p != nil {
+		if protocol, ok = appProtocol(*p); !ok {
+			return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has appProtocol %s", port.Port, backend, *p),
+				"a port without appProtocol, or with http, kubernetes.io/h2c or kubernetes.io/ws")
+		}
 	}
 	number := strconv.Itoa(int(port.Port))
 	cluster := newCluster("Service/"+backend.Namespace+"/"+backend.Name+"/"+number,
 		snapshot.Ref{Kind: "Service", Namespace: backend.Namespace, Name: backend.Name, Section: number})
+	cluster.Protocol = protocol
 	return c.withPolicies(clusterUse{cluster: cluster, backend: backend, port: port}), true
 }
 
-// speaks reports whether an appProtocol (KEP-3726) is one that Headgate can
-// speak to a backend: HTTP/1.1 and, by upgrading, WebSocket.
-func speaks(appProtocol string) bool {
-	switch strings.ToLower(appProtocol) {
+// appProtocol returns what to speak to a Service port by its appProtocol,
+// GEP-1911 and KEP-3726; false if Headgate can't: those over TLS need a
+// BackendTLSPolicy. WebSocket is HTTP/1.1 until a client asks for more.
+func appProtocol(name string) (protocol string, ok bool) {
+	switch strings.ToLower(name) {
 	case "", "http", "tcp", "ws", "kubernetes.io/ws":
-		return true
+		return "http1", true
+	case "kubernetes.io/h2c":
+		return "h2c", true
 	}
-	return false
+	return "", false
 }
 
 // servicePort finds a port by number, the TCP one if there are several. An
