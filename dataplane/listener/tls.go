@@ -62,7 +62,7 @@ func (p *port) update(cfg *snapshot.Port) error {
 // terminator makes a listener's TLS. Certificates that did not change are not
 // parsed again. If none of those that are given can be read, those from before
 // stay. If none are given, compile has withdrawn them (the Secret is gone, or
-// its ReferenceGrant is), and nothing is served any more.
+// its ReferenceGrant is; the listener's status says so), and handshakes fail.
 func (p *port) terminator(l *snapshot.Listener, before *terminator) (*terminator, error) {
 	t := &terminator{listener: l.Key, source: l.TLS, client: l.Client}
 	if before != nil && before.config != nil && reflect.DeepEqual(before.source, l.TLS) {
@@ -85,8 +85,8 @@ func (p *port) terminator(l *snapshot.Listener, before *terminator) (*terminator
 	case len(l.TLS.Certificates) > 0 && before != nil && before.config != nil:
 		t.config, t.source = before.config, before.source
 		errs = append(errs, errors.New("the certificates from before are still served"))
-	default:
-		errs = append(errs, errors.New("it has no certificate, so its handshakes fail"))
+	case len(l.TLS.Certificates) > 0:
+		errs = append(errs, errors.New("none of its certificates can be used, so its handshakes fail"))
 	}
 	return t, errors.Join(errs...)
 }
