@@ -247,6 +247,8 @@ func (s *ClientStream) begin() {
 		}
 	case s.ended && !s.inbox.unread() && len(s.trailers) == 0:
 		r.Length, r.Body = 0, nil
+	case r.Length > 0 && r.Fields.Find(exchange.KeyTrailer) >= 0:
+		r.Length = -1 // HTTP/1.1 can have one or the other, RFC 9112 section 7.1.2
 	}
 }
 

@@ -441,4 +441,3 @@ func TestMuxProtocolChanges(t *testing.T) {
 	close(stop)
 	change.Wait()
 }
-
