@@ -22,7 +22,7 @@ PKG     ?= ./...
 # What make generate makes.
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd config/rbac controllers/manifests/schema/crds
 
-.PHONY: help build test quickstart lint generate bench fuzz image FORCE
+.PHONY: help build test quickstart lint generate bench churn fuzz image FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ generate: bin/controller-gen ## make deepcopy, CRDs, RBAC and the embedded schem
 
 bench: bin/headgate bin/bench ## compare CPU, latency and memory with nginx and HAProxy; ARGS=-help for the flags
 	bin/bench $(ARGS)
+
+churn: bin/headgate ## change routes and endpoints a thousand times under load; not one request may fail
+	go run ./hack/churn $(ARGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (30s)
 	hack/fuzz $(FUZZTIME)
