@@ -2,10 +2,12 @@ package dataplane
 
 import (
 	"net"
+	"sync"
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h1"
+	"github.com/headgate/headgate/dataplane/h2"
 	"github.com/headgate/headgate/dataplane/listener"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -14,10 +16,79 @@ import (
 // last serves who negotiates none.
 func codecs(h exchange.Handler) []listener.Codec {
 	return []listener.Codec{
+		{ALPN: "h2", New: func(c net.Conn, info *exchange.Conn, clients []*snapshot.Client) listener.Session {
+			return h2.NewServerConn(c, info, h, http2(bounds(clients)))
+		}},
 		{ALPN: "http/1.1", New: func(c net.Conn, info *exchange.Conn, clients []*snapshot.Client) listener.Session {
-			return h1.NewServerConn(c, info, h, http1(clients))
+			opts := bounds(clients)
+			if info.TLS != nil {
+				return h1.NewServerConn(c, info, h, opts)
+			}
+			return &plaintext{ServerConn: h1.NewServerConn(c, info, h, prior(opts)), nc: c, info: info, handler: h, opts: opts}
 		}},
 	}
+}
+
+// plaintext is a connection without TLS. Nothing is negotiated there: HTTP/2
+// is spoken to who begins with its preface, RFC 9113 section 3.3.
+type plaintext struct {
+	*h1.ServerConn
+	nc      net.Conn
+	info    *exchange.Conn
+	handler exchange.Handler
+	opts    *h1.ServerOptions
+
+	mu       sync.Mutex
+	h2       *h2.ServerConn // nil while the connection speaks HTTP/1.1
+	draining bool
+	closed   bool
+}
+
+// Serve implements listener.Session.
+func (p *plaintext) Serve() {
+	p.ServerConn.Serve()
+	preface := p.Preface()
+	if preface == nil {
+		return
+	}
+	s := h2.NewServerConn(p.nc, p.info, p.handler, http2(p.opts))
+	s.Unread(preface)
+	p.mu.Lock()
+	p.h2 = s
+	draining, closed := p.draining, p.closed
+	p.mu.Unlock()
+	switch {
+	case closed:
+		_ = s.Close()
+	case draining:
+		s.Drain()
+	}
+	s.Serve()
+}
+
+// Drain implements listener.Session.
+func (p *plaintext) Drain() {
+	p.mu.Lock()
+	p.draining = true
+	s := p.h2
+	p.mu.Unlock()
+	if s != nil {
+		s.Drain()
+	} else {
+		p.ServerConn.Drain()
+	}
+}
+
+// Close implements listener.Session.
+func (p *plaintext) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	s := p.h2
+	p.mu.Unlock()
+	if s != nil {
+		return s.Close()
+	}
+	return p.ServerConn.Close()
 }
 
 // defaults are the bounds of a listener that sets none, see snapshot.Client.
@@ -30,16 +101,40 @@ var defaults = h1.ServerOptions{
 	WriteTimeout:   30 * time.Second,
 }
 
-// http1 returns a connection's bounds. Where several listeners share a port
-// without TLS, nobody knows yet which of them a request will be for: the
-// loosest bounds hold here, and the pipeline keeps each listener's sizes.
-func http1(clients []*snapshot.Client) *h1.ServerOptions {
+var defaultPrior = func() *h1.ServerOptions { o := defaults; o.HTTP2 = true; return &o }()
+
+// prior lets a client begin with HTTP/2.
+func prior(o *h1.ServerOptions) *h1.ServerOptions {
+	if o == &defaults {
+		return defaultPrior
+	}
+	with := *o
+	with.HTTP2 = true
+	return &with
+}
+
+// http2 returns the same bounds for HTTP/2.
+func http2(o *h1.ServerOptions) *h2.ServerOptions {
+	return &h2.ServerOptions{
+		MaxHeaderBytes: o.MaxHeaderBytes,
+		MaxHeaderCount: o.MaxHeaderCount,
+		HeaderTimeout:  o.HeaderTimeout,
+		IdleTimeout:    o.IdleTimeout,
+		BodyTimeout:    o.BodyTimeout,
+		WriteTimeout:   o.WriteTimeout,
+	}
+}
+
+// bounds returns what a connection's client is held to. Where several listeners
+// share a port without TLS, nobody knows yet which of them a request will be
+// for: the loosest bounds hold here, and the pipeline keeps each listener's sizes.
+func bounds(clients []*snapshot.Client) *h1.ServerOptions {
 	if len(clients) == 0 {
 		return &defaults
 	}
-	loosest := http1For(clients[0])
+	loosest := boundsOf(clients[0])
 	for _, c := range clients[1:] {
-		o := http1For(c)
+		o := boundsOf(c)
 		loosest.MaxHeaderBytes = max(loosest.MaxHeaderBytes, o.MaxHeaderBytes)
 		loosest.MaxHeaderCount = max(loosest.MaxHeaderCount, o.MaxHeaderCount)
 		loosest.HeaderTimeout = max(loosest.HeaderTimeout, o.HeaderTimeout)
@@ -50,7 +145,7 @@ func http1(clients []*snapshot.Client) *h1.ServerOptions {
 	return &loosest
 }
 
-func http1For(c *snapshot.Client) h1.ServerOptions {
+func boundsOf(c *snapshot.Client) h1.ServerOptions {
 	o := defaults
 	if c == nil {
 		return o

@@ -31,6 +31,9 @@ type ServerOptions struct {
 	// TunnelTimeout is how long a tunnel may be silent both ways (1 h).
 	TunnelTimeout time.Duration
 
+	// HTTP2 ends Serve without closing the connection if that begins with the
+	// preface of HTTP/2, RFC 9113 section 3.4; see ServerConn.Preface.
+	HTTP2 bool
 	// AllowConnect hands CONNECT to the handler; without it CONNECT is answered 501.
 	AllowConnect bool
 	// RefuseUnderscores answers 400 to field names with "_", which CGI-like

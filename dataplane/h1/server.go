@@ -24,6 +24,7 @@ type ServerConn struct {
 	limits  headLimits
 	scheme  string
 	unread  []byte // what Unread was given
+	preface []byte // see Preface
 
 	// work is nil while the connection waits for a request.
 	work     *work
@@ -92,9 +93,16 @@ func (s *ServerConn) Serve() {
 	}
 }
 
+// Preface returns what was read off a connection that turned out to speak
+// HTTP/2, if the options say that it may, or nil. It may be called when Serve
+// has returned; the connection is open then, and the caller's.
+func (s *ServerConn) Preface() []byte { return s.preface }
+
 func (s *ServerConn) end() {
 	s.DL.Stop()
-	_ = s.NC.Close()
+	if s.preface == nil {
+		_ = s.NC.Close()
+	}
 	s.writer.release()
 	s.dropWork()
 }
@@ -190,7 +198,9 @@ func (s *ServerConn) serveRequest() bool {
 		err = s.accept(w)
 	}
 	if err != nil {
-		s.refuse(err)
+		if err != error(errVersionUnknown) || !s.takePreface(&w.in) {
+			s.refuse(err)
+		}
 		ex.Reset()
 		return false
 	}
@@ -215,6 +225,17 @@ func (s *ServerConn) serveRequest() bool {
 	ex.Reset()
 	w.in.forget()
 	return keep && failure == nil
+}
+
+// takePreface finds out whether the client speaks HTTP/2. Its preface is a
+// head that names another version, so that nobody else is asked.
+func (s *ServerConn) takePreface(in *reader) bool {
+	const preface = "PRI * HTTP/2.0\r\n\r\n"
+	if !s.opts.HTTP2 || s.requests > 0 || in.r > 0 || len(in.buffered()) < len(preface) || string(in.buffered()[:len(preface)]) != preface {
+		return false
+	}
+	s.preface = append([]byte(nil), in.buffered()...)
+	return true
 }
 
 // readHead reads a request's head and parses it.

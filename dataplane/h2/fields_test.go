@@ -251,3 +251,49 @@ func FuzzDecoder(f *testing.F) {
 		}
 	})
 }
+
+func FuzzFramer(f *testing.F) {
+	f.Add(appendData(appendSettings(nil, setting{settingMaxFrameSize, 1 << 14}), 1, []byte("x"), true), uint8(3))
+	f.Add(appendGoAway(appendPing(appendWindowUpdate(appendRSTStream(nil, 3, Cancel), 0, 1), true, [8]byte{}), 7, NoError, "why"), uint8(1))
+	f.Add([]byte("\x00\x00\x04\x00\x08\x00\x00\x00\x01\x05abc"), uint8(9))
+	f.Fuzz(func(t *testing.T, in []byte, piece uint8) {
+		// However the bytes come, the same frames come out.
+		cut := func(piece int) (out string) {
+			fr := framer{buf: in, limit: minFrameSize}
+			for {
+				h, p, ok, err := fr.next()
+				switch {
+				case err != nil:
+					return out + err.Error()
+				case ok:
+					if len(p) != int(h.length) {
+						t.Fatal(h, len(p))
+					}
+					p, err := h.unpad(p)
+					out += fmt.Sprintf("%+v %q %v\n", h, p, err)
+				case fr.w == len(in):
+					return out
+				default:
+					if fr.missing() <= 0 {
+						t.Fatal("nothing is missing, and no frame is there")
+					}
+					fr.w = min(fr.w+piece, len(in))
+				}
+			}
+		}
+		if a, b := cut(len(in)+1), cut(int(piece)+1); a != b {
+			t.Errorf("%s, in pieces\n%s", a, b)
+		}
+	})
+}
+
+func TestParsePriority(t *testing.T) {
+	for s, want := range map[string]priority{
+		"": noPriority, "u=0": {0, false}, "u=7, i": {7, true}, "i": {3, true}, "i=?0": {3, false}, "i=?1,u=1": {1, true},
+		"u=8": {3, false}, "u=-1": {3, false}, "u=1;x=y, i;z": {1, true}, "x, , u": {3, false}, "u=1,u=2": {2, false}, "U=1": {3, false},
+	} {
+		if got := parsePriority(s); got != want {
+			t.Errorf("%q: %+v, want %+v", s, got, want)
+		}
+	}
+}

@@ -1,0 +1,166 @@
+package dataplane_test
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/headgate/headgate/dataplane"
+)
+
+// client2 speaks HTTP/2 alone.
+func client2(t testing.TB) *http.Client {
+	c := client(t)
+	tr := c.Transport.(*http.Transport)
+	tr.Protocols = new(http.Protocols)
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	tr.Protocols.SetHTTP2(true)
+	tr.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+	return c
+}
+
+// HTTP/2 to upstreams that speak HTTP/1.1, by prior knowledge on a port that
+// also speaks HTTP/1.1, and by ALPN.
+func TestHTTP2(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		p := start(t, dataplane.Options{})
+		w := &world{}
+		port, url := plain(), "http://"
+		if secure {
+			port.Listeners[0].TLS, port.Listeners[0].Protocol = selfSigned(t, 1, "a.example.com"), "HTTPS"
+			url = "https://"
+		}
+		w.port(port).cluster("a", backend(t, "a")).host(gateway, "*", to("/", "a")).apply(t, p)
+		url += address(t, p)
+		c := client2(t)
+		if secure {
+			c.Transport.(*http.Transport).TLSClientConfig.ServerName = "a.example.com"
+		} else if resp, body := get(t, client(t), url+"/one"); resp.ProtoMajor != 1 || body != "a GET /one " {
+			t.Errorf("HTTP/1.1: %s %q", resp.Proto, body)
+		}
+		var group sync.WaitGroup
+		for i := range 20 {
+			group.Go(func() {
+				for j := range 10 {
+					content := strings.Repeat("x", i*j*1000)
+					resp, err := c.Post(fmt.Sprintf("%s/%d", url, i), "text/plain", strings.NewReader(content))
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					got, err := io.ReadAll(resp.Body)
+					resp.Body.Close()
+					if err != nil || resp.ProtoMajor != 2 || string(got) != fmt.Sprintf("a POST /%d %s", i, content) {
+						t.Errorf("%d %d: %s %.50q %v", i, j, resp.Proto, got, err)
+					}
+				}
+			})
+		}
+		group.Wait()
+	}
+}
+
+// Over TLS nobody begins with HTTP/2 who has not negotiated it.
+func TestPriorKnowledge(t *testing.T) {
+	p := start(t, dataplane.Options{})
+	w := &world{}
+	port := plain()
+	port.Listeners[0].TLS, port.Listeners[0].Protocol = selfSigned(t, 1, "a.example.com"), "HTTPS"
+	w.port(port).host(gateway, "*").apply(t, p)
+	nc, err := tls.Dial("tcp", address(t, p), &tls.Config{InsecureSkipVerify: true, ServerName: "a.example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	_ = nc.SetDeadline(time.Now().Add(5 * time.Second))
+	fmt.Fprint(nc, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	if got, _ := io.ReadAll(nc); !strings.HasPrefix(string(got), "HTTP/1.1 505") {
+		t.Errorf("%q", got)
+	}
+
+	// In pieces, and with what belongs to no protocol.
+	p = start(t, dataplane.Options{})
+	w = &world{}
+	w.port(plain()).host(gateway, "*").apply(t, p)
+	for sent, want := range map[string]string{
+		"PRI * HTTP/2.0\r\n\r\n|SM\r\n\r\n|\x00\x00\x00\x04\x00\x00\x00\x00\x00": "\x00\x00\x1e\x04\x00",
+		"PRI * HTTP/2.0\r|\n\r\nSM\r\n\r\nGET":                                   "\x00\x00\x1e\x04\x00",
+		"PRI * HTTP/2.0\r\nA: b\r\n\r\n":                                         "HTTP/1.1 505",
+		"PRI / HTTP/2.0\r\n\r\nSM\r\n\r\n":                                       "HTTP/1.1 505",
+		"GET / HTTP/1.1\r\nHost: a\r\n\r\n|PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":     "HTTP/1.1 404",
+	} {
+		nc, err := net.Dial("tcp", address(t, p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = nc.SetDeadline(time.Now().Add(5 * time.Second))
+		for part := range strings.SplitSeq(sent, "|") {
+			_, _ = io.WriteString(nc, part)
+			time.Sleep(10 * time.Millisecond)
+		}
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(nc, got); err != nil || string(got) != want {
+			t.Errorf("%q: %q %v", sent, got, err)
+		}
+		nc.Close()
+	}
+}
+
+// Shutdown and changes of listeners let streams finish.
+func TestHTTP2Drains(t *testing.T) {
+	began, release := make(chan struct{}), make(chan struct{})
+	up := http.NewServeMux()
+	up.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		close(began)
+		<-release
+		_, _ = io.WriteString(w, "done")
+	})
+	p := dataplane.New(dataplane.Options{BindAddresses: []string{"127.0.0.1"}})
+	w := &world{}
+	w.port(plain()).cluster("a", upstream(t, up)).host(gateway, "*", to("/", "a")).apply(t, p)
+	url := "http://" + address(t, p)
+	got := make(chan string)
+	c := client2(t)
+	go func() {
+		resp, err := c.Get(url)
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		text, _ := io.ReadAll(resp.Body)
+		got <- string(text)
+	}()
+	<-began
+	down := make(chan error)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		down <- p.Shutdown(ctx)
+	}()
+	time.Sleep(20 * time.Millisecond) // it is told to go elsewhere
+	close(release)
+	if text := <-got; text != "done" {
+		t.Error(text)
+	}
+	if err := <-down; err != nil {
+		t.Error(err)
+	}
+}
+
+func upstream(t *testing.T, h http.Handler) string {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: h}
+	go func() { _ = s.Serve(ln) }()
+	t.Cleanup(func() { _ = s.Close() })
+	return ln.Addr().String()
+}
