@@ -30,6 +30,7 @@ type pieces struct {
 	cond   *sync.Cond
 	closed bool
 	paused bool
+	waits  bool // somebody is in Next
 }
 
 func body(ex *exchange.Exchange, list ...string) *pieces {
@@ -57,13 +58,21 @@ func (b *pieces) resume() {
 	b.mu.Unlock()
 }
 
+func (b *pieces) waiting() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.waits && b.paused
+}
+
 func (b *pieces) Next() ([]byte, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for {
+		b.waits = true
 		for b.paused && !b.closed {
 			b.cond.Wait()
 		}
+		b.waits = false
 		if b.closed {
 			return nil, errors.New("closed")
 		}

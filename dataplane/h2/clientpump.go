@@ -154,7 +154,7 @@ func (p *pump) run() {
 	s, c := p.s, p.s.c
 	c.mu.Lock()
 	var client *exchange.ClientError
-	if errors.As(err, &client) {
+	if errors.As(err, &client) && !s.finished {
 		s.reset(Cancel, client)
 	}
 	c.flush()

@@ -229,10 +229,6 @@ func (in *clientReader) deliver(s *ClientStream) (malformed string) {
 		s.interims = append(s.interims, interim{d.status, append(exchange.Fields(nil), in.fields...)})
 		return ""
 	}
-	s.head.status, s.head.length = d.status, d.length
-	s.head.fields, in.fields = in.fields, s.head.fields[:0]
-	s.answered = true
-	in.c.served++
 	s.length = d.length
 	switch {
 	case s.pump.tunnel && d.status < 300:
@@ -241,8 +237,14 @@ func (in *clientReader) deliver(s *ClientStream) (malformed string) {
 		s.bodiless, s.length = true, 0
 	}
 	if in.last {
-		return s.end()
+		if reason := s.end(); reason != "" {
+			return reason
+		}
 	}
+	s.head.status, s.head.length = d.status, d.length
+	s.head.fields, in.fields = in.fields, s.head.fields[:0]
+	s.answered = true
+	in.c.served++
 	return ""
 }
 
