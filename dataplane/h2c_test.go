@@ -1,14 +1,18 @@
 package dataplane_test
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/headgate/headgate/dataplane"
 	"github.com/headgate/headgate/dataplane/snapshot"
@@ -188,4 +192,138 @@ func TestH2CUpstream(t *testing.T) {
 		}
 		wg.Wait()
 	})
+}
+
+// TestH2CBothSides has HTTP/2 on both sides, as gRPC does.
+func TestH2CBothSides(t *testing.T) {
+	backend := h2cBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Te") != "trailers" {
+			t.Errorf("te: %q", r.Header.Get("Te"))
+		}
+		w.Header().Set("Content-Type", "application/grpc")
+		switch r.URL.Path {
+		case "/only-trailers":
+			w.Header().Set("Grpc-Status", "5")
+			return
+		case "/bidi":
+			w.Header().Set("Trailer", "Grpc-Status")
+			w.(http.Flusher).Flush()
+			buf := make([]byte, 1024)
+			for {
+				n, err := r.Body.Read(buf)
+				w.Write(buf[:n])
+				w.(http.Flusher).Flush()
+				if err != nil {
+					break
+				}
+			}
+			w.Header().Set("Grpc-Status", "0")
+		}
+	})
+	p := start(t, dataplane.Options{})
+	cluster := "Service/shop/grpc/80"
+	w := (&world{}).port(plain()).host(gateway, "*", to("/", cluster)).h2cCluster(cluster, backend)
+	w.apply(t, p)
+	url := "http://" + address(t, p)
+	tr := &http.Transport{Protocols: new(http.Protocols)}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	defer tr.CloseIdleConnections()
+	c := &http.Client{Transport: tr, Timeout: 20 * time.Second}
+
+	resp, err := c.Post(url+"/only-trailers", "application/grpc", strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err := io.ReadAll(resp.Body); len(text) > 0 || err != nil || resp.Header.Get("Grpc-Status") != "5" || resp.ProtoMajor != 2 {
+		t.Errorf("%q %v %v", text, err, resp.Header)
+	}
+	resp.Body.Close()
+
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			pr, pw := io.Pipe()
+			req, _ := http.NewRequest("POST", url+"/bidi", pr)
+			req.Header.Set("Te", "trailers")
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			buf := make([]byte, 100)
+			for i := range 20 {
+				want := fmt.Sprintf("message %d", i)
+				io.WriteString(pw, want)
+				if n, err := io.ReadAtLeast(resp.Body, buf, len(want)); err != nil || string(buf[:n]) != want {
+					t.Errorf("%q %v, want %q", buf[:n], err, want)
+					return
+				}
+			}
+			pw.Close()
+			if rest, err := io.ReadAll(resp.Body); len(rest) > 0 || err != nil || resp.Trailer.Get("Grpc-Status") != "0" {
+				t.Errorf("%q %v %v", rest, err, resp.Trailer)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestH2CWebSocket carries a WebSocket through two proxies: HTTP/1.1 to the
+// first, HTTP/2 between them, HTTP/1.1 to the service.
+func TestH2CWebSocket(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ws, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer ws.CloseNow()
+		ws.SetReadLimit(1 << 20)
+		for {
+			kind, message, err := ws.Read(r.Context())
+			if err != nil {
+				return
+			}
+			if ws.Write(r.Context(), kind, message) != nil {
+				return
+			}
+		}
+	}))
+	t.Cleanup(s.Close)
+	cluster := "Service/shop/web/80"
+	second := start(t, dataplane.Options{})
+	(&world{}).port(plain()).host(gateway, "*", to("/", cluster)).cluster(cluster, s.Listener.Addr().String()).apply(t, second)
+	first := start(t, dataplane.Options{})
+	(&world{}).port(plain()).host(gateway, "*", to("/", cluster)).h2cCluster(cluster, address(t, second)).apply(t, first)
+
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for range 5 {
+		wg.Go(func() {
+			ws, _, err := websocket.Dial(ctx, "ws://"+address(t, first)+"/chat", nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer ws.CloseNow()
+			ws.SetReadLimit(1 << 20)
+			for _, n := range []int{1, 100, 10_000, 300_000} {
+				message := strings.Repeat("m", n)
+				if err := ws.Write(ctx, websocket.MessageText, []byte(message)); err != nil {
+					t.Error(err)
+					return
+				}
+				if _, got, err := ws.Read(ctx); string(got) != message || err != nil {
+					t.Errorf("%d bytes, %v; want %d", len(got), err, n)
+					return
+				}
+			}
+			if err := ws.Close(websocket.StatusNormalClosure, ""); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
 }
