@@ -275,7 +275,11 @@ type TLS struct {
 	ALPN             string
 	Version          uint16
 	CipherSuite      uint16
+	// PeerCertificates are the client's, leaf first, and none if they were not verified.
 	PeerCertificates []*x509.Certificate
+	// ForwardedCert is what X-Forwarded-Client-Cert tells backends of the
+	// client, "" for nothing.
+	ForwardedCert string
 	// Listener is the key of the listener whose certificate was served, or "".
 	Listener string
 }

@@ -1,16 +1,20 @@
 package listener
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/observe"
 	"github.com/headgate/headgate/dataplane/route"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -28,7 +32,16 @@ type terminator struct {
 	listener string
 	source   *snapshot.TLS
 	client   *snapshot.Client
-	config   *tls.Config // nil if no certificate of it can be used
+	usable   []usable
+	clients  *clientCertificates // nil if clients are not asked for any
+	config   *tls.Config         // nil if no certificate of it can be used
+	failed   error               // what of source could not be used
+}
+
+// usable is a certificate that was parsed.
+type usable struct {
+	source snapshot.Ref
+	pair   tls.Certificate
 }
 
 // update makes cfg what new connections meet.
@@ -36,6 +49,7 @@ func (p *port) update(cfg *snapshot.Port) error {
 	var errs []error
 	old := p.table.Load()
 	t := &table{byKey: map[string]*terminator{}}
+	var certificates []observe.Certificate
 	for _, l := range cfg.Listeners {
 		t.clients = append(t.clients, l.Client)
 		if l.TLS == nil {
@@ -51,11 +65,13 @@ func (p *port) update(cfg *snapshot.Port) error {
 			errs = append(errs, fmt.Errorf("listener %s: %w", l.Key, err))
 		}
 		t.byKey[l.Key] = now
+		certificates = append(certificates, now.expiries()...)
 		if _, taken := t.names.Get(l.Hostname); !taken {
 			t.names = t.names.With(l.Hostname, now)
 		}
 	}
 	p.table.Store(t)
+	p.metrics.SetCertificates(certificates)
 	return errors.Join(errs...)
 }
 
@@ -65,30 +81,90 @@ func (p *port) update(cfg *snapshot.Port) error {
 // its ReferenceGrant is; the listener's status says so), and handshakes fail.
 func (p *port) terminator(l *snapshot.Listener, before *terminator) (*terminator, error) {
 	t := &terminator{listener: l.Key, source: l.TLS, client: l.Client}
-	if before != nil && before.config != nil && reflect.DeepEqual(before.source, l.TLS) {
-		t.config = before.config
+	if before != nil && before.config != nil && before.failed == nil && reflect.DeepEqual(before.source, l.TLS) {
+		t.usable, t.config, t.clients = before.usable, before.config, before.clients
 		return t, nil
 	}
 	var errs []error
-	var usable []tls.Certificate
 	for _, c := range l.TLS.Certificates {
 		pair, err := tls.X509KeyPair(c.Chain, c.Key)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("certificate %s %s/%s: %w", c.Source.Kind, c.Source.Namespace, c.Source.Name, err))
 			continue
 		}
-		usable = append(usable, pair)
+		t.usable = append(t.usable, usable{c.Source, pair})
 	}
 	switch {
-	case len(usable) > 0:
-		t.config = &tls.Config{Certificates: usable, NextProtos: p.outer.NextProtos, MinVersion: tls.VersionTLS12}
+	case len(t.usable) > 0:
 	case len(l.TLS.Certificates) > 0 && before != nil && before.config != nil:
-		t.config, t.source = before.config, before.source
+		t.usable = before.usable
 		errs = append(errs, errors.New("the certificates from before are still served"))
 	case len(l.TLS.Certificates) > 0:
 		errs = append(errs, errors.New("none of its certificates can be used, so its handshakes fail"))
 	}
-	return t, errors.Join(errs...)
+	if len(t.usable) > 0 {
+		t.clients = newClientCertificates(l.TLS.Clients)
+		t.config = p.config(t)
+	}
+	t.failed = errors.Join(errs...)
+	return t, t.failed
+}
+
+// config is what handshakes of a listener go by.
+func (p *port) config(t *terminator) *tls.Config {
+	config := &tls.Config{
+		NextProtos: p.outer.NextProtos, MinVersion: max(t.source.MinVersion, tls.VersionTLS12),
+		CipherSuites: t.source.CipherSuites, SessionTicketsDisabled: t.source.NoTickets,
+	}
+	if len(config.CipherSuites) == 0 {
+		config.CipherSuites = nil // an empty list would be taken for none at all
+	}
+	for _, c := range t.usable {
+		// Of several for a name, the handshake takes the first whose key the client can verify.
+		config.Certificates = append(config.Certificates, c.pair)
+	}
+	for _, id := range t.source.Curves {
+		config.CurvePreferences = append(config.CurvePreferences, tls.CurveID(id))
+	}
+	t.clients.ask(config)
+	// A session is resumed where it began: with the same listener, and with
+	// what it asks of clients now. Tickets of other listeners lead to a full handshake.
+	mark := t.mark()
+	config.WrapSession = func(state tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
+		session.Extra = append(session.Extra, mark)
+		return p.outer.EncryptTicket(state, session)
+	}
+	config.UnwrapSession = func(identity []byte, state tls.ConnectionState) (*tls.SessionState, error) {
+		session, err := p.outer.DecryptTicket(identity, state)
+		if session == nil || err != nil || !slices.ContainsFunc(session.Extra, func(e []byte) bool { return bytes.Equal(e, mark) }) {
+			return nil, err
+		}
+		// A resumed session is wrapped again.
+		session.Extra = nil
+		return session, nil
+	}
+	return config
+}
+
+// mark identifies a listener with what it asks of clients.
+func (t *terminator) mark() []byte {
+	hash := sha256.New()
+	fmt.Fprintf(hash, "%q", t.listener)
+	if c := t.source.Clients; c != nil {
+		fmt.Fprintf(hash, "%q %q %q", c.Mode, c.Roots, c.Names)
+	}
+	return hash.Sum(nil)
+}
+
+// expiries are the certificates' ends, for metrics.
+func (t *terminator) expiries() (all []observe.Certificate) {
+	for i, c := range t.usable {
+		if slices.ContainsFunc(t.usable[:i], func(other usable) bool { return other.source == c.source }) {
+			continue // given twice
+		}
+		all = append(all, observe.Certificate{Listener: t.listener, Name: c.source.Namespace + "/" + c.source.Name, NotAfter: c.pair.Leaf.NotAfter})
+	}
+	return all
 }
 
 // newOuter is the port's one tls.Config, which asks for each handshake anew.
@@ -117,7 +193,7 @@ func (p *port) newOuter() *tls.Config {
 type pickedKey struct{}
 
 // handshake terminates TLS and says whose it is.
-func (p *port) handshake(nc *net.TCPConn, info *exchange.Conn) (*tls.Conn, *terminator, error) {
+func (p *port) handshake(nc net.Conn, info *exchange.Conn) (*tls.Conn, *terminator, error) {
 	picked := new(terminator)
 	secure := tls.Server(nc, p.outer)
 	_ = nc.SetDeadline(time.Now().Add(p.set.opts.HandshakeTimeout))
@@ -129,13 +205,13 @@ func (p *port) handshake(nc *net.TCPConn, info *exchange.Conn) (*tls.Conn, *term
 	_ = nc.SetDeadline(time.Time{})
 	state := secure.ConnectionState()
 	info.TLS = &exchange.TLS{
-		ServerName:       strings.ToLower(state.ServerName),
-		ALPN:             state.NegotiatedProtocol,
-		Version:          state.Version,
-		CipherSuite:      state.CipherSuite,
-		PeerCertificates: state.PeerCertificates,
-		Listener:         picked.listener,
+		ServerName:  strings.ToLower(state.ServerName),
+		ALPN:        state.NegotiatedProtocol,
+		Version:     state.Version,
+		CipherSuite: state.CipherSuite,
+		Listener:    picked.listener,
 	}
+	info.TLS.PeerCertificates, info.TLS.ForwardedCert = picked.clients.identify(&state)
 	return secure, picked, nil
 }
 

@@ -39,6 +39,9 @@ var (
 	rejectedDesc = desc("connections_rejected_total",
 		"Connections closed before a request was read from them, by reason.",
 		"port", "reason")
+	certificateExpiryDesc = desc("tls_certificate_expiry_timestamp_seconds",
+		"When a certificate that a listener serves expires, in seconds since 1970.",
+		"listener", "certificate")
 	endpointHealthyDesc = desc("upstream_endpoint_healthy",
 		"1 if requests may be sent to the endpoint, 0 while it is ejected.",
 		"cluster", "endpoint")
@@ -80,7 +83,7 @@ type collector struct{ m *Metrics }
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		requestsDesc, durationDesc, addedDesc, inFlightDesc, localDesc, malformedDesc,
-		acceptedDesc, activeDesc, rejectedDesc,
+		acceptedDesc, activeDesc, rejectedDesc, certificateExpiryDesc,
 		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
 		endpointEjectionsDesc, logDroppedDesc,
@@ -145,6 +148,11 @@ func (p *Port) collect(ch chan<- prometheus.Metric) {
 	gauge(ch, activeDesc, float64(p.active.Load()), p.key)
 	p.rejected.collect(ch, rejectedDesc, p.key)
 	p.malformed.collect(ch, malformedDesc, p.key)
+	if all := p.certificates.Load(); all != nil {
+		for _, c := range *all {
+			gauge(ch, certificateExpiryDesc, float64(c.NotAfter.Unix()), c.Listener, c.Name)
+		}
+	}
 }
 
 func (e *Endpoint) collect(ch chan<- prometheus.Metric) {

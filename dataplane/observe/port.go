@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // Port counts the connections of one socket. It is safe for concurrent use.
@@ -14,8 +15,10 @@ type Port struct {
 	active    atomic.Int64
 	rejected  reasons
 	malformed reasons
-	m         *Metrics
-	users     int // guarded by m.mu
+	// certificates are what the socket's listeners serve.
+	certificates atomic.Pointer[[]Certificate]
+	m            *Metrics
+	users        int // guarded by m.mu
 }
 
 // Port returns the handle for a port's key, such as "tcp/80". Every handle that
@@ -49,6 +52,16 @@ func (p *Port) Accepted() {
 
 // Closed counts an accepted connection that is closed.
 func (p *Port) Closed() { p.active.Add(-1) }
+
+// Certificate is one that a listener serves.
+type Certificate struct {
+	// Listener is the listener's key, Name where the certificate comes from.
+	Listener, Name string
+	NotAfter       time.Time
+}
+
+// SetCertificates says what the socket's listeners serve from now on.
+func (p *Port) SetCertificates(all []Certificate) { p.certificates.Store(&all) }
 
 // Rejected counts a connection that was closed before a request was read from
 // it, by reason: "limit", "tls_handshake", ….

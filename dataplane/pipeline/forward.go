@@ -166,6 +166,13 @@ func (p *Pipeline) prepare(ex *exchange.Exchange, l *listener, trusted bool) {
 	if !trusted {
 		said = proxySaid{}
 	}
+	if t := ex.Conn.TLS; t != nil && t.ForwardedCert != "" {
+		if said.clientCert == "" {
+			said.clientCert = t.ForwardedCert
+		} else {
+			said.clientCert = ex.Arena.Concat(said.clientCert, ",", t.ForwardedCert)
+		}
+	}
 
 	forwardedFor := peer
 	if said.xFor != "" {
@@ -181,6 +188,11 @@ func (p *Pipeline) prepare(ex *exchange.Exchange, l *listener, trusted bool) {
 	)
 	if said.realIP != "" {
 		out.Fields = append(out.Fields, exchange.Field{Key: exchange.KeyXRealIP, Name: "X-Real-IP", Value: said.realIP})
+	}
+	if said.clientCert != "" {
+		out.Fields = append(out.Fields, exchange.Field{
+			Key: exchange.KeyXForwardedClientCert, Name: "X-Forwarded-Client-Cert", Value: said.clientCert,
+		})
 	}
 	if forwarded {
 		out.Fields = append(out.Fields, exchange.Field{
@@ -198,7 +210,7 @@ func or(a, b string) string {
 
 // proxySaid is what earlier proxies, or a client in their place, said about a request.
 type proxySaid struct {
-	xFor, xProto, xHost, xPort, realIP, forwarded string
+	xFor, xProto, xHost, xPort, realIP, forwarded, clientCert string
 }
 
 // takeForwarded removes the fields that proxies set, and returns their values.
@@ -219,6 +231,8 @@ func takeForwarded(fields *exchange.Fields, arena *exchange.Arena) (said proxySa
 			value = &said.realIP
 		case exchange.KeyForwarded:
 			value = &said.forwarded
+		case exchange.KeyXForwardedClientCert:
+			value = &said.clientCert
 		case exchange.KeyXRequestID:
 			continue
 		default:

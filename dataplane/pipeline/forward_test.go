@@ -74,6 +74,11 @@ func TestForwarding(t *testing.T) {
 			"198.51.100.7", []string{"X-Forwarded-For: 198.51.100.7", "Via: 1.1 headgate"}, nil,
 		},
 		{"earlier proxies", nil, "198.51.100.7:1", []string{"Via: 1.0 fred"}, "198.51.100.7", []string{"Via: 1.0 fred", "Via: 1.1 headgate"}, nil},
+		{"a client's word on its certificate", nil, "198.51.100.7:1", []string{"X-Forwarded-Client-Cert: Hash=0"}, "198.51.100.7", nil, []string{"Client-Cert", "Hash"}},
+		{
+			"a trusted proxy's word on its client's certificate", trusting, "192.0.2.9:1", []string{"x-forwarded-client-cert: Hash=0"}, "192.0.2.9",
+			[]string{"X-Forwarded-Client-Cert: Hash=0"}, nil,
+		},
 		{"request ID", nil, "198.51.100.7:1", []string{"X-Request-ID: abc-123"}, "198.51.100.7", []string{"X-Request-ID: abc-123"}, nil},
 		{"odd request ID", nil, "198.51.100.7:1", []string{"X-Request-ID: abc 123"}, "198.51.100.7", []string{"X-Request-ID: "}, []string{"abc 123"}},
 	}
@@ -113,6 +118,27 @@ func TestForwarding(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What is known of the client's certificate stands last, after what trusted
+// proxies say of those before.
+func TestForwardedClientCert(t *testing.T) {
+	for said, want := range map[string]string{"": "Hash=1;DNS=a", "Hash=0": "Hash=0,Hash=1;DNS=a"} {
+		b := newBench(t)
+		b.listen(&snapshot.Listener{Key: gateway, Port: 443, TLS: &snapshot.TLS{}, Client: &snapshot.Client{TrustedProxies: []string{"0.0.0.0/0", "::/0"}}})
+		b.host(gateway, "*", to("a"))
+		b.must()
+		ex := request("GET /", "Host: example.com")
+		if said != "" {
+			ex = request("GET /", "Host: example.com", "X-Forwarded-Client-Cert: "+said)
+		}
+		ex.Conn.TLS = &exchange.TLS{Listener: gateway, ForwardedCert: "Hash=1;DNS=a"}
+		b.Serve(ex)
+		b.Done(ex, nil)
+		if got := b.fakes["a"].seen()[0] + "\n"; !strings.Contains(got, "\nX-Forwarded-Client-Cert: "+want+"\n") {
+			t.Errorf("missing %q in\n%s", want, got)
+		}
 	}
 }
 

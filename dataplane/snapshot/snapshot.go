@@ -84,6 +84,40 @@ type TLS struct {
 	// Certificates are chosen from by server name. With none (none resolved),
 	// handshakes are refused: the listener's hostnames do not fall to another one.
 	Certificates []*Certificate `json:"certificates"`
+	// MinVersion is a protocol version as crypto/tls has it; 0 means TLS 1.2.
+	MinVersion uint16 `json:"minVersion,omitempty"`
+	// CipherSuites are those for TLS 1.2, by IANA's numbers; empty means Go's
+	// choice. TLS 1.3 has suites of its own, all of which are good.
+	CipherSuites []uint16 `json:"cipherSuites,omitempty"`
+	// Curves are the key exchange groups, by IANA's numbers; empty means Go's choice.
+	Curves []uint16 `json:"curves,omitempty"`
+	// NoTickets makes every handshake a full one.
+	NoTickets bool `json:"noTickets,omitempty"`
+	// Clients, if not nil, asks clients for certificates.
+	Clients *ClientCertificates `json:"clients,omitempty"`
+}
+
+// ClientCertificates says which certificates of clients are good.
+type ClientCertificates struct {
+	// Mode is "Required", "Optional" (none, or a good one) or "Unverified": a
+	// client without a good one gets in too, as if it had shown none.
+	Mode string `json:"mode"`
+	// Roots are PEM certificates. Nothing is signed by none: a client's
+	// certificate is never good then.
+	Roots []byte `json:"-"`
+	// Names are subject alternative names of which the certificate must have
+	// one; empty means any.
+	Names []SubjectAltName `json:"names,omitempty"`
+	// Forward tells backends who the client is, in X-Forwarded-Client-Cert.
+	Forward bool `json:"forward,omitempty"`
+}
+
+// SubjectAltName is a name in a certificate, compared as a whole.
+type SubjectAltName struct {
+	// Type is "DNS", "URI", or "SPIFFE": the certificate's only URI, as an
+	// X.509-SVID has it.
+	Type  string `json:"type"`
+	Value string `json:"value"`
 }
 
 // Certificate is a chain with its key, PEM-encoded.
