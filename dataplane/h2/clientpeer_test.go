@@ -931,6 +931,23 @@ func TestClientLost(t *testing.T) {
 	if up := k.fails(t); up.Stage != exchange.Sending || up.Unsent {
 		t.Errorf("the first exchange: %+v", up)
 	}
+	for _, head := range []string{"content-length: 9", "x: unknown length"} {
+		p, c = newPeer(t, nil)
+		k = start(t, c, request("GET", "/"))
+		id := p.want(http2.FrameHeaders).StreamID
+		p.headers(id, false, ":status: 200", head)
+		p.f.WriteData(id, false, []byte("some"))
+		if err := k.wait(t); err != nil {
+			t.Fatal(err)
+		}
+		p.nc.Close()
+		text, err := readAll(k.ex)
+		var up *exchange.UpstreamError
+		if text != "some" || !errors.As(err, &up) || up.Stage != exchange.Receiving || up.Reason != "closed" {
+			t.Errorf("%s: %q %v", head, text, err)
+		}
+		k.s.Finish()
+	}
 	p, c = newPeer(t, nil)
 	works(t, p, c)
 	k = start(t, c, request("GET", "/"))

@@ -2,6 +2,7 @@ package h2
 
 import (
 	"encoding/binary"
+	"io"
 
 	"github.com/headgate/headgate/dataplane/deadline"
 	"github.com/headgate/headgate/dataplane/exchange"
@@ -59,6 +60,9 @@ func (in *clientReader) read() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if n == 0 && err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF // only END_STREAM is the end of content
+		}
 		c.fail(err)
 	}
 	return c.err == nil

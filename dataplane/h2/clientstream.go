@@ -304,7 +304,7 @@ func (s *ClientStream) explain(err error) error {
 		e.Reason = "upgrade_refused"
 	case errors.As(err, &malformed), errors.As(err, &broken):
 		e.Reason = "malformed_response"
-	case errors.Is(err, io.EOF), errors.Is(err, errClosed):
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errClosed):
 		e.Reason = "closed"
 	case errors.As(err, &peer):
 	}
@@ -330,7 +330,7 @@ func (e *peerReset) Error() string { return "the peer has reset the stream: " + 
 
 // isGone reports whether the peer has closed or reset the connection.
 func isGone(err error) bool {
-	return errors.Is(err, io.EOF) || errors.Is(err, errClosed) || errors.Is(err, syscall.ECONNRESET) ||
+	return errors.Is(err, errClosed) || errors.Is(err, syscall.ECONNRESET) ||
 		errors.Is(err, syscall.EPIPE) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
