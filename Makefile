@@ -22,10 +22,10 @@ PKG     ?= ./...
 # What make generate makes.
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd config/rbac controllers/manifests/schema/crds
 
-.PHONY: help build test quickstart lint generate bench churn fuzz image FORCE
+.PHONY: help build test test-protocols quickstart lint generate bench churn fuzz image FORCE
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: bin/headgate ## build bin/headgate
 
@@ -42,7 +42,8 @@ bin/quickstart bin/bench: bin/%: FORCE
 bin/controller-gen: TOOL := sigs.k8s.io/controller-tools/cmd/controller-gen
 bin/staticcheck:    TOOL := honnef.co/go/tools/cmd/staticcheck
 bin/helm:           TOOL := helm.sh/helm/v3/cmd/helm
-bin/controller-gen bin/staticcheck bin/helm: hack/tools/go.mod hack/tools/go.sum
+bin/h2spec:         TOOL := github.com/summerwind/h2spec/cmd/h2spec
+bin/controller-gen bin/staticcheck bin/helm bin/h2spec: hack/tools/go.mod hack/tools/go.sum
 	cd hack/tools && go build -o ../../$@ $(TOOL)
 	@touch $@
 
@@ -52,6 +53,9 @@ test: bin/helm ## run every test under the race detector, also against a real AP
 	CGO_ENABLED=1 KUBEBUILDER_ASSETS=$$assets go test -race -timeout 20m $(PKG) 2>&1 | tee out/test.log
 	@# The race detector allocates and costs memory itself, so what holds that nothing does runs without it.
 	go test -run 'Allocat|AreSmall' ./dataplane/... 2>&1 | tee -a out/test.log
+
+test-protocols: bin/headgate bin/h2spec ## hold bin/headgate to h2spec, over TLS and without
+	HEADGATE=$(CURDIR)/bin/headgate H2SPEC=$(CURDIR)/bin/h2spec go test -count=1 -v ./hack/protocols
 
 quickstart: bin/headgate bin/demo bin/quickstart ## see the shop at work; CHECK=1 to check its answers and end
 	bin/quickstart $(if $(CHECK),-check) $(ARGS)

@@ -28,7 +28,7 @@ func (h fixed) Serve(ex *exchange.Exchange) {
 	b.content, b.done = h.content, false
 	ex.Response.Body = b
 }
-func (fixed) Done(*exchange.Exchange, error)          {}
+func (fixed) Done(*exchange.Exchange, error)        {}
 func (fixed) Malformed(*exchange.Conn, int, string) {}
 
 type again struct {

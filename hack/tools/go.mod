@@ -3,6 +3,7 @@ module github.com/headgate/headgate/hack/tools
 go 1.26.0
 
 require (
+	github.com/summerwind/h2spec v2.2.1+incompatible
 	helm.sh/helm/v3 v3.22.0
 	honnef.co/go/tools v0.8.2
 	sigs.k8s.io/controller-tools v0.23.0
