@@ -19,6 +19,7 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/headgate/headgate/dataplane/l4"
 	"github.com/headgate/headgate/dataplane/listener"
 	"github.com/headgate/headgate/dataplane/observe"
 	"github.com/headgate/headgate/dataplane/pipeline"
@@ -54,6 +55,8 @@ type Options struct {
 	// HTTP is what policies call out with, never for proxied requests; nil
 	// means a client with a timeout of 10 s.
 	HTTP *http.Client
+	// L4 bounds connections and flows that are passed on unread. Its Log is Log.
+	L4 l4.Options
 	// Upstream is what all clusters share. Its Log defaults to Log.
 	Upstream upstream.Options
 }
@@ -63,6 +66,7 @@ type Proxy struct {
 	opts     Options
 	manager  *upstream.Manager
 	pipeline *pipeline.Pipeline
+	raw      *l4.Proxy
 	sockets  *listener.Set
 	cancel   context.CancelFunc // ends policy.Env.Context
 
@@ -97,8 +101,10 @@ func New(opts Options) *Proxy {
 		Metrics: opts.Metrics, AccessLog: opts.AccessLog, Log: opts.Log,
 		Name: opts.Name, MaxRequests: opts.MaxRequests, MaxMirrors: opts.MaxMirrors,
 	})
+	opts.L4.Log = opts.Log
+	p.raw = l4.New(opts.L4)
 	p.sockets = listener.NewSet(listener.Options{
-		Addresses: opts.BindAddresses, Codecs: codecs(p.pipeline),
+		Addresses: opts.BindAddresses, Codecs: codecs(p.pipeline), Raw: p.raw,
 		MaxConnections: opts.MaxConnections, HandshakeTimeout: opts.HandshakeTimeout,
 		Metrics: opts.Metrics, Log: opts.Log,
 	})
@@ -125,6 +131,9 @@ func (p *Proxy) Apply(snap *snapshot.Snapshot, delta *snapshot.Delta) error {
 	// Tables before sockets: the first request of a new listener finds its
 	// routes, and its certificate is served when they are there.
 	err := p.pipeline.Apply(snap, delta)
+	if delta == nil || delta.Ports || len(delta.Clusters) > 0 || p.snap.Load() == nil {
+		p.applyRaw(snap)
+	}
 	if delta == nil || delta.Ports || p.snap.Load() == nil {
 		err = errors.Join(err, p.sockets.Apply(snap.Ports))
 	} else {
@@ -133,6 +142,16 @@ func (p *Proxy) Apply(snap *snapshot.Snapshot, delta *snapshot.Delta) error {
 	p.snap.Store(snap)
 	p.opts.Metrics.Applied(time.Now())
 	return err
+}
+
+// applyRaw links the targets of connections that are passed on unread, to the
+// clusters that requests use too.
+func (p *Proxy) applyRaw(snap *snapshot.Snapshot) {
+	live := p.pipeline.Clusters()
+	p.raw.Apply(snap.Ports, func(key string) l4.Cluster {
+		c, _ := live[key].(l4.Cluster)
+		return c
+	})
 }
 
 // Shutdown stops accepting, lets the connections finish their exchanges and

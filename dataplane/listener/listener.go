@@ -22,6 +22,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/l4"
 	"github.com/headgate/headgate/dataplane/observe"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -54,6 +55,9 @@ type Options struct {
 	// Codecs are in order of preference. The last one serves connections
 	// without TLS, and those that negotiate nothing.
 	Codecs []Codec
+	// Raw takes what is passed on without being read: listeners of TCP, TLS and
+	// UDP. nil refuses it all.
+	Raw *l4.Proxy
 	// MaxConnections bounds the open connections of all ports; beyond it, new
 	// ones wait in the kernel's queue. 0 means 65,536.
 	MaxConnections int
@@ -100,6 +104,9 @@ func NewSet(opts Options) *Set {
 	if opts.HandshakeTimeout <= 0 {
 		opts.HandshakeTimeout = 10 * time.Second
 	}
+	if opts.Raw == nil {
+		opts.Raw = l4.New(l4.Options{Log: opts.Log})
+	}
 	if opts.RetryInterval <= 0 {
 		opts.RetryInterval = time.Second
 	}
@@ -128,8 +135,8 @@ func (s *Set) Apply(ports []*snapshot.Port) error {
 	wanted := map[string]bool{}
 	for _, cfg := range ports {
 		wanted[cfg.Key] = true
-		if cfg.Transport != "tcp" {
-			errs = append(errs, fmt.Errorf("port %s: transport %q is not served yet: want tcp", cfg.Key, cfg.Transport))
+		if cfg.Transport != "tcp" && cfg.Transport != "udp" {
+			errs = append(errs, fmt.Errorf("port %s: transport %q is not known: want tcp or udp", cfg.Key, cfg.Transport))
 			continue
 		}
 		p := s.ports[cfg.Key]
@@ -137,6 +144,7 @@ func (s *Set) Apply(ports []*snapshot.Port) error {
 			p = newPort(s, cfg)
 		}
 		// What is served is known before the first connection comes.
+		p.raw.Store(newRaw(cfg))
 		errs = append(errs, p.update(cfg))
 		s.ports[cfg.Key] = p
 	}
@@ -164,7 +172,7 @@ func (s *Set) bind() error {
 	var errs []error
 	for _, p := range s.ports {
 		for _, socket := range p.sockets {
-			if socket.ln == nil {
+			if socket.local == nil {
 				errs = append(errs, socket.bind(p))
 			}
 		}
@@ -255,8 +263,8 @@ func (s *Set) Statuses() []Status {
 	for key, p := range s.ports {
 		for _, socket := range p.sockets {
 			st := Status{Port: key, Address: socket.address, Err: socket.err}
-			if socket.ln != nil {
-				st.Address = socket.ln.Addr().String()
+			if socket.local != nil {
+				st.Address = socket.local.String()
 			}
 			all = append(all, st)
 		}
@@ -273,20 +281,25 @@ func (s *Set) Statuses() []Status {
 // socket is one address of a port.
 type socket struct {
 	address string
-	ln      *net.TCPListener // nil until it is bound
+	local   net.Addr // nil until it is bound
 	err     error
+	ln      *net.TCPListener // or packets, if it is UDP
+	packets Session
 }
 
 // bind opens the socket. Go sets SO_REUSEADDR, so that connections of a former
 // process in TIME_WAIT are no obstacle, the longest queue that the kernel
 // allows (net.core.somaxconn), and TCP_NODELAY and keep-alive on what it accepts.
 func (k *socket) bind(p *port) error {
+	if p.udp {
+		return k.bindPackets(p)
+	}
 	ln, err := net.Listen("tcp", k.address)
 	if err != nil {
 		k.err = fmt.Errorf("port %s cannot be bound: %w", p.key, err)
 		return k.err
 	}
-	k.ln, k.err = ln.(*net.TCPListener), nil
+	k.ln, k.local, k.err = ln.(*net.TCPListener), ln.Addr(), nil
 	p.accepting.Add(1)
 	p.busy.Add(1)
 	go p.accept(k.ln)
@@ -295,7 +308,7 @@ func (k *socket) bind(p *port) error {
 
 func newPort(s *Set, cfg *snapshot.Port) *port {
 	p := &port{
-		set: s, key: cfg.Key, handle: cfg.Key,
+		set: s, key: cfg.Key, handle: cfg.Key, udp: cfg.Transport == "udp",
 		metrics: s.opts.Metrics.Port(cfg.Key),
 		closing: make(chan struct{}),
 		conns:   map[*conn]struct{}{},

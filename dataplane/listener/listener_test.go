@@ -371,9 +371,9 @@ func TestBindIsTriedAgain(t *testing.T) {
 	}
 }
 
-func TestUDPIsRefused(t *testing.T) {
+func TestUnknownTransport(t *testing.T) {
 	s := newSet(t)
-	if err := s.Apply([]*snapshot.Port{{Key: "udp/53", Transport: "udp"}}); err == nil || !strings.Contains(err.Error(), "udp/53") {
+	if err := s.Apply([]*snapshot.Port{{Key: "sctp/53", Transport: "sctp"}}); err == nil || !strings.Contains(err.Error(), "sctp/53") {
 		t.Errorf("%v", err)
 	}
 }

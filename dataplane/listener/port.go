@@ -23,8 +23,10 @@ type port struct {
 	key     string
 	handle  any // the key, as exchange.Conn.Port
 	metrics *observe.Port
+	udp     bool
 	outer   *tls.Config
 	table   atomic.Pointer[table]
+	raw     atomic.Pointer[raw]
 	sockets []*socket // guarded by set.mu
 
 	closing   chan struct{}  // closed when nothing more is to be accepted
@@ -98,6 +100,9 @@ func (p *port) stop() {
 		if socket.ln != nil {
 			_ = socket.ln.SetDeadline(time.Now().Add(sweep))
 		}
+		if socket.packets != nil {
+			socket.packets.Drain()
+		}
 	}
 	p.accepting.Wait()
 	p.mu.Lock()
@@ -164,15 +169,45 @@ func (p *port) serve(nc *net.TCPConn) {
 		ID: p.set.lastID.Add(1), Port: p.handle,
 		Remote: addrPort(nc.RemoteAddr()), Local: addrPort(nc.LocalAddr()),
 	}
+	session, err := p.session(nc, info)
+	if err != nil {
+		p.metrics.Rejected("tls_handshake")
+		p.set.opts.Log.V(1).Info("TLS handshake failed", "port", p.key, "remote", info.Remote, "error", err.Error())
+		return
+	}
+	p.mu.Lock()
+	c.session = session
+	if p.stopped() {
+		c.drain()
+	}
+	p.mu.Unlock()
+	session.Serve()
+}
+
+// session puts a connection into the hands of who serves it, after a TLS
+// handshake if it begins with one.
+func (p *port) session(nc *net.TCPConn, info *exchange.Conn) (Session, error) {
+	raw := p.raw.Load()
+	if raw.whole != "" {
+		return p.set.opts.Raw.Stream(nc, info, raw.whole, "", nil), nil
+	}
 	t := p.table.Load()
 	codecs := p.set.opts.Codecs
 	codec, clients, stream := &codecs[len(codecs)-1], t.clients, net.Conn(nc)
+	if raw.passthrough {
+		session, rest, err := p.sniff(raw, nc, info)
+		if session != nil || err != nil {
+			return session, err
+		}
+		stream = rest
+	}
 	if t.tls {
-		secure, picked, err := p.handshake(nc, info)
+		secure, picked, err := p.handshake(stream, info)
 		if err != nil {
-			p.metrics.Rejected("tls_handshake")
-			p.set.opts.Log.V(1).Info("TLS handshake failed", "port", p.key, "remote", info.Remote, "error", err.Error())
-			return
+			return nil, err
+		}
+		if raw.terminated[picked.listener] {
+			return p.set.opts.Raw.Stream(secure, info, picked.listener, info.TLS.ServerName, nil), nil
 		}
 		stream, clients = secure, []*snapshot.Client{picked.client}
 		for i := range codecs {
@@ -181,14 +216,7 @@ func (p *port) serve(nc *net.TCPConn) {
 			}
 		}
 	}
-	session := codec.New(stream, info, clients)
-	p.mu.Lock()
-	c.session = session
-	if p.stopped() {
-		c.drain()
-	}
-	p.mu.Unlock()
-	session.Serve()
+	return codec.New(stream, info, clients), nil
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

@@ -32,10 +32,13 @@ type terminator struct {
 	listener string
 	source   *snapshot.TLS
 	client   *snapshot.Client
-	usable   []usable
-	clients  *clientCertificates // nil if clients are not asked for any
-	config   *tls.Config         // nil if no certificate of it can be used
-	failed   error               // what of source could not be used
+	// raw says that what is decrypted is passed on unread: nothing is negotiated
+	// by ALPN, as nobody here speaks anything.
+	raw     bool
+	usable  []usable
+	clients *clientCertificates // nil if clients are not asked for any
+	config  *tls.Config         // nil if no certificate of it can be used
+	failed  error               // what of source could not be used
 }
 
 // usable is a certificate that was parsed.
@@ -80,8 +83,8 @@ func (p *port) update(cfg *snapshot.Port) error {
 // stay. If none are given, compile has withdrawn them (the Secret is gone, or
 // its ReferenceGrant is; the listener's status says so), and handshakes fail.
 func (p *port) terminator(l *snapshot.Listener, before *terminator) (*terminator, error) {
-	t := &terminator{listener: l.Key, source: l.TLS, client: l.Client}
-	if before != nil && before.config != nil && before.failed == nil && reflect.DeepEqual(before.source, l.TLS) {
+	t := &terminator{listener: l.Key, source: l.TLS, client: l.Client, raw: l.Protocol == "TLS"}
+	if before != nil && before.config != nil && before.raw == t.raw && before.failed == nil && reflect.DeepEqual(before.source, l.TLS) {
 		t.usable, t.config, t.clients = before.usable, before.config, before.clients
 		return t, nil
 	}
@@ -115,6 +118,9 @@ func (p *port) config(t *terminator) *tls.Config {
 	config := &tls.Config{
 		NextProtos: p.outer.NextProtos, MinVersion: max(t.source.MinVersion, tls.VersionTLS12),
 		CipherSuites: t.source.CipherSuites, SessionTicketsDisabled: t.source.NoTickets,
+	}
+	if t.raw {
+		config.NextProtos = nil
 	}
 	if len(config.CipherSuites) == 0 {
 		config.CipherSuites = nil // an empty list would be taken for none at all

@@ -69,14 +69,27 @@ type Listener struct {
 	Source Ref    `json:"source"`
 	// Port is the port that the Gateway declares: what clients see.
 	Port uint16 `json:"port"`
-	// Protocol is "HTTP" or "HTTPS".
+	// Protocol is "HTTP", "HTTPS", "TLS", "TCP" or "UDP".
 	Protocol string `json:"protocol"`
 	// Hostname is exact, "*.suffix", or "" for all; lower case.
 	Hostname string `json:"hostname,omitempty"`
-	// TLS is nil for plaintext.
+	// TLS is nil for plaintext, and where TLS passes through (Protocol "TLS").
 	TLS *TLS `json:"tls,omitempty"`
+	// Targets are where the connections of a TLS or TCP listener, or the flows
+	// of a UDP listener, go; the one whose Hostname matches most specifically.
+	Targets []*Target `json:"targets,omitempty"`
 	// Client is nil for defaults.
 	Client *Client `json:"client,omitempty"`
+}
+
+// Target is what a TLSRoute, TCPRoute or UDPRoute says of a listener.
+type Target struct {
+	Source Ref `json:"source"`
+	// Hostname is the server name: exact, "*.suffix", or "" for all. TCP and UDP
+	// know none.
+	Hostname string `json:"hostname,omitempty"`
+	// Backends share the connections or flows by weight. Filters are not used.
+	Backends []Backend `json:"backends"`
 }
 
 // TLS terminates TLS.
@@ -225,8 +238,9 @@ type Mirror struct {
 // Cluster is a compiled backend: how to choose among its endpoints and how to
 // speak to them.
 type Cluster struct {
-	// Key is "Service/namespace/name/port" or "Backend/namespace/name", with
-	// "@target" appended where a policy holds for one target only.
+	// Key is "Service/namespace/name/port", with "/udp" where it is a UDP port,
+	// or "Backend/namespace/name", with "@target" appended where a policy holds
+	// for one target only.
 	Key    string `json:"key"`
 	Source Ref    `json:"source"`
 	// Protocol is what to speak to the endpoints: "http1" (the default), "h2c"

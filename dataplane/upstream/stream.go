@@ -1,0 +1,71 @@
+package upstream
+
+import (
+	"net"
+	"net/netip"
+
+	"github.com/headgate/headgate/dataplane/balance"
+	"github.com/headgate/headgate/dataplane/exchange"
+)
+
+// Connect makes a connection to an endpoint. One that cannot be connected to is
+// ejected and followed by another, up to three in all, as for RoundTrip. It is
+// the caller's, who closes it and then releases it, once: it counts until then.
+func (c *Cluster) Connect(client netip.Addr) (nc net.Conn, release func(), err error) {
+	return c.stream(client, func(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (net.Conn, error) {
+		nc, err := c.connect(ex, st, ep, probe)
+		if err != nil {
+			return nil, err
+		}
+		return nc, nil
+	})
+}
+
+// Datagrams makes a UDP socket that is connected to an endpoint. Whether
+// anybody is there is not known, so no endpoint is ejected. All else is as for Connect.
+func (c *Cluster) Datagrams(client netip.Addr) (nc net.Conn, release func(), err error) {
+	return c.stream(client, func(_ *exchange.Exchange, _ *state, ep *endpoint, _ bool) (net.Conn, error) {
+		nc, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(ep.addr))
+		if err != nil {
+			ep.unreserve()
+			ep.failures.Add(1)
+			return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonOf(err, reasonConnect), Err: err}
+		}
+		return nc, nil
+	})
+}
+
+// stream picks endpoints until one is connected to.
+func (c *Cluster) stream(client netip.Addr, connect func(*exchange.Exchange, *state, *endpoint, bool) (net.Conn, error)) (net.Conn, func(), error) {
+	ex := &exchange.Exchange{ClientIP: client} // whose deadlines connect goes by: none
+	st := c.state.Load()
+	if len(st.members) == 0 && st.resolving != nil {
+		st = c.await(ex, st)
+	}
+	choice := balance.Choice{Client: client}
+	var failed error = errNoEndpoint
+	for range maxEndpoints {
+		ep, probe := c.pick(st, choice)
+		if ep == nil {
+			break
+		}
+		if !ep.reserve() {
+			failed = tooMany(ep)
+			choice.Exclude(&ep.load)
+			continue
+		}
+		ep.load.InFlight.Add(1)
+		nc, err := connect(ex, st, ep, probe)
+		if err == nil {
+			ep.requests.Add(1)
+			return nc, func() {
+				ep.load.InFlight.Add(-1)
+				ep.unreserve()
+			}, nil
+		}
+		ep.load.InFlight.Add(-1)
+		failed = err
+		choice.Exclude(&ep.load)
+	}
+	return nil, nil, failed
+}
