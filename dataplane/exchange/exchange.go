@@ -271,10 +271,10 @@ type Conn struct {
 
 // TLS is what the handshake settled.
 type TLS struct {
-	ServerName       string
-	ALPN             string
-	Version          uint16
-	CipherSuite      uint16
+	ServerName  string
+	ALPN        string
+	Version     uint16
+	CipherSuite uint16
 	// PeerCertificates are the client's, leaf first, and none if they were not verified.
 	PeerCertificates []*x509.Certificate
 	// ForwardedCert is what X-Forwarded-Client-Cert tells backends of the
