@@ -7,7 +7,7 @@ import (
 )
 
 // TargetRef names what a policy attaches to, in the policy's own namespace,
-// and with sectionName a part of it: a Gateway's listener, an HTTPRoute's rule
+// and with sectionName a part of it: a Gateway's listener, a route's rule
 // or a Service's port, each by its name.
 type TargetRef = gatewayv1.LocalPolicyTargetReferenceWithSectionName
 

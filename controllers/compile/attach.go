@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"slices"
 
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-
 	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/policy"
 )
@@ -59,7 +57,7 @@ type policies struct {
 	// attached are in the order in which they win at one place: those that are
 	// enforced first, then the older, then by name.
 	attached map[objects.Ref][]attached
-	// routes are the HTTPRoutes with policies, and outer the policies that
+	// routes are the routes with policies, and outer the policies that
 	// are attached to anything else; both by kind of policy, sorted.
 	routes, outer [][]objects.Ref
 }
@@ -85,7 +83,7 @@ func newPolicyIndex(set *objects.Set, _ grants, _ Options) policyIndex {
 			for t := range object.Targets() {
 				if at, ok := targetOf(p, t); ok {
 					x.attached[at.object] = append(x.attached[at.object], attached{p, at, t})
-					if at.object.Kind == "HTTPRoute" {
+					if isForm(at.object.Kind) {
 						x.routes[i] = append(x.routes[i], at.object)
 					} else {
 						x.outer[i] = append(x.outer[i], p.ref)
@@ -158,8 +156,8 @@ func (x *policies) effective(kind int, places ...place) effective {
 }
 
 // rulePlaces are a route and, if it has a name, one of its rules.
-func rulePlaces(route *gatewayv1.HTTPRoute, rule int) []place {
-	object := objects.Ref{Kind: "HTTPRoute", Namespace: route.Namespace, Name: route.Name}
+func rulePlaces(route *form, rule int) []place {
+	object := route.ref
 	places := []place{{object: object}}
 	if name := route.Spec.Rules[rule].Name; name != nil && *name != "" {
 		places = append(places, place{object, string(*name)})
@@ -205,7 +203,7 @@ func (x *policies) attachedTo(target objects.Ref) []objects.Ref {
 	for _, a := range x.attached[target] {
 		refs = append(refs, a.policy.ref)
 	}
-	if target.Kind == "HTTPRoute" {
+	if isForm(target.Kind) {
 		for kind := range policyKinds {
 			if _, ok := slices.BinarySearchFunc(x.routes[kind], target, objects.Ref.Compare); ok {
 				refs = append(refs, x.outer[kind]...)

@@ -15,7 +15,7 @@ import (
 type attachment struct {
 	Gateway  *gatewayv1.Gateway
 	Listener gatewayv1.SectionName
-	Route    *gatewayv1.HTTPRoute
+	Route    *form
 	// Rule is an index into Route.Spec.Rules.
 	Rule int
 }
@@ -24,13 +24,13 @@ type attachment struct {
 type backendUse struct {
 	Backend objects.Ref
 	Port    *corev1.ServicePort
-	Route   *gatewayv1.HTTPRoute
+	Route   *form
 	Rule    int
 }
 
 // policyIndex is all policies, resolved against the objects that they refer
-// to, by what they target. It is built anew when anything but an HTTPRoute or
-// an EndpointSlice changed, and is immutable. (An HTTPRoute that comes, goes
+// to, by what they target. It is built anew when anything but a route or
+// an EndpointSlice changed, and is immutable. (A route that comes, goes
 // or changes makes the statuses of the policies in attachedTo stale, and
 // nothing else.)
 type policyIndex interface {

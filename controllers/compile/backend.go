@@ -46,7 +46,7 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 	if !c.frame.grants.allow(c.report.object, backend) {
 		return fail(gatewayv1.RouteReasonRefNotPermitted, ".namespace",
 			fmt.Sprintf("no ReferenceGrant allows %s to refer to %s", c.report.object, backend),
-			fmt.Sprintf("a ReferenceGrant in namespace %s from HTTPRoutes of namespace %s to %ss", backend.Namespace, c.object.Namespace, backend.Kind))
+			fmt.Sprintf("a ReferenceGrant in namespace %s from %ss of namespace %s to %ss", backend.Namespace, c.object.ref.Kind, c.object.Namespace, backend.Kind))
 	}
 	if backend.Kind == "Backend" {
 		return c.resolveBackend(backend, ref, fail)
@@ -76,6 +76,7 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 	cluster := newCluster("Service/"+backend.Namespace+"/"+backend.Name+"/"+number,
 		snapshot.Ref{Kind: "Service", Namespace: backend.Namespace, Name: backend.Name, Section: number})
 	cluster.Protocol = protocol
+	c.speakGRPC(cluster)
 	return c.withPolicies(clusterUse{cluster: cluster, backend: backend, port: port}), true
 }
 
@@ -133,7 +134,18 @@ func (c *ruleCompiler) resolveBackend(ref objects.Ref, from *gatewayv1.BackendOb
 		return fail(gatewayv1.RouteReasonUnsupportedValue, ".name", fmt.Sprintf("%s is not valid: %s", ref, findings[0]), "a Backend that is Accepted")
 	}
 	cluster := newCluster("Backend/"+ref.Namespace+"/"+ref.Name, snapshot.Ref{Kind: "Backend", Namespace: ref.Namespace, Name: ref.Name})
+	c.speakGRPC(cluster)
 	return c.withPolicies(clusterUse{cluster: cluster, backend: ref}), true
+}
+
+// speakGRPC makes a GRPCRoute's cluster one of HTTP/2, which gRPC needs,
+// whatever the backend says of itself. HTTPRoutes to the same backend have
+// another cluster then.
+func (c *ruleCompiler) speakGRPC(cluster *snapshot.Cluster) {
+	if c.object.grpc != nil && cluster.Protocol == "http1" {
+		cluster.Protocol = "h2c"
+		cluster.Key += "/h2c"
+	}
 }
 
 func newCluster(key string, source snapshot.Ref) *snapshot.Cluster {

@@ -96,7 +96,12 @@ func (c *ruleCompiler) compileFilters(filters []gatewayv1.HTTPRouteFilter, at fi
 // refuseFilter explains why a filter is not one of those that are supported.
 func (c *ruleCompiler) refuseFilter(f *gatewayv1.HTTPRouteFilter, field string, at filterPlace) {
 	want := "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect or RequestMirror"
-	if at.backend {
+	switch grpc := c.object.grpc != nil; {
+	case grpc && at.backend:
+		want = "RequestHeaderModifier or ResponseHeaderModifier"
+	case grpc:
+		want = "RequestHeaderModifier, ResponseHeaderModifier or RequestMirror"
+	case at.backend:
 		want = "RequestHeaderModifier, ResponseHeaderModifier or URLRewrite"
 	}
 	name := string(f.Type)

@@ -13,10 +13,10 @@ import (
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
-// route is what an HTTPRoute compiles to, against a frame. It is immutable once
+// route is what a route of HTTP requests compiles to, against a frame. It is immutable once
 // compiled.
 type route struct {
-	object *gatewayv1.HTTPRoute
+	object *form
 	// hosts are its entries in virtual hosts, by their keys.
 	hosts map[string]*host
 	// clusters are those that its rules name, by their keys.
@@ -36,15 +36,11 @@ type host struct {
 	entries  []entry
 }
 
-// compileRoute compiles one HTTPRoute.
-func compileRoute(f *frame, set *objects.Set, object *gatewayv1.HTTPRoute) *route {
-	if len(object.Spec.Rules) == 0 {
-		// The default of HTTPRouteSpec.rules, which a route lacks that no API server saw.
-		object = object.DeepCopy()
-		object.Spec.Rules = []gatewayv1.HTTPRouteRule{{}}
-	}
+// compileRoute compiles one route. lost says which listener does not take it
+// because of which other route.
+func compileRoute(f *frame, set *objects.Set, object *form, lost func(*listener) (winner objects.Ref, beaten bool)) *route {
 	r := &route{object: object, hosts: map[string]*host{}, clusters: map[string]clusterUse{}}
-	rep := &report{object: objects.RefOf(object)}
+	rep := &report{object: object.ref}
 	parents := f.parents(rep, object)
 	if len(parents) == 0 {
 		// Not ours to judge; whose it is will say.
@@ -68,6 +64,7 @@ func compileRoute(f *frame, set *objects.Set, object *gatewayv1.HTTPRoute) *rout
 		var attachments []placement
 		if accepted.ok() {
 			attachments = f.attach(rep, &accepted, set, object, i, parent, hostnames)
+			attachments = yield(rep, &accepted, i, attachments, lost)
 		}
 		for _, a := range attachments {
 			r.serve(f, a, rules)
@@ -108,7 +105,7 @@ func compileRoute(f *frame, set *objects.Set, object *gatewayv1.HTTPRoute) *rout
 
 // parents returns the Gateways of ours that a route refers to, nil for the
 // other parentRefs; no list at all if there is none.
-func (f *frame) parents(rep *report, object *gatewayv1.HTTPRoute) []*gateway {
+func (f *frame) parents(rep *report, object *form) []*gateway {
 	var parents []*gateway
 	for i := range object.Spec.ParentRefs {
 		p := &object.Spec.ParentRefs[i]
@@ -141,7 +138,7 @@ func (f *frame) parents(rep *report, object *gatewayv1.HTTPRoute) []*gateway {
 }
 
 // compileHostnames returns the route's hostnames, sorted; one empty one if it has none.
-func compileHostnames(rep *report, object *gatewayv1.HTTPRoute) ([]string, verdict) {
+func compileHostnames(rep *report, object *form) ([]string, verdict) {
 	var refused verdict
 	if len(object.Spec.Hostnames) == 0 {
 		return []string{""}, refused
@@ -203,7 +200,7 @@ type placement struct {
 
 // attach finds the listeners of a parent that take the route. The verdict says
 // what stood in the way if there is none.
-func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object *gatewayv1.HTTPRoute, i int, g *gateway, hostnames []string) []placement {
+func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object *form, i int, g *gateway, hostnames []string) []placement {
 	ref := &object.Spec.ParentRefs[i]
 	fail := func(reason gatewayv1.RouteConditionReason, field, message, want string) []placement {
 		rep.fail(accepted, Finding{Field: field, Message: message, Want: want,
@@ -215,7 +212,7 @@ func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object 
 	for _, l := range g.listeners {
 		if (ref.SectionName == nil || *ref.SectionName == "" || *ref.SectionName == l.spec.Name) && (ref.Port == nil || *ref.Port == l.spec.Port) {
 			named = append(named, l)
-			if len(l.kinds) > 0 && l.allows(set, object.Namespace) {
+			if l.takes(object.ref.Kind) && l.allows(set, object.Namespace) {
 				allowing = append(allowing, l)
 			}
 		}
@@ -229,7 +226,7 @@ func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object 
 			fmt.Sprintf("%s has no listener%s", g.ref(), atPort(ref.Port)), "the port of one of "+g.listenerNames())
 	case len(allowing) == 0:
 		return fail(gatewayv1.RouteReasonNotAllowedByListeners, field,
-			fmt.Sprintf("no listener of %s allows HTTPRoutes of namespace %s", g.ref(), object.Namespace),
+			fmt.Sprintf("no listener of %s allows %ss of namespace %s", g.ref(), object.ref.Kind, object.Namespace),
 			"a listener whose allowedRoutes include them")
 	}
 	var placements []placement
@@ -253,6 +250,28 @@ func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object 
 			fmt.Sprintf("no listener of %s has a hostname in common", g.ref()), "a hostname within "+strings.Join(have, ", "))
 	}
 	return placements
+}
+
+// yield takes out the listeners where another route has the hostnames. The
+// verdict says which if there is none left.
+func yield(rep *report, accepted *verdict, i int, placements []placement, lost func(*listener) (winner objects.Ref, beaten bool)) []placement {
+	var kept []placement
+	var says *Finding
+	for _, p := range placements {
+		winner, beaten := lost(p.listener)
+		if !beaten {
+			kept = append(kept, p)
+		} else if says == nil {
+			says = &Finding{Field: fmt.Sprintf("spec.parentRefs[%d]", i),
+				Message:   fmt.Sprintf("%s, which is older or the first by name, has a hostname in common at listener %s", winner, p.listener.spec.Name),
+				Want:      "hostnames that HTTPRoutes and GRPCRoutes of a listener do not share",
+				Condition: string(gatewayv1.RouteConditionAccepted), Reason: "HostnameConflict"}
+		}
+	}
+	if len(kept) == 0 && says != nil {
+		rep.fail(accepted, *says)
+	}
+	return kept
 }
 
 func atPort(port *gatewayv1.PortNumber) string {
@@ -288,7 +307,7 @@ func (r *route) serve(f *frame, p placement, rules []*compiledRule) {
 			served := rule.on(p.listener, r.object, f.policies)
 			for _, m := range rule.matches {
 				h.entries = append(h.entries, entry{
-					route: &snapshot.Route{Match: m.match, Rule: served},
+					route: &snapshot.Route{Match: m.match, Rule: served}, grpc: m.grpc,
 					owner: r.object.Namespace + "/" + r.object.Name, created: r.object.CreationTimestamp.Unix(),
 					rule: rule.index, match: m.index,
 				})

@@ -90,7 +90,30 @@ func (w *world) object() objects.Object {
 		}
 		return s
 	}
+	if w.chance(30) {
+		return w.grpcRoute()
+	}
 	return w.route()
+}
+
+// grpcRoute has what an HTTPRoute of the same name might have.
+func (w *world) grpcRoute() *gatewayv1.GRPCRoute {
+	like := w.route()
+	r := &gatewayv1.GRPCRoute{ObjectMeta: like.ObjectMeta}
+	r.Spec.CommonRouteSpec, r.Spec.Hostnames = like.Spec.CommonRouteSpec, like.Spec.Hostnames
+	for i := range like.Spec.Rules {
+		from := &like.Spec.Rules[i]
+		rule := gatewayv1.GRPCRouteRule{Name: from.Name}
+		for range from.Matches {
+			kind, service := gatewayv1.GRPCMethodMatchType(w.pick("Exact", "RegularExpression")), w.pick("a", "a.b", "a/b", "(")
+			rule.Matches = append(rule.Matches, gatewayv1.GRPCRouteMatch{Method: &gatewayv1.GRPCMethodMatch{Type: &kind, Service: &service}})
+		}
+		for j := range from.BackendRefs {
+			rule.BackendRefs = append(rule.BackendRefs, gatewayv1.GRPCBackendRef{BackendRef: from.BackendRefs[j].BackendRef})
+		}
+		r.Spec.Rules = append(r.Spec.Rules, rule)
+	}
+	return r
 }
 
 func (w *world) gateway() *gatewayv1.Gateway {
@@ -147,7 +170,7 @@ func (w *world) policy() objects.Object {
 	targets := func(kinds ...string) (refs []v1alpha1.TargetRef) {
 		for range 1 + w.IntN(2) {
 			kind := w.pick(kinds...)
-			name := map[string]string{"Gateway": "gw", "HTTPRoute": "r", "Service": "s"}[kind] + w.pick("1", "2", "3")
+			name := map[string]string{"Gateway": "gw", "HTTPRoute": "r", "GRPCRoute": "r", "Service": "s"}[kind] + w.pick("1", "2", "3")
 			ref := v1alpha1.TargetRef{LocalPolicyTargetReference: gatewayv1.LocalPolicyTargetReference{
 				Group: gatewayv1.Group(objects.GroupOf(kind)), Kind: gatewayv1.Kind(kind), Name: gatewayv1.ObjectName(name)}}
 			if w.chance(30) {
@@ -161,12 +184,12 @@ func (w *world) policy() objects.Object {
 	switch w.IntN(4) {
 	case 3:
 		return &v1alpha1.AuthPolicy{ObjectMeta: w.meta("ap"), Spec: v1alpha1.AuthPolicySpec{
-			TargetRefs: targets("Gateway", "HTTPRoute"), Enforced: w.chance(20),
+			TargetRefs: targets("Gateway", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
 			APIKey: &v1alpha1.APIKeyAuth{SecretRefs: []v1alpha1.SecretRef{{Name: "secret" + w.pick("1", "2", "3")}}},
 		}}
 	case 0:
 		return &v1alpha1.BackendPolicy{ObjectMeta: w.meta("bp"), Spec: v1alpha1.BackendPolicySpec{
-			TargetRefs: targets("Service", "HTTPRoute"), Enforced: w.chance(20),
+			TargetRefs: targets("Service", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
 			Balance: &v1alpha1.Balance{Algorithm: v1alpha1.BalanceAlgorithm(w.pick("IPHash", "LeastRequest"))},
 		}}
 	case 1:
@@ -175,7 +198,7 @@ func (w *world) policy() objects.Object {
 		}}
 	}
 	return &v1alpha1.TransformPolicy{ObjectMeta: w.meta("tp"), Spec: v1alpha1.TransformPolicySpec{
-		TargetRefs: targets("Gateway", "HTTPRoute"), Enforced: w.chance(20),
+		TargetRefs: targets("Gateway", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
 		Response: &v1alpha1.ResponseTransform{Headers: v1alpha1.HeaderTransform{Remove: []gatewayv1.HeaderName{gatewayv1.HeaderName(w.pick("A", "B", "Host"))}}},
 	}}
 }

@@ -76,26 +76,32 @@ func (l *listener) refuse(reason gatewayv1.ListenerConditionReason, field, messa
 // compileKinds decides which kinds of routes may attach.
 func (l *listener) compileKinds() {
 	group := gatewayv1.Group(gatewayv1.GroupName)
-	httpRoute := gatewayv1.RouteGroupKind{Group: &group, Kind: "HTTPRoute"}
+	supported := []gatewayv1.RouteGroupKind{{Group: &group, Kind: "HTTPRoute"}, {Group: &group, Kind: "GRPCRoute"}}
 	l.kinds = []gatewayv1.RouteGroupKind{}
 	if l.spec.Protocol != gatewayv1.HTTPProtocolType && l.spec.Protocol != gatewayv1.HTTPSProtocolType {
 		return
 	}
 	if l.spec.AllowedRoutes == nil || len(l.spec.AllowedRoutes.Kinds) == 0 {
-		l.kinds = append(l.kinds, httpRoute)
+		l.kinds = supported
 		return
 	}
 	for i, kind := range l.spec.AllowedRoutes.Kinds {
-		if kind.Kind != "HTTPRoute" || kind.Group != nil && *kind.Group != group {
+		at := slices.IndexFunc(supported, func(s gatewayv1.RouteGroupKind) bool { return s.Kind == kind.Kind })
+		if at < 0 || kind.Group != nil && *kind.Group != group {
 			l.gateway.fail(&l.resolved, Finding{
 				Field:   fmt.Sprintf("%s.allowedRoutes.kinds[%d]", l.field, i),
-				Message: fmt.Sprintf("%s is not supported for protocol %s", kind.Kind, l.spec.Protocol), Want: "HTTPRoute",
+				Message: fmt.Sprintf("%s is not supported for protocol %s", kind.Kind, l.spec.Protocol), Want: "HTTPRoute or GRPCRoute",
 				Condition: string(gatewayv1.ListenerConditionResolvedRefs), Reason: string(gatewayv1.ListenerReasonInvalidRouteKinds),
 			})
-		} else if len(l.kinds) == 0 {
-			l.kinds = append(l.kinds, httpRoute)
+		} else if !l.takes(string(kind.Kind)) {
+			l.kinds = append(l.kinds, supported[at])
 		}
 	}
+}
+
+// takes reports whether routes of a kind may attach.
+func (l *listener) takes(kind string) bool {
+	return slices.ContainsFunc(l.kinds, func(k gatewayv1.RouteGroupKind) bool { return string(k.Kind) == kind })
 }
 
 // compileNamespaces decides which namespaces' routes may attach.

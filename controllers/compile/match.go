@@ -15,18 +15,31 @@ import (
 // entry is one match of a rule among those of a virtual host.
 type entry struct {
 	route *snapshot.Route
-	// owner is the HTTPRoute's "namespace/name", created when it came to be,
+	grpc  grpcRank
+	// owner is the route's "namespace/name", created when it came to be,
 	// in seconds; rule and match are indexes into it.
 	owner       string
 	created     int64
 	rule, match int
 }
 
+// grpcRank is how long the names of a GRPCRoute's match are, those that are
+// given as they are and those that are patterns; zero for an HTTPRoute.
+type grpcRank struct{ service, servicePattern, method, methodPattern int }
+
 // comparePrecedence orders by HTTPRouteRule.matches: the first of two entries
 // that match a request takes it. Regular expressions, whose place the Gateway
 // API leaves open, come between exact paths and prefixes, the longer first.
+// GRPCRoutes, which never share a virtual host with HTTPRoutes, go by
+// GRPCRouteRule.matches: service, method, headers, and then as the others.
 func comparePrecedence(a, b entry) int {
 	x, y := &a.route.Match, &b.route.Match
+	if order := cmp.Or(
+		cmp.Compare(b.grpc.service, a.grpc.service), cmp.Compare(b.grpc.servicePattern, a.grpc.servicePattern),
+		cmp.Compare(b.grpc.method, a.grpc.method), cmp.Compare(b.grpc.methodPattern, a.grpc.methodPattern),
+	); order != 0 {
+		return order
+	}
 	return cmp.Or(
 		cmp.Compare(pathRank(x.Path.Type), pathRank(y.Path.Type)),
 		lengthIfPattern(y.Path)-lengthIfPattern(x.Path),

@@ -18,8 +18,10 @@ import (
 // arrives at the same ones.
 type tables struct {
 	frame *frame
-	// routes are the HTTPRoutes, by name.
+	// routes are the HTTPRoutes and GRPCRoutes, by Ref.
 	routes snapshot.Table[*route]
+	// losers are the routes that yield to others, by their Gateway's Ref.
+	losers snapshot.Table[losers]
 	// hosts are the virtual hosts with whose entry is whose, by host key.
 	hosts snapshot.Table[*host]
 	// clusters are the clusters with how many routes use them, by cluster key.
@@ -104,7 +106,7 @@ func (p *pass) run(changed []objects.Ref, opts Options) *Result {
 // widen makes a scope cover what depends on a changed object.
 func (p *pass) widen(s *scope, ref objects.Ref) {
 	switch ref.Kind {
-	case "HTTPRoute":
+	case "HTTPRoute", "GRPCRoute":
 		s.routes[ref] = true
 	case "EndpointSlice":
 		p.moveSlice(ref, s)
@@ -113,8 +115,8 @@ func (p *pass) widen(s *scope, ref objects.Ref) {
 	case "Service", "Backend":
 		s.reframe = true
 		s.backends[ref] = true
-		for _, r := range p.set.HTTPRoutesOfBackend(ref) {
-			s.routes[objects.RefOf(r)] = true
+		for _, r := range p.set.RoutesOfBackend(ref) {
+			s.routes[r] = true
 		}
 	case "Secret", "ConfigMap":
 		if p.Wanted[ref] {
@@ -146,17 +148,20 @@ func (p *pass) reframe(opts Options, s *scope) {
 	if s.routing {
 		for _, key := range p.tables.routes.Keys() {
 			r, _ := p.tables.routes.Get(key)
-			s.routes[objects.RefOf(r.object)] = true
+			s.routes[r.object.ref] = true
 		}
 		for _, r := range objects.All[*gatewayv1.HTTPRoute](p.set) {
+			s.routes[objects.RefOf(r)] = true
+		}
+		for _, r := range objects.All[*gatewayv1.GRPCRoute](p.set) {
 			s.routes[objects.RefOf(r)] = true
 		}
 		return
 	}
 	for name := range union(old.gateways, f.gateways, old.foreign, f.foreign) {
 		if old.foreign[name] != f.foreign[name] || !equal(old.gateways[name].view(), f.gateways[name].view()) {
-			for _, r := range p.set.HTTPRoutesOfGateway(name.Namespace, name.Name) {
-				s.routes[objects.RefOf(r)] = true
+			for _, r := range p.set.RoutesOfGateway(name.Namespace, name.Name) {
+				s.routes[r] = true
 			}
 		}
 	}
@@ -178,13 +183,18 @@ func union(a, b map[types.NamespacedName]*gateway, c, d map[types.NamespacedName
 // compileRoutes compiles the named routes and makes what follows from them:
 // virtual hosts, clusters, counts.
 func (p *pass) compileRoutes(s *scope) {
+	p.judge(s)
 	touched := map[string]*hostChange{}
 	net, uses := map[string]int{}, map[string]clusterUse{}
 	for _, ref := range slices.SortedFunc(maps.Keys(s.routes), objects.Ref.Compare) {
 		old, _ := p.tables.routes.Get(ref.String())
 		next := &route{}
-		if object, ok := p.set.Get(ref).(*gatewayv1.HTTPRoute); ok {
-			next = compileRoute(p.tables.frame, p.set, object)
+		if object := formOf(p.set.Get(ref)); object != nil {
+			next = compileRoute(p.tables.frame, p.set, object, func(l *listener) (objects.Ref, bool) {
+				lost, _ := p.tables.losers.Get(l.gateway.ref().String())
+				winner, beaten := lost[ref][l.key]
+				return winner, beaten
+			})
 			p.tables.routes = p.tables.routes.With(ref.String(), next)
 		} else {
 			p.tables.routes = p.tables.routes.Without(ref.String())

@@ -38,7 +38,7 @@ const (
 )
 
 // routeTargets is what policies on requests attach to.
-var routeTargets = []string{"Gateway", "HTTPRoute"}
+var routeTargets = []string{"Gateway", "HTTPRoute", "GRPCRoute"}
 
 // policyKinds is every kind of policy, in the order in which a request meets them.
 var policyKinds []policyKind
@@ -71,7 +71,7 @@ func init() {
 		},
 		// The load balancer is the last to see a request.
 		backendPolicies: {
-			name: "BackendPolicy", list: listOf[*v1alpha1.BackendPolicy], targets: []string{"Service", "Backend", "HTTPRoute"},
+			name: "BackendPolicy", list: listOf[*v1alpha1.BackendPolicy], targets: []string{"Service", "Backend", "HTTPRoute", "GRPCRoute"},
 			compile: compileBackendPolicy,
 		},
 	}

@@ -91,9 +91,10 @@ func (x *policies) find(set *objects.Set, p *compiledPolicy, target int, r *repo
 		for i := range o.Spec.Listeners {
 			sections = append(sections, string(o.Spec.Listeners[i].Name))
 		}
-	case *gatewayv1.HTTPRoute:
-		for i := range o.Spec.Rules {
-			if name := o.Spec.Rules[i].Name; name != nil && *name != "" {
+	case *gatewayv1.HTTPRoute, *gatewayv1.GRPCRoute:
+		route := formOf(object)
+		for i := range route.Spec.Rules {
+			if name := route.Spec.Rules[i].Name; name != nil && *name != "" {
 				sections = append(sections, string(*name))
 			}
 		}
@@ -226,11 +227,8 @@ func (x *policies) rivals(set *objects.Set, p *compiledPolicy, at place) []rival
 	add(at.object, 0, func(section string) (meets, covers bool) {
 		return section == at.section || section == "" || at.section == "", section == at.section || section == ""
 	})
-	route := func(ref objects.Ref) *gatewayv1.HTTPRoute {
-		return objects.Get[*gatewayv1.HTTPRoute](set, ref.Namespace, ref.Name)
-	}
-	if at.object.Kind == "HTTPRoute" {
-		above := x.above(route(at.object), p.kind)
+	if isForm(at.object.Kind) {
+		above := x.above(set.Get(at.object), p.kind)
 		for _, up := range above {
 			add(up.object, -2, func(section string) (meets, covers bool) {
 				meets = section == "" || up.section == "" || section == up.section
@@ -240,7 +238,7 @@ func (x *policies) rivals(set *objects.Set, p *compiledPolicy, at place) []rival
 		return rivals
 	}
 	for _, ref := range x.routes[p.kind] {
-		for _, up := range x.above(route(ref), p.kind) {
+		for _, up := range x.above(set.Get(ref), p.kind) {
 			if up.object != at.object || up.section != "" && at.section != "" && up.section != at.section {
 				continue
 			}
@@ -251,18 +249,17 @@ func (x *policies) rivals(set *objects.Set, p *compiledPolicy, at place) []rival
 	return rivals
 }
 
-// above returns what an HTTPRoute is below of, for a kind of policy: Gateways and
+// above returns what a route is below of, for a kind of policy: Gateways and
 // listeners, or the Services and Backends that it names. The latter are given
 // as whole objects.
-func (x *policies) above(route *gatewayv1.HTTPRoute, kind int) []place {
+func (x *policies) above(route objects.Object, kind int) []place {
 	if route == nil {
 		return nil
 	}
 	var places []place
 	if kind != backendPolicies {
-		for i := range route.Spec.ParentRefs {
-			parent := &route.Spec.ParentRefs[i]
-			if gateway, ok := objects.GatewayOf(parent, route.Namespace); ok {
+		for _, parent := range objects.ParentRefs(route) {
+			if gateway, ok := objects.GatewayOf(&parent, route.GetNamespace()); ok {
 				at := place{object: gateway}
 				if parent.SectionName != nil {
 					at.section = string(*parent.SectionName)
@@ -274,7 +271,7 @@ func (x *policies) above(route *gatewayv1.HTTPRoute, kind int) []place {
 	}
 	seen := map[objects.Ref]bool{}
 	objects.EachBackendRef(route, func(b *gatewayv1.BackendObjectReference) {
-		if backend, ok := objects.BackendOf(b, route.Namespace); ok && !seen[backend] {
+		if backend, ok := objects.BackendOf(b, route.GetNamespace()); ok && !seen[backend] {
 			seen[backend] = true
 			places = append(places, place{object: backend})
 		}

@@ -27,13 +27,14 @@ type compiledRule struct {
 type compiledMatch struct {
 	index int
 	match snapshot.Match
+	grpc  grpcRank
 }
 
 // ruleCompiler compiles one rule of a route.
 type ruleCompiler struct {
 	frame  *frame
 	set    *objects.Set
-	object *gatewayv1.HTTPRoute
+	object *form
 	index  int
 	route  *route
 	report *report
@@ -65,26 +66,22 @@ func (c *ruleCompiler) compile() *compiledRule {
 	rule := &c.object.Spec.Rules[c.index]
 	field := fmt.Sprintf("spec.rules[%d]", c.index)
 	out := &compiledRule{index: c.index, base: snapshot.Rule{Source: snapshot.Ref{
-		Kind: "HTTPRoute", Namespace: c.object.Namespace, Name: c.object.Name, Section: strconv.Itoa(c.index)}}}
+		Kind: c.object.ref.Kind, Namespace: c.object.Namespace, Name: c.object.Name, Section: strconv.Itoa(c.index)}}}
 	if rule.Name != nil && *rule.Name != "" {
 		out.base.Source.Section = string(*rule.Name)
 	}
 
-	matches := rule.Matches
-	if len(matches) == 0 {
-		matches = []gatewayv1.HTTPRouteMatch{{}}
-	}
 	prefixes := true
-	for i := range matches {
-		m, findings := compileMatch(&matches[i])
+	for i := range matchesOr(rule.Matches) {
+		m, findings := c.object.match(c.index, i)
 		for _, f := range findings {
 			f.Field = fmt.Sprintf("%s.matches[%d]%s", field, i, f.Field)
 			c.report.fail(&c.refused, f)
 		}
 		if len(findings) == 0 {
-			out.matches = append(out.matches, compiledMatch{i, m})
+			out.matches = append(out.matches, m)
 		}
-		prefixes = prefixes && m.Path.Type == string(gatewayv1.PathMatchPathPrefix)
+		prefixes = prefixes && m.match.Path.Type == string(gatewayv1.PathMatchPathPrefix)
 	}
 
 	out.own = c.compileFilters(rule.Filters, filterPlace{field: field + ".filters", prefixes: prefixes})
@@ -176,7 +173,7 @@ func (c *ruleCompiler) compileTimeouts(t *gatewayv1.HTTPRouteTimeouts, field str
 
 // on returns the rule as a listener serves it, with the filters of the policies
 // there. Listeners for which that is the same share it.
-func (r *compiledRule) on(l *listener, object *gatewayv1.HTTPRoute, policies policyIndex) *snapshot.Rule {
+func (r *compiledRule) on(l *listener, object *form, policies policyIndex) *snapshot.Rule {
 	rule := r.base
 	if rule.Broken == "" {
 		rule.Filters, rule.Broken = policies.filters(attachment{

@@ -15,18 +15,17 @@ func (s *Set) index(ref Ref, obj Object, change func(map[Ref]struct{}, Ref)) {
 		if service := ServiceOf(o); service != "" {
 			at(s.slicesByService, types.NamespacedName{Namespace: ref.Namespace, Name: service}, ref, change)
 		}
-	case *gatewayv1.HTTPRoute:
-		for i := range o.Spec.ParentRefs {
-			if gateway, ok := GatewayOf(&o.Spec.ParentRefs[i], ref.Namespace); ok {
-				at(s.routesByGateway, gateway.NamespacedName(), ref, change)
-			}
-		}
-		EachBackendRef(o, func(b *gatewayv1.BackendObjectReference) {
-			if backend, ok := BackendOf(b, ref.Namespace); ok {
-				at(s.routesByBackend, backend, ref, change)
-			}
-		})
 	}
+	for _, parent := range ParentRefs(obj) {
+		if gateway, ok := GatewayOf(&parent, ref.Namespace); ok {
+			at(s.routesByGateway, gateway.NamespacedName(), ref, change)
+		}
+	}
+	EachBackendRef(obj, func(b *gatewayv1.BackendObjectReference) {
+		if backend, ok := BackendOf(b, ref.Namespace); ok {
+			at(s.routesByBackend, backend, ref, change)
+		}
+	})
 }
 
 func add(names map[Ref]struct{}, ref Ref)    { names[ref] = struct{}{} }
@@ -81,21 +80,51 @@ func BackendOf(b *gatewayv1.BackendObjectReference, namespace string) (Ref, bool
 	return Ref{Kind: kind, Namespace: namespace, Name: string(b.Name)}, true
 }
 
+// ParentRefs returns a route's parentRefs, nil for what is no route.
+func ParentRefs(obj Object) []gatewayv1.ParentReference {
+	switch o := obj.(type) {
+	case *gatewayv1.HTTPRoute:
+		return o.Spec.ParentRefs
+	case *gatewayv1.GRPCRoute:
+		return o.Spec.ParentRefs
+	}
+	return nil
+}
+
 // EachBackendRef calls f for every backendRef of a route, mirrors included.
-func EachBackendRef(route *gatewayv1.HTTPRoute, f func(*gatewayv1.BackendObjectReference)) {
-	mirrors := func(filters []gatewayv1.HTTPRouteFilter) {
-		for i := range filters {
-			if m := filters[i].RequestMirror; m != nil {
-				f(&m.BackendRef)
+func EachBackendRef(route Object, f func(*gatewayv1.BackendObjectReference)) {
+	switch o := route.(type) {
+	case *gatewayv1.HTTPRoute:
+		mirrors := func(filters []gatewayv1.HTTPRouteFilter) {
+			for i := range filters {
+				if m := filters[i].RequestMirror; m != nil {
+					f(&m.BackendRef)
+				}
 			}
 		}
-	}
-	for i := range route.Spec.Rules {
-		rule := &route.Spec.Rules[i]
-		mirrors(rule.Filters)
-		for j := range rule.BackendRefs {
-			f(&rule.BackendRefs[j].BackendObjectReference)
-			mirrors(rule.BackendRefs[j].Filters)
+		for i := range o.Spec.Rules {
+			rule := &o.Spec.Rules[i]
+			mirrors(rule.Filters)
+			for j := range rule.BackendRefs {
+				f(&rule.BackendRefs[j].BackendObjectReference)
+				mirrors(rule.BackendRefs[j].Filters)
+			}
+		}
+	case *gatewayv1.GRPCRoute:
+		mirrors := func(filters []gatewayv1.GRPCRouteFilter) {
+			for i := range filters {
+				if m := filters[i].RequestMirror; m != nil {
+					f(&m.BackendRef)
+				}
+			}
+		}
+		for i := range o.Spec.Rules {
+			rule := &o.Spec.Rules[i]
+			mirrors(rule.Filters)
+			for j := range rule.BackendRefs {
+				f(&rule.BackendRefs[j].BackendObjectReference)
+				mirrors(rule.BackendRefs[j].Filters)
+			}
 		}
 	}
 }

@@ -35,6 +35,7 @@ var Kinds = []Kind{
 	{Name: "GatewayClass", Group: gatewayv1.GroupName, Object: &gatewayv1.GatewayClass{}, ClusterScoped: true},
 	{Name: "Gateway", Group: gatewayv1.GroupName, Object: &gatewayv1.Gateway{}},
 	{Name: "HTTPRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.HTTPRoute{}},
+	{Name: "GRPCRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.GRPCRoute{}},
 	{Name: "ReferenceGrant", Group: gatewayv1.GroupName, Object: &gatewayv1.ReferenceGrant{}},
 	{Name: "Backend", Group: v1alpha1.GroupName, Object: &v1alpha1.Backend{}},
 	{Name: "AuthPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.AuthPolicy{}},

@@ -8,6 +8,7 @@ package objects
 
 import (
 	"cmp"
+	"maps"
 	"reflect"
 	"slices"
 
@@ -15,7 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 // Ref names an object. Kinds that Headgate reads are unique without their group.
@@ -115,6 +115,9 @@ func (s *Set) Get(ref Ref) Object {
 	return s.objects[ref.Kind][ref.NamespacedName()]
 }
 
+// Has reports whether there is any object of a kind.
+func (s *Set) Has(kind string) bool { return len(s.objects[kind]) > 0 }
+
 // Len returns the number of objects.
 func (s *Set) Len() int {
 	n := 0
@@ -148,16 +151,16 @@ func (s *Set) EndpointSlicesOf(namespace, service string) []*discoveryv1.Endpoin
 	return sorted[*discoveryv1.EndpointSlice](s, s.slicesByService[types.NamespacedName{Namespace: namespace, Name: service}])
 }
 
-// HTTPRoutesOfGateway returns the HTTPRoutes with a parentRef to a Gateway,
-// existing or not, sorted by namespace and name.
-func (s *Set) HTTPRoutesOfGateway(namespace, name string) []*gatewayv1.HTTPRoute {
-	return sorted[*gatewayv1.HTTPRoute](s, s.routesByGateway[types.NamespacedName{Namespace: namespace, Name: name}])
+// RoutesOfGateway returns the routes, of any kind, with a parentRef to a
+// Gateway, existing or not, sorted.
+func (s *Set) RoutesOfGateway(namespace, name string) []Ref {
+	return slices.SortedFunc(maps.Keys(s.routesByGateway[types.NamespacedName{Namespace: namespace, Name: name}]), Ref.Compare)
 }
 
-// HTTPRoutesOfBackend returns the HTTPRoutes that name a Service or Backend in
-// a backendRef or mirror, sorted by namespace and name.
-func (s *Set) HTTPRoutesOfBackend(ref Ref) []*gatewayv1.HTTPRoute {
-	return sorted[*gatewayv1.HTTPRoute](s, s.routesByBackend[ref])
+// RoutesOfBackend returns the routes, of any kind, that name a Service or
+// Backend in a backendRef or mirror, sorted.
+func (s *Set) RoutesOfBackend(ref Ref) []Ref {
+	return slices.SortedFunc(maps.Keys(s.routesByBackend[ref]), Ref.Compare)
 }
 
 func sorted[T Object](s *Set, names refs) []T {

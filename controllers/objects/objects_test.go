@@ -150,18 +150,18 @@ func TestIndexes(t *testing.T) {
 	check := func(want int) {
 		t.Helper()
 		for _, b := range backends {
-			if got := len(s.HTTPRoutesOfBackend(b)); got != want {
+			if got := len(s.RoutesOfBackend(b)); got != want {
 				t.Errorf("%v has %d routes, want %d", b, got, want)
 			}
 		}
 		for _, namespace := range []string{"a", "b"} {
-			if got := len(s.HTTPRoutesOfGateway(namespace, "gw")); got != want {
+			if got := len(s.RoutesOfGateway(namespace, "gw")); got != want {
 				t.Errorf("Gateway %s/gw has %d routes, want %d", namespace, got, want)
 			}
 		}
 	}
 	check(1)
-	if got := s.HTTPRoutesOfGateway("a", "s"); len(got) != 0 {
+	if got := s.RoutesOfGateway("a", "s"); len(got) != 0 {
 		t.Error("a Service was taken for a Gateway")
 	}
 	s.Put(route) // the same again must not be indexed twice

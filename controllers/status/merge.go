@@ -31,6 +31,8 @@ func part(obj objects.Object) any {
 		return &o.Status
 	case *gatewayv1.HTTPRoute:
 		return &o.Status.RouteStatus
+	case *gatewayv1.GRPCRoute:
+		return &o.Status.RouteStatus
 	case v1alpha1.Policy:
 		return o.PolicyStatus()
 	case *v1alpha1.Backend:
