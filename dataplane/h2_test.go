@@ -154,6 +154,36 @@ func TestHTTP2Drains(t *testing.T) {
 	}
 }
 
+// A client that gives up a response that never ends ends it for the upstream too.
+func TestHTTP2Cancel(t *testing.T) {
+	gone := make(chan bool, 1)
+	up := http.NewServeMux()
+	up.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "first")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		gone <- true
+	})
+	p := start(t, dataplane.Options{})
+	w := &world{}
+	w.port(plain()).cluster("a", upstream(t, up)).host(gateway, "*", to("/", "a")).apply(t, p)
+	ctx, cancel := context.WithCancel(context.Background())
+	req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+address(t, p), nil)
+	resp, err := client2(t).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(resp.Body, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	select {
+	case <-gone:
+	case <-time.After(5 * time.Second):
+		t.Error("the upstream still sends")
+	}
+}
+
 func upstream(t *testing.T, h http.Handler) string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -289,7 +290,7 @@ func (c *ClientConn) begin() error {
 	}
 	r.Status, r.Reason, r.Proto = h.status, h.reason, h.proto
 	c.body.d.reset(&c.in, h.kind, h.length, c.opts.MaxHeaderBytes, c.opts.MaxHeaderCount)
-	c.body.closed = false
+	c.body.closed.Store(false)
 	r.Length, r.Body = 0, nil
 	switch h.kind {
 	case framedNone:
@@ -343,7 +344,7 @@ func (c *ClientConn) Finish() (reusable bool) {
 		return !c.broken
 	}
 	pumped := c.pump.finish()
-	reusable = pumped && !c.broken && !c.tunnelled && c.sendErr == nil &&
+	reusable = pumped && !c.broken && !c.body.kicked.Load() && !c.tunnelled && c.sendErr == nil &&
 		c.head.persistent && c.body.d.done() && c.in.r == c.in.w
 	c.in.release()
 	c.writer.release()
@@ -401,9 +402,11 @@ func (c *ClientConn) explain(err error) error {
 
 // responseBody is a response's content as the client side receives it.
 type responseBody struct {
-	c      *ClientConn
-	d      decoder
-	closed bool
+	c       *ClientConn
+	d       decoder
+	closed  atomic.Bool
+	reading atomic.Bool // Next is about to read or reads
+	kicked  atomic.Bool // Close has made the connection's reads fail
 }
 
 // Ready implements exchange.Body.
@@ -425,12 +428,18 @@ func (b *responseBody) Next() ([]byte, error) {
 			return nil, b.fail(err)
 		case p != nil:
 			return p, nil
-		case b.closed:
+		}
+		b.reading.Store(true)
+		if b.closed.Load() {
+			b.reading.Store(false)
 			return nil, errBodyClosed
 		}
-		if err := c.read(b.d.want()); err == io.EOF {
+		err = c.read(b.d.want())
+		b.reading.Store(false)
+		switch {
+		case err == io.EOF:
 			_ = b.d.ended()
-		} else if err != nil {
+		case err != nil:
 			return nil, b.fail(err)
 		}
 	}
@@ -443,4 +452,9 @@ func (b *responseBody) fail(err error) error {
 }
 
 // Close implements exchange.Body.
-func (b *responseBody) Close() { b.closed = true }
+func (b *responseBody) Close() {
+	b.closed.Store(true)
+	if b.reading.Load() && b.kicked.CompareAndSwap(false, true) {
+		_ = b.c.NC.SetReadDeadline(link.LongAgo)
+	}
+}

@@ -53,6 +53,7 @@ type ServerConn struct {
 	drainTime *time.Timer
 
 	resets, provoked, frames budget
+	gathering                *gathering // nil while there is nothing to write
 	// ours are the streams that we reset last: what is on its way for them is no error.
 	ours [64]uint32
 	our  int
@@ -130,10 +131,15 @@ func (c *ServerConn) Serve() {
 // Close cuts the connection off at once. It may be called from any goroutine.
 func (c *ServerConn) Close() error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.writeFailed(net.ErrClosed)
-	c.close(c.err)
-	return nil
+	c.mu.Unlock()
+	return c.shut()
+}
+
+// shut closes the connection. mu is not held: over TLS it may have to wait.
+func (c *ServerConn) shut() error {
+	c.dl.Stop()
+	return c.nc.Close()
 }
 
 // end says goodbye and waits for the requests.
@@ -180,15 +186,16 @@ func (c *ServerConn) end(err error) {
 	if !dead && bad != nil || link.IsTimeout(err) {
 		c.linger()
 	}
+	_ = c.shut()
 	c.mu.Lock()
 	if c.err == nil {
 		c.err = net.ErrClosed
 	}
-	c.close(c.err)
 	for c.serving > 0 || c.writing {
 		c.served.Wait()
 	}
-	c.out, c.spare = nil, nil
+	c.out = c.out[:0]
+	c.putAway()
 	c.mu.Unlock()
 	if c.in.buf != nil {
 		link.GiveBuffer(c.in.buf)
@@ -264,6 +271,32 @@ func (c *ServerConn) setPhase() {
 	}
 }
 
+// gathering is what an outbox gathers in, which idle connections do without.
+type gathering struct{ out, spare []byte }
+
+var gatherings = sync.Pool{New: func() any { return &gathering{out: make([]byte, 0, 4<<10)} }}
+
+// takeOut provides for what is going to be written. mu is held.
+func (c *ServerConn) takeOut() {
+	if c.gathering != nil {
+		return
+	}
+	c.gathering = gatherings.Get().(*gathering)
+	if c.out == nil && c.spare == nil && !c.writing {
+		c.out, c.spare = c.gathering.out, c.gathering.spare
+	}
+}
+
+// putAway is the opposite, if nothing is being written. mu is held.
+func (c *ServerConn) putAway() {
+	if c.gathering == nil || c.writing || len(c.out) > 0 {
+		return
+	}
+	c.gathering.out, c.gathering.spare = c.out, c.spare
+	gatherings.Put(c.gathering)
+	c.gathering, c.out, c.spare = nil, nil, nil
+}
+
 func (c *ServerConn) takeRoom() []byte {
 	if c.in.buf == nil {
 		c.in.buf = link.TakeBuffer(link.MediumBuffer)
@@ -305,6 +338,9 @@ func (c *ServerConn) read() error {
 		}
 		if c.prefaced {
 			c.flushAside()
+		}
+		if c.phase == phaseIdle {
+			c.putAway()
 		}
 		err := c.err
 		if c.drained() {

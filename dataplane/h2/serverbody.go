@@ -1,6 +1,10 @@
 package h2
 
-import "io"
+import (
+	"io"
+
+	"github.com/headgate/headgate/dataplane/link"
+)
 
 // requestBody is a stream as its request's content. The goroutine that pulls
 // may be another than the one that serves.
@@ -34,6 +38,10 @@ func (st *stream) pull() ([]byte, error) {
 	c := st.c
 	waited := false
 	for {
+		if c.opts.Poison {
+			link.Poison(st.view)
+			st.view = nil
+		}
 		p := st.inbox.take()
 		if st.lent > 0 && st.err == nil {
 			c.giveConn(st.lent)
@@ -46,7 +54,7 @@ func (st *stream) pull() ([]byte, error) {
 		case st.bodyErr != nil:
 			return nil, st.bodyErr
 		case p != nil:
-			st.lent = len(p)
+			st.lent, st.view = len(p), p
 			return p, nil
 		case st.remoteClosed:
 			return nil, io.EOF

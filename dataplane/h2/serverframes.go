@@ -163,6 +163,7 @@ func (c *ServerConn) open(st *stream, b *openBlock) *connError {
 		c.mu.Lock()
 		c.streams[st.id] = st
 		c.serving++
+		c.takeOut()
 		c.setPhase()
 		c.mu.Unlock()
 		pool.start(st)

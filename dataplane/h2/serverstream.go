@@ -32,8 +32,9 @@ type stream struct {
 	// Receiving.
 	recv       recvWindow
 	inbox      inbox
-	lent       int   // bytes that Next has returned and that were not given back
-	declared   int64 // content-length, or -1
+	lent       int    // bytes that Next has returned and that were not given back
+	view       []byte // the same
+	declared   int64  // content-length, or -1
 	received   int64
 	trailers   exchange.Fields
 	bodyErr    error
@@ -96,7 +97,7 @@ func (st *stream) reuse() {
 	st.c = nil
 	st.remoteClosed, st.localClosed, st.err, st.malformed = false, false, nil, ""
 	st.informed, st.answered, st.tunnels = false, false, false
-	st.lent, st.declared, st.received, st.trailers = 0, 0, 0, st.trailers[:0]
+	st.lent, st.view, st.declared, st.received, st.trailers = 0, nil, 0, 0, st.trailers[:0]
 	st.bodyErr, st.bodyClosed = nil, false
 	st.pending, st.last, st.stalled = nil, false, false
 	st.timed = false
@@ -310,8 +311,8 @@ func (st *stream) finish(err error) {
 	c.endIfDrained()
 	if c.ending || c.err != nil {
 		c.served.Broadcast()
-	} else {
-		c.flush()
+	} else if c.flush(); c.phase == phaseIdle {
+		c.putAway()
 	}
 	c.mu.Unlock()
 	st.reuse()
