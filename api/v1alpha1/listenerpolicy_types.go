@@ -37,7 +37,7 @@ type ListenerPolicyList struct {
 }
 
 // ListenerPolicySpec says how clients are treated.
-// +kubebuilder:validation:XValidation:message="one of trustedProxies, limits and timeouts must be set",rule="has(self.trustedProxies) || has(self.limits) || has(self.timeouts)"
+// +kubebuilder:validation:XValidation:message="one of trustedProxies, limits, timeouts and tls must be set",rule="has(self.trustedProxies) || has(self.limits) || has(self.timeouts) || has(self.tls)"
 type ListenerPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
 	// +required
@@ -66,6 +66,114 @@ type ListenerPolicySpec struct {
 	// Timeouts bound how long a client may take.
 	// +optional
 	Timeouts *ClientTimeouts `json:"timeouts,omitempty"`
+	// TLS says how HTTPS listeners speak TLS, and which clients they let in.
+	// An option of the listener itself (listeners[].tls.options) is nearer than
+	// a policy that is not enforced.
+	// +optional
+	TLS *ListenerTLS `json:"tls,omitempty"`
+}
+
+// ListenerTLS says how listeners speak TLS.
+// +kubebuilder:validation:MinProperties=1
+type ListenerTLS struct {
+	// MinVersion is the least version of TLS. The default is 1.2.
+	// +optional
+	// +kubebuilder:validation:Enum="1.2";"1.3"
+	MinVersion *string `json:"minVersion,omitempty"`
+	// CipherSuites are those for TLS 1.2, by their IANA names. The default is
+	// those that are safe. Those of TLS 1.3 are all safe, and always on.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=64
+	CipherSuites []string `json:"cipherSuites,omitempty"`
+	// Curves are the key exchange groups. The default is all of them, the hybrid
+	// post-quantum X25519MLKEM768 first.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=5
+	// +kubebuilder:validation:items:Enum=X25519MLKEM768;X25519;P-256;P-384;P-521
+	Curves []string `json:"curves,omitempty"`
+	// SessionTickets says whether clients may resume a session with a ticket,
+	// whose keys change every day. The default is true.
+	// +optional
+	SessionTickets *bool `json:"sessionTickets,omitempty"`
+	// ClientCertificates asks clients for certificates, in place of what the
+	// Gateway's spec.tls.frontend asks for.
+	// +optional
+	ClientCertificates *ClientCertificates `json:"clientCertificates,omitempty"`
+}
+
+// ClientCertificatesMode says whether a client must have a certificate.
+// +kubebuilder:validation:Enum=Required;Optional
+type ClientCertificatesMode string
+
+const (
+	// ClientCertificatesRequired lets in who has a good certificate.
+	ClientCertificatesRequired ClientCertificatesMode = "Required"
+	// ClientCertificatesOptional lets in also who has none; a bad one is refused.
+	ClientCertificatesOptional ClientCertificatesMode = "Optional"
+)
+
+// ClientCertificates says which certificates of clients are good.
+type ClientCertificates struct {
+	// Mode says whether a client must have a certificate.
+	// +optional
+	// +kubebuilder:default=Required
+	Mode ClientCertificatesMode `json:"mode,omitempty"`
+	// CACertificateRefs name the authorities that sign clients' certificates. If
+	// one of them cannot be read, no client is let in.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	CACertificateRefs []CACertificateRef `json:"caCertificateRefs"`
+	// SubjectAltNames are names of which a certificate must have one. The
+	// default is any.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	SubjectAltNames []SubjectAltName `json:"subjectAltNames,omitempty"`
+	// Forward tells backends in X-Forwarded-Client-Cert who the client is: its
+	// certificate's hash, subject, URIs and DNS names. A field of that name that
+	// the client sent is dropped either way, unless it is a trusted proxy.
+	// +optional
+	Forward bool `json:"forward,omitempty"`
+}
+
+// CACertificateRef names a ConfigMap or Secret in the policy's namespace, whose
+// ca.crt holds PEM certificates.
+type CACertificateRef struct {
+	// Kind is the object's.
+	// +optional
+	// +kubebuilder:default=ConfigMap
+	// +kubebuilder:validation:Enum=ConfigMap;Secret
+	Kind string `json:"kind,omitempty"`
+	// Name is the object's.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+}
+
+// SubjectAltNameType is the type of a subject alternative name.
+// +kubebuilder:validation:Enum=DNS;URI;SPIFFE
+type SubjectAltNameType string
+
+// SubjectAltName is a name in a certificate, compared as a whole.
+// +kubebuilder:validation:XValidation:message="a SPIFFE ID begins with spiffe://",rule="self.type != 'SPIFFE' || self.value.startsWith('spiffe://')"
+type SubjectAltName struct {
+	// Type is DNS, URI, or SPIFFE: the ID of a certificate that has no other URI.
+	// +required
+	Type SubjectAltNameType `json:"type"`
+	// Value is the name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=2048
+	Value string `json:"value"`
 }
 
 // ClientLimits bound what a client may send.

@@ -41,6 +41,8 @@ type policyIndex interface {
 	filters(at attachment, own []policy.Config) (filters []policy.Config, broken string)
 	// client returns the settings of a listener's client side, nil for defaults.
 	client(gateway *gatewayv1.Gateway, listener gatewayv1.SectionName) *snapshot.Client
+	// tls adds what policies and the listener's own options say to its TLS.
+	tls(l *listener, t *snapshot.TLS)
 	// cluster fills in what the effective BackendPolicies say for one backendRef:
 	// those on the backend, its port, the route and the rule. target, if not "",
 	// names the route or rule ("HTTPRoute/namespace/name" or with "/rule") whose

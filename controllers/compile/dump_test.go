@@ -64,6 +64,14 @@ func (d *dumper) ports() {
 				for _, c := range l.TLS.Certificates {
 					text += fmt.Sprintf(" certificate=%s/%s", c.Source.Namespace, c.Source.Name)
 				}
+				settings := *l.TLS
+				settings.Certificates = nil
+				if said := strings.Replace(toJSON(settings), `"certificates":null`, "", 1); said != "{}" {
+					text += " tls=" + strings.Replace(said, "{,", "{", 1)
+				}
+				if c := l.TLS.Clients; c != nil {
+					text += fmt.Sprintf(" authorities=%d", strings.Count(string(c.Roots), "BEGIN"))
+				}
 			}
 			if l.Client != nil {
 				text += " client=" + toJSON(l.Client)

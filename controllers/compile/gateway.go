@@ -22,6 +22,10 @@ type gateway struct {
 	// refused says why nothing of the Gateway is served; accepted what its
 	// condition says, which may be True although some listeners are not valid.
 	refused, programmed verdict
+	// validations are what spec.tls.frontend asks of clients, by field, and
+	// insecure the fields of those that let everybody in.
+	validations map[string]frontendValidation
+	insecure    []string
 }
 
 func (g *gateway) ref() objects.Ref { return g.report.object }
@@ -81,7 +85,7 @@ func (g *gateway) checkUnsupported() {
 			g.refuse(gatewayv1.GatewayReasonInvalid, "spec.tls.backend", "client certificates for backends are not supported", "no backend")
 		}
 		if t.Frontend != nil {
-			g.refuse(gatewayv1.GatewayReasonInvalid, "spec.tls.frontend", "the validation of client certificates is not supported", "no frontend")
+			g.checkFrontend(t.Frontend)
 		}
 	}
 	if spec.DefaultScope != "" && spec.DefaultScope != gatewayv1.GatewayDefaultScopeNone {
@@ -209,6 +213,9 @@ func (g *gateway) status(attached func(listener string) int32) *Status {
 		accepted,
 		newCondition(string(gatewayv1.GatewayConditionProgrammed), string(gatewayv1.GatewayReasonProgrammed), "", g.programmed, generation),
 		newCondition(string(gatewayv1.GatewayConditionResolvedRefs), string(gatewayv1.GatewayReasonResolvedRefs), "", resolved, generation),
+	}
+	if len(g.insecure) > 0 {
+		status.Conditions = append(status.Conditions, g.insecureFrontend())
 	}
 	return &Status{Object: g.ref(), Generation: generation, Value: status}
 }

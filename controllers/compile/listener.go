@@ -27,6 +27,8 @@ type listener struct {
 	from         gatewayv1.FromNamespaces
 	selector     labels.Selector
 	certificates []*snapshot.Certificate
+	clients      *snapshot.ClientCertificates // what the Gateway asks of clients
+	options      []tlsSetting
 	// bound is the port to bind, 0 if it is not known yet.
 	bound uint16
 
@@ -138,9 +140,8 @@ func (b *frameBuilder) compileTLS(g *gateway, l *listener) {
 		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls.mode", fmt.Sprintf("%q is not supported for protocol HTTPS", *t.Mode), string(gatewayv1.TLSModeTerminate))
 		return
 	}
-	if len(t.Options) > 0 {
-		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls.options", "no options are supported", "no options")
-	}
+	l.compileOptions()
+	b.compileFrontend(g, l)
 	b.resolveCertificates(g, l)
 }
 
@@ -291,7 +292,8 @@ func (l *listener) compiled(policies policyIndex) *snapshot.Listener {
 		Client: policies.client(l.gateway.object, l.spec.Name),
 	}
 	if l.spec.Protocol == gatewayv1.HTTPSProtocolType {
-		c.TLS = &snapshot.TLS{Certificates: l.certificates}
+		c.TLS = &snapshot.TLS{Certificates: l.certificates, Clients: l.clients}
+		policies.tls(l, c.TLS)
 	}
 	return c
 }

@@ -68,8 +68,11 @@ func compileListenerPolicy(c *policyCompiler) {
 		timeout("idle", t.Idle, func(cl *snapshot.Client, d time.Duration) { cl.IdleTimeout = d })
 		timeout("body", t.Body, func(cl *snapshot.Client, d time.Duration) { cl.BodyTimeout = d })
 	}
+	if spec.TLS != nil {
+		compileListenerTLS(c, spec.TLS)
+	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "trustedProxies, limits or timeouts")
+		c.invalid("spec", "it sets nothing", "trustedProxies, limits, timeouts or tls")
 	}
 }
 
@@ -77,12 +80,14 @@ func compileListenerPolicy(c *policyCompiler) {
 func (x *policies) client(gateway *gatewayv1.Gateway, listener gatewayv1.SectionName) *snapshot.Client {
 	object := objects.Ref{Kind: "Gateway", Namespace: gateway.Namespace, Name: gateway.Name}
 	winners := x.effective(listenerPolicies, place{object: object}, place{object, string(listener)})
-	if len(winners) == 0 {
-		return nil
-	}
-	client := &snapshot.Client{}
+	var client *snapshot.Client
 	for _, w := range winners {
-		w.stanza.value.(clientSetting)(client)
+		if set, ok := w.stanza.value.(clientSetting); ok {
+			if client == nil {
+				client = &snapshot.Client{}
+			}
+			set(client)
+		}
 	}
 	return client
 }
