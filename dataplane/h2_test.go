@@ -1,6 +1,7 @@
 package dataplane_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -12,7 +13,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
 	"github.com/headgate/headgate/dataplane"
+	"github.com/headgate/headgate/dataplane/h2"
 )
 
 // client2 speaks HTTP/2 alone.
@@ -181,6 +187,81 @@ func TestHTTP2Cancel(t *testing.T) {
 	case <-gone:
 	case <-time.After(5 * time.Second):
 		t.Error("the upstream still sends")
+	}
+}
+
+// WebSocket over HTTP/2, RFC 8441, to an upstream that knows it from HTTP/1.1.
+func TestHTTP2WebSocket(t *testing.T) {
+	up := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		kind, message, err := c.Read(r.Context())
+		if err == nil {
+			err = c.Write(r.Context(), kind, append([]byte("echo "), message...))
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		_ = c.Close(websocket.StatusNormalClosure, "")
+	})
+	p := start(t, dataplane.Options{})
+	w := &world{}
+	w.port(plain()).cluster("a", upstream(t, up)).host(gateway, "*", to("/", "a")).apply(t, p)
+	nc, err := net.Dial("tcp", address(t, p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	_ = nc.SetDeadline(time.Now().Add(5 * time.Second))
+	_, _ = io.WriteString(nc, h2.Preface)
+	f := http2.NewFramer(nc, nc)
+	f.AllowIllegalWrites = true
+	_ = f.WriteSettings()
+	var block bytes.Buffer
+	enc := hpack.NewEncoder(&block)
+	for _, pair := range [][2]string{
+		{":method", "CONNECT"}, {":protocol", "websocket"}, {":scheme", "http"}, {":path", "/chat"}, {":authority", "a.test"},
+		{"sec-websocket-version", "13"},
+	} {
+		_ = enc.WriteField(hpack.HeaderField{Name: pair[0], Value: pair[1]})
+	}
+	_ = f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true})
+	// A masked text frame; the mask is zero. Then a masked close.
+	_ = f.WriteData(1, false, []byte("\x81\x82\x00\x00\x00\x00hi"))
+	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	got := ""
+	for {
+		frame, err := f.ReadFrame()
+		if err != nil {
+			t.Fatal(err, got)
+		}
+		switch frame := frame.(type) {
+		case *http2.MetaHeadersFrame:
+			if status := frame.PseudoValue("status"); status != "200" {
+				t.Fatal(status)
+			}
+			for _, field := range frame.RegularFields() {
+				if field.Name == "sec-websocket-accept" || field.Name == "upgrade" || field.Name == "connection" {
+					t.Error(field)
+				}
+			}
+		case *http2.DataFrame:
+			got += string(frame.Data())
+			if len(got) > 9 && !frame.StreamEnded() {
+				_ = f.WriteData(1, true, []byte("\x88\x82\x00\x00\x00\x00\x03\xe8"))
+			}
+			if frame.StreamEnded() {
+				if !strings.HasPrefix(got, "\x81\x07echo hi\x88\x02\x03\xe8") {
+					t.Errorf("%q", got)
+				}
+				return
+			}
+		case *http2.RSTStreamFrame, *http2.GoAwayFrame:
+			t.Fatal(frame, got)
+		}
 	}
 }
 
