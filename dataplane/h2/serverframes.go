@@ -169,9 +169,7 @@ func (c *ServerConn) open(st *stream, b *openBlock) *connError {
 		pool.start(st)
 		return nil
 	}
-	if reason != "" {
-		c.handler.Malformed(c.info, status, reason)
-	}
+	c.handler.Malformed(c.info, status, reason)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer st.reuse()
