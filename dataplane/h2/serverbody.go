@@ -70,7 +70,8 @@ func (st *stream) pull() ([]byte, error) {
 			continue
 		}
 		limit := c.opts.BodyTimeout
-		if st.tunnels {
+		if st.tunnels || st.ex.In.IsGRPC() {
+			// A call's messages come when there are any, as a tunnel's bytes do.
 			limit = c.opts.TunnelTimeout
 		}
 		if !st.timer.Read(limit) {

@@ -53,6 +53,12 @@ func TestLines(t *testing.T) {
 	local.In.Method, local.In.Path, local.In.Proto = "GET", "/no such", exchange.HTTP10
 	local.Answer(404, "no_route", "")
 
+	grpc := &exchange.Exchange{Start: fullExchange().Start}
+	grpc.In.Method, grpc.In.Path, grpc.In.Proto = "POST", "/shop.Orders/Get", exchange.HTTP2
+	grpc.In.Fields.Add("Content-Type", "application/grpc")
+	grpc.Response.Status = 200
+	grpc.Response.Trailers.Add("Grpc-Status", "5")
+
 	for _, c := range []struct {
 		name       string
 		ex         *exchange.Exchange
@@ -88,6 +94,13 @@ func TestLines(t *testing.T) {
 			text: `192.0.2.9 - alice [23/Nov/2026:20:38:18 +0000] "POST /orders HTTP/1.1" 200 42 "https://shop.example.com/basket" ` +
 				`"curl/8 \x22x\x22" id=4bf92f35 host=shop.example.com route=HTTPRoute/shop/orders cluster=Service/shop/orders/80 ` +
 				`endpoint=10.0.0.7:8080 us=2000 upstream_wait_us=1500 reason=upstream:reset flags=retried,cut`,
+		},
+		{
+			name: "gRPC", ex: grpc,
+			json: `{"time":"2026-11-23T20:38:18.123456Z","method":"POST","path":"/shop.Orders/Get","protocol":"HTTP/2.0","status":200,` +
+				`"grpc_status":"5","received_bytes":0,"sent_bytes":0,"duration_us":2000,"upstream_wait_us":0,"flags":[]}`,
+			text: `- - - [23/Nov/2026:20:38:18 +0000] "POST /shop.Orders/Get HTTP/2.0" 200 0 "-" "-" id=- host=- route=- cluster=- ` +
+				`endpoint=- grpc_status=5 us=2000 upstream_wait_us=0 reason=- flags=-`,
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {

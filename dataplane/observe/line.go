@@ -37,6 +37,9 @@ func appendJSON(b []byte, ex *exchange.Exchange, total time.Duration, err error)
 	b = jsonString(b, "path", ex.In.Path)
 	b = jsonString(b, "protocol", ex.In.Proto.String())
 	b = jsonInt(b, "status", int64(ex.Response.Status))
+	if ex.In.IsGRPC() {
+		b = jsonString(b, "grpc_status", ex.Response.GRPCStatus())
+	}
 	b = jsonInt(b, "received_bytes", ex.Received)
 	b = jsonInt(b, "sent_bytes", ex.Sent)
 	b = jsonInt(b, "duration_us", total.Microseconds())
@@ -124,6 +127,10 @@ func appendText(b []byte, ex *exchange.Exchange, total time.Duration, err error)
 	b = textWord(b, ex.Upstream.Cluster)
 	b = append(b, " endpoint="...)
 	b = textWord(b, ex.Upstream.Endpoint)
+	if ex.In.IsGRPC() {
+		b = append(b, " grpc_status="...)
+		b = textWord(b, ex.Response.GRPCStatus())
+	}
 	b = append(b, " us="...)
 	b = strconv.AppendInt(b, total.Microseconds(), 10)
 	b = append(b, " upstream_wait_us="...)

@@ -132,6 +132,7 @@ func (p *Pipeline) Serve(ex *exchange.Exchange) {
 				p.count(st, p.unrouted)
 			}
 			ex.Answer(http500, "panic", "Headgate failed to serve this request.\n")
+			answerGRPC(ex)
 		}
 	}()
 	p.serve(ex, st)
@@ -143,6 +144,8 @@ func (p *Pipeline) Serve(ex *exchange.Exchange) {
 	if st.rule != nil {
 		respond(ex, st.rule.filters[:st.passed])
 	}
+	// Last, so that filters see the status that is meant.
+	answerGRPC(ex)
 	st.tunnel = ex.Response.Tunnel != nil
 }
 
@@ -246,6 +249,9 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 	}
 	if r.requestTimeout > 0 {
 		ex.Deadline = ex.Start.Add(r.requestTimeout)
+	}
+	if d, ok := grpcTimeout(&ex.In); ok && (r.requestTimeout <= 0 || d < r.requestTimeout) {
+		ex.Deadline = ex.Start.Add(d)
 	}
 
 	// The rule's filters, in the order that compile gave them: cheap guards
