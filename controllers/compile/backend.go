@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -58,15 +59,20 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 	if ref.Port == nil {
 		return fail(gatewayv1.RouteReasonBackendNotFound, ".port", "a Service needs a port", portsOf(service))
 	}
-	port, ok := servicePort(service, *ref.Port)
+	transport := corev1.ProtocolTCP
+	if c.object.ref.Kind == "UDPRoute" {
+		transport = corev1.ProtocolUDP
+	}
+	port, ok := servicePort(service, *ref.Port, transport)
 	if !ok {
 		return fail(gatewayv1.RouteReasonBackendNotFound, ".port", fmt.Sprintf("%s has no port %d", backend, *ref.Port), portsOf(service))
 	}
-	if !isTCP(port) {
-		return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has protocol %s", port.Port, backend, port.Protocol), "a port with protocol TCP")
+	if transportOf(port) != transport {
+		return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has protocol %s", port.Port, backend, transportOf(port)),
+			"a port with protocol "+string(transport))
 	}
 	protocol := "http1"
-	if p := port.AppProtocol; p != nil {
+	if p := port.AppProtocol; p != nil && !isStream(c.object.ref.Kind) {
 		if protocol, ok = appProtocol(*p); !ok {
 			return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has appProtocol %s", port.Port, backend, *p),
 				"a port without appProtocol, or with http, kubernetes.io/h2c or kubernetes.io/ws")
@@ -75,6 +81,9 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 	number := strconv.Itoa(int(port.Port))
 	cluster := newCluster("Service/"+backend.Namespace+"/"+backend.Name+"/"+number,
 		snapshot.Ref{Kind: "Service", Namespace: backend.Namespace, Name: backend.Name, Section: number})
+	if transport == corev1.ProtocolUDP {
+		cluster.Key += "/udp"
+	}
 	cluster.Protocol = protocol
 	c.speakGRPC(cluster)
 	return c.withPolicies(clusterUse{cluster: cluster, backend: backend, port: port}), true
@@ -93,11 +102,11 @@ func appProtocol(name string) (protocol string, ok bool) {
 	return "", false
 }
 
-// servicePort finds a port by number, the TCP one if there are several. An
-// ExternalName has the ports that its host has, whatever it lists.
-func servicePort(service *corev1.Service, number gatewayv1.PortNumber) (found corev1.ServicePort, ok bool) {
+// servicePort finds a port by number, the one of the transport if there are
+// several. An ExternalName has the ports that its host has, whatever it lists.
+func servicePort(service *corev1.Service, number gatewayv1.PortNumber, transport corev1.Protocol) (found corev1.ServicePort, ok bool) {
 	for _, p := range service.Spec.Ports {
-		if p.Port == number && (!ok || isTCP(p)) {
+		if p.Port == number && (!ok || transportOf(p) == transport) {
 			found, ok = p, true
 		}
 	}
@@ -105,10 +114,10 @@ func servicePort(service *corev1.Service, number gatewayv1.PortNumber) (found co
 		return found, true
 	}
 	external := service.Spec.Type == corev1.ServiceTypeExternalName && number >= 1 && number <= 65535
-	return corev1.ServicePort{Port: number}, external
+	return corev1.ServicePort{Port: number, Protocol: transport}, external
 }
 
-func isTCP(p corev1.ServicePort) bool { return p.Protocol == "" || p.Protocol == corev1.ProtocolTCP }
+func transportOf(p corev1.ServicePort) corev1.Protocol { return cmp.Or(p.Protocol, corev1.ProtocolTCP) }
 
 func portsOf(service *corev1.Service) string {
 	var numbers []string

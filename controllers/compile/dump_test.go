@@ -77,6 +77,13 @@ func (d *dumper) ports() {
 				text += " client=" + toJSON(l.Client)
 			}
 			d.line("%s", text)
+			for _, t := range l.Targets {
+				text := fmt.Sprintf("    %q from %s %s/%s:", t.Hostname, t.Source.Kind, t.Source.Namespace, t.Source.Name)
+				for _, b := range t.Backends {
+					text += fmt.Sprintf(" %q=%d", b.Cluster, b.Weight)
+				}
+				d.line("%s", text)
+			}
 		}
 	}
 }

@@ -36,7 +36,7 @@ func compileEndpoints(set *objects.Set, use clusterUse) *snapshot.Endpoints {
 	all := primaryFamily(service, set.EndpointSlicesOf(service.Namespace, service.Name))
 	for _, s := range all {
 		if s.AddressType != discoveryv1.AddressTypeFQDN {
-			addSlice(out, s, use.port.Name)
+			addSlice(out, s, use.port)
 		}
 	}
 	sortEndpoints(out)
@@ -62,11 +62,11 @@ func primaryFamily(service *corev1.Service, all []*discoveryv1.EndpointSlice) []
 // addSlice adds the endpoints of a slice that are ready, and those that
 // terminate but still serve, as draining. A slice's ports have the names of
 // the Service's and numbers of their own.
-func addSlice(out *snapshot.Endpoints, s *discoveryv1.EndpointSlice, portName string) {
+func addSlice(out *snapshot.Endpoints, s *discoveryv1.EndpointSlice, of corev1.ServicePort) {
 	port := uint16(0)
 	for _, p := range s.Ports {
-		if valueOr(p.Name, "") == portName && p.Port != nil && *p.Port >= 1 && *p.Port <= 65535 &&
-			valueOr(p.Protocol, corev1.ProtocolTCP) == corev1.ProtocolTCP {
+		if valueOr(p.Name, "") == of.Name && p.Port != nil && *p.Port >= 1 && *p.Port <= 65535 &&
+			valueOr(p.Protocol, corev1.ProtocolTCP) == transportOf(of) {
 			port = uint16(*p.Port)
 			break
 		}

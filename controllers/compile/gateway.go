@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -100,7 +101,7 @@ func (b *frameBuilder) bindThroughService(g *gateway) {
 	for _, l := range g.listeners {
 		if service != nil {
 			for _, p := range service.Spec.Ports {
-				if p.Port == l.spec.Port && (p.Protocol == "" || p.Protocol == corev1.ProtocolTCP) && p.TargetPort.IntVal > 0 && p.TargetPort.IntVal <= 65535 {
+				if p.Port == l.spec.Port && string(transportOf(p)) == strings.ToUpper(l.transport()) && p.TargetPort.IntVal > 0 && p.TargetPort.IntVal <= 65535 {
 					l.bound = uint16(p.TargetPort.IntVal)
 				}
 			}
@@ -227,12 +228,12 @@ func (b *frameBuilder) service(g *gateway) (Service, bool) {
 	}
 	s := Service{Gateway: g.ref(), Name: ServiceName(types.NamespacedName{Namespace: g.object.Namespace, Name: g.object.Name})}
 	for _, l := range g.listeners {
-		port := ServicePort{Name: fmt.Sprintf("tcp-%d", l.spec.Port), Port: l.spec.Port, Protocol: "TCP"}
+		port := ServicePort{Name: fmt.Sprintf("%s-%d", l.transport(), l.spec.Port), Port: l.spec.Port, Protocol: strings.ToUpper(l.transport())}
 		if l.accepted.ok() && !slices.Contains(s.Ports, port) {
 			s.Ports = append(s.Ports, port)
 		}
 	}
-	slices.SortFunc(s.Ports, func(x, y ServicePort) int { return int(x.Port - y.Port) })
+	slices.SortFunc(s.Ports, func(x, y ServicePort) int { return cmp.Or(int(x.Port-y.Port), cmp.Compare(x.Protocol, y.Protocol)) })
 	if i := g.object.Spec.Infrastructure; i != nil {
 		for key, value := range i.Labels {
 			if s.Labels == nil {

@@ -61,10 +61,17 @@ func (b *frameBuilder) compileListener(g *gateway, i int) *listener {
 		if spec.TLS != nil {
 			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls", "protocol HTTP has no TLS", "protocol HTTPS, or no tls")
 		}
-	case gatewayv1.HTTPSProtocolType:
+	case gatewayv1.HTTPSProtocolType, gatewayv1.TLSProtocolType:
 		b.compileTLS(g, l)
+	case gatewayv1.TCPProtocolType, gatewayv1.UDPProtocolType:
+		if spec.TLS != nil {
+			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls", fmt.Sprintf("protocol %s has no TLS", spec.Protocol), "protocol TLS, or no tls")
+		}
+		if l.hostname != "" {
+			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".hostname", fmt.Sprintf("protocol %s has no hostnames", spec.Protocol), "no hostname")
+		}
 	default:
-		l.refuse(gatewayv1.ListenerReasonUnsupportedProtocol, ".protocol", string(spec.Protocol)+" is not supported", "HTTP or HTTPS")
+		l.refuse(gatewayv1.ListenerReasonUnsupportedProtocol, ".protocol", string(spec.Protocol)+" is not supported", "HTTP, HTTPS, TLS, TCP or UDP")
 	}
 	return l
 }
@@ -75,12 +82,35 @@ func (l *listener) refuse(reason gatewayv1.ListenerConditionReason, field, messa
 		Condition: string(gatewayv1.ListenerConditionAccepted), Reason: string(reason)})
 }
 
+// routeKinds are the kinds of routes that listeners take, by protocol.
+var routeKinds = map[gatewayv1.ProtocolType][]gatewayv1.Kind{
+	gatewayv1.HTTPProtocolType:  {"HTTPRoute", "GRPCRoute"},
+	gatewayv1.HTTPSProtocolType: {"HTTPRoute", "GRPCRoute"},
+	gatewayv1.TLSProtocolType:   {"TLSRoute"},
+	gatewayv1.TCPProtocolType:   {"TCPRoute"},
+	gatewayv1.UDPProtocolType:   {"UDPRoute"},
+}
+
+func joinOr(kinds []gatewayv1.Kind) string {
+	text := ""
+	for i, kind := range kinds {
+		if i > 0 {
+			text += " or "
+		}
+		text += string(kind)
+	}
+	return text
+}
+
 // compileKinds decides which kinds of routes may attach.
 func (l *listener) compileKinds() {
 	group := gatewayv1.Group(gatewayv1.GroupName)
-	supported := []gatewayv1.RouteGroupKind{{Group: &group, Kind: "HTTPRoute"}, {Group: &group, Kind: "GRPCRoute"}}
+	var supported []gatewayv1.RouteGroupKind
+	for _, kind := range routeKinds[l.spec.Protocol] {
+		supported = append(supported, gatewayv1.RouteGroupKind{Group: &group, Kind: kind})
+	}
 	l.kinds = []gatewayv1.RouteGroupKind{}
-	if l.spec.Protocol != gatewayv1.HTTPProtocolType && l.spec.Protocol != gatewayv1.HTTPSProtocolType {
+	if len(supported) == 0 {
 		return
 	}
 	if l.spec.AllowedRoutes == nil || len(l.spec.AllowedRoutes.Kinds) == 0 {
@@ -92,7 +122,7 @@ func (l *listener) compileKinds() {
 		if at < 0 || kind.Group != nil && *kind.Group != group {
 			l.gateway.fail(&l.resolved, Finding{
 				Field:   fmt.Sprintf("%s.allowedRoutes.kinds[%d]", l.field, i),
-				Message: fmt.Sprintf("%s is not supported for protocol %s", kind.Kind, l.spec.Protocol), Want: "HTTPRoute or GRPCRoute",
+				Message: fmt.Sprintf("%s is not supported for protocol %s", kind.Kind, l.spec.Protocol), Want: joinOr(routeKinds[l.spec.Protocol]),
 				Condition: string(gatewayv1.ListenerConditionResolvedRefs), Reason: string(gatewayv1.ListenerReasonInvalidRouteKinds),
 			})
 		} else if !l.takes(string(kind.Kind)) {
@@ -129,20 +159,54 @@ func (l *listener) compileNamespaces() {
 	}
 }
 
-// compileTLS checks the TLS settings of an HTTPS listener.
+// compileTLS checks the TLS settings of an HTTPS or TLS listener.
 func (b *frameBuilder) compileTLS(g *gateway, l *listener) {
 	t := l.spec.TLS
 	if t == nil {
-		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls", "protocol HTTPS needs it", "tls with certificateRefs")
+		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls", fmt.Sprintf("protocol %s needs it", l.spec.Protocol), "tls with certificateRefs")
+		return
+	}
+	if l.passesThrough() {
+		if len(t.CertificateRefs) > 0 || len(t.Options) > 0 {
+			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls", "mode Passthrough leaves TLS to the backends", "no certificateRefs and no options, or mode Terminate")
+		}
 		return
 	}
 	if t.Mode != nil && *t.Mode != gatewayv1.TLSModeTerminate {
-		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls.mode", fmt.Sprintf("%q is not supported for protocol HTTPS", *t.Mode), string(gatewayv1.TLSModeTerminate))
+		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls.mode", fmt.Sprintf("%q is not supported for protocol %s", *t.Mode, l.spec.Protocol), string(gatewayv1.TLSModeTerminate))
 		return
 	}
 	l.compileOptions()
 	b.compileFrontend(g, l)
 	b.resolveCertificates(g, l)
+}
+
+// passesThrough reports whether TLS is left to the backends.
+func (l *listener) passesThrough() bool {
+	t := l.spec.TLS
+	return l.spec.Protocol == gatewayv1.TLSProtocolType && t != nil && t.Mode != nil && *t.Mode == gatewayv1.TLSModePassthrough
+}
+
+// terminates reports whether TLS ends here.
+func (l *listener) terminates() bool {
+	return l.spec.Protocol == gatewayv1.HTTPSProtocolType || l.spec.Protocol == gatewayv1.TLSProtocolType && !l.passesThrough()
+}
+
+// transport is what the listener's port is of: "tcp" or "udp".
+func (l *listener) transport() string {
+	if l.spec.Protocol == gatewayv1.UDPProtocolType {
+		return "udp"
+	}
+	return "tcp"
+}
+
+// family is what the listeners of a port have in common: those of HTTPS and TLS
+// are told apart by server name.
+func (l *listener) family() gatewayv1.ProtocolType {
+	if l.spec.Protocol == gatewayv1.HTTPSProtocolType {
+		return gatewayv1.TLSProtocolType
+	}
+	return l.spec.Protocol
 }
 
 // allows reports whether routes of a namespace may attach.
@@ -165,32 +229,43 @@ func (l *listener) allows(set *objects.Set, namespace string) bool {
 
 // claim is what must differ between the listeners of one port.
 type claim struct {
-	port     int32
+	portClaim
 	hostname string
+}
+
+// portClaim is a port of one transport; those of TCP and UDP are different ones.
+type portClaim struct {
+	transport string
+	port      int32
+}
+
+func (l *listener) claim() claim {
+	return claim{portClaim{l.transport(), int32(l.spec.Port)}, l.hostname}
 }
 
 // markConflicts finds the listeners of one Gateway that are not distinct. None
 // of them is served, GatewaySpec.listeners: there must be no winner.
 func (g *gateway) markConflicts() {
-	protocols := map[int32]map[gatewayv1.ProtocolType]bool{}
+	protocols := map[portClaim]map[gatewayv1.ProtocolType]bool{}
 	claims := map[claim]int{}
 	for _, l := range g.listeners {
 		// What is not accepted anyway stands in nobody's way.
 		if l.accepted.ok() {
-			if protocols[l.spec.Port] == nil {
-				protocols[l.spec.Port] = map[gatewayv1.ProtocolType]bool{}
+			port := l.claim().portClaim
+			if protocols[port] == nil {
+				protocols[port] = map[gatewayv1.ProtocolType]bool{}
 			}
-			protocols[l.spec.Port][l.spec.Protocol] = true
-			claims[claim{l.spec.Port, l.hostname}]++
+			protocols[port][l.family()] = true
+			claims[l.claim()]++
 		}
 	}
 	for _, l := range g.listeners {
 		switch {
 		case !l.accepted.ok():
-		case len(protocols[l.spec.Port]) > 1:
+		case len(protocols[l.claim().portClaim]) > 1:
 			l.conflict(gatewayv1.ListenerReasonProtocolConflict, gatewayv1.ListenerReasonProtocolConflict, ".protocol",
 				fmt.Sprintf("other listeners of the Gateway have another protocol on port %d", l.spec.Port), "one protocol per port")
-		case claims[claim{l.spec.Port, l.hostname}] > 1:
+		case claims[l.claim()] > 1:
 			l.conflict(gatewayv1.ListenerReasonHostnameConflict, gatewayv1.ListenerReasonHostnameConflict, ".hostname",
 				fmt.Sprintf("another listener of the Gateway has the same hostname on port %d", l.spec.Port), "a different hostname or port")
 		}
@@ -230,7 +305,12 @@ func (l *listener) status(attached int32) gatewayv1.ListenerStatus {
 }
 
 // sockets are the ports to bind with the listeners that share them.
-type sockets map[uint16]*socket
+type sockets map[socketKey]*socket
+
+type socketKey struct {
+	transport string
+	number    uint16
+}
 
 type socket struct {
 	protocol  gatewayv1.ProtocolType
@@ -247,12 +327,13 @@ func (s sockets) bind(g *gateway) {
 		if !l.accepted.ok() || l.bound == 0 {
 			continue
 		}
-		shared := s[l.bound]
+		key := socketKey{l.transport(), l.bound}
+		shared := s[key]
 		if shared == nil {
-			shared = &socket{protocol: l.spec.Protocol}
-			s[l.bound] = shared
+			shared = &socket{protocol: l.family()}
+			s[key] = shared
 		}
-		if shared.protocol != l.spec.Protocol {
+		if shared.protocol != l.family() {
 			l.conflict(gatewayv1.ListenerReasonProtocolConflict, gatewayv1.ListenerReasonPortUnavailable, ".port",
 				fmt.Sprintf("port %d is taken by listener %s, which is older, with protocol %s", l.spec.Port, shared.listeners[0].key, shared.protocol),
 				"another port, or the same protocol")
@@ -271,8 +352,8 @@ func (s sockets) bind(g *gateway) {
 // ports returns the snapshot's ports.
 func (s sockets) ports(policies policyIndex) []*snapshot.Port {
 	ports := make([]*snapshot.Port, 0, len(s))
-	for number, shared := range s {
-		port := &snapshot.Port{Key: fmt.Sprintf("tcp/%d", number), Number: number, Transport: "tcp"}
+	for key, shared := range s {
+		port := &snapshot.Port{Key: fmt.Sprintf("%s/%d", key.transport, key.number), Number: key.number, Transport: key.transport}
 		for _, l := range shared.listeners {
 			port.Listeners = append(port.Listeners, l.compiled(policies))
 		}
@@ -291,7 +372,7 @@ func (l *listener) compiled(policies policyIndex) *snapshot.Listener {
 		Port: uint16(l.spec.Port), Protocol: string(l.spec.Protocol), Hostname: l.hostname,
 		Client: policies.client(l.gateway.object, l.spec.Name),
 	}
-	if l.spec.Protocol == gatewayv1.HTTPSProtocolType {
+	if l.terminates() {
 		c.TLS = &snapshot.TLS{Certificates: l.certificates, Clients: l.clients}
 		policies.tls(l, c.TLS)
 	}

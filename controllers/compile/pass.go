@@ -22,6 +22,8 @@ type tables struct {
 	routes snapshot.Table[*route]
 	// losers are the routes that yield to others, by their Gateway's Ref.
 	losers snapshot.Table[losers]
+	// streams are the TCPRoutes, TLSRoutes and UDPRoutes; nil before the first pass.
+	streams *streams
 	// hosts are the virtual hosts with whose entry is whose, by host key.
 	hosts snapshot.Table[*host]
 	// clusters are the clusters with how many routes use them, by cluster key.
@@ -76,8 +78,9 @@ func newPass(prev *Result, set *objects.Set) *pass {
 type scope struct {
 	// reframe says that the frame is to be built anew, routing that every route
 	// is to be compiled against it, whatever it looks like.
-	reframe, routing bool
-	routes           map[objects.Ref]bool
+	// streams that the routes of connections are.
+	reframe, routing, streams bool
+	routes                    map[objects.Ref]bool
 	// backends are the Services and Backends whose endpoints may differ.
 	backends map[objects.Ref]bool
 }
@@ -98,6 +101,7 @@ func (p *pass) run(changed []objects.Ref, opts Options) *Result {
 		p.reframe(opts, s)
 	}
 	p.compileRoutes(s)
+	p.compileStreams(s)
 	p.compileEndpoints(s)
 	p.report(s)
 	return p.finish()
@@ -108,6 +112,8 @@ func (p *pass) widen(s *scope, ref objects.Ref) {
 	switch ref.Kind {
 	case "HTTPRoute", "GRPCRoute":
 		s.routes[ref] = true
+	case "TCPRoute", "TLSRoute", "UDPRoute":
+		s.streams = true
 	case "EndpointSlice":
 		p.moveSlice(ref, s)
 	case "Gateway", "GatewayClass":
@@ -136,15 +142,12 @@ func (p *pass) reframe(opts Options, s *scope) {
 		old = &frame{}
 	} else if equal(old.ports, f.ports) {
 		f.ports = old.ports
-	} else {
-		p.ports = true
 	}
-	p.ports = p.ports || p.tables.frame == nil
 	if old.wanted != nil && maps.Equal(old.wanted, f.wanted) {
 		f.wanted = old.wanted
 	}
 	p.tables.frame = f
-	p.Snapshot.Ports, p.Wanted, p.Services = f.ports, f.wanted, f.services
+	p.Wanted, p.Services = f.wanted, f.services
 	if s.routing {
 		for _, key := range p.tables.routes.Keys() {
 			r, _ := p.tables.routes.Get(key)
@@ -212,13 +215,6 @@ func (p *pass) compileRoutes(s *scope) {
 		p.rebuildHost(key, change)
 	}
 	p.settleClusters(net, uses, s)
-	// Services, Backends and policies may have changed what clusters are.
-	for key, use := range uses {
-		if c, _ := p.tables.clusters.Get(key); !equal(c.clusterUse, use) {
-			p.tables.clusters = p.tables.clusters.With(key, cluster{use, c.routes})
-			p.setCluster(key, use.cluster)
-		}
-	}
 }
 
 // hostChange is what routes change in one virtual host.
@@ -311,8 +307,8 @@ func countClusters(net map[string]int, uses map[string]clusterUse, old, next *ro
 	}
 }
 
-// settleClusters adds the clusters that routes came to use, and lets those go
-// that no route uses any more.
+// settleClusters adds the clusters that routes came to use, lets those go that
+// no route uses any more, and changes those that are not what they were.
 func (p *pass) settleClusters(net map[string]int, uses map[string]clusterUse, s *scope) {
 	for key, by := range net {
 		c, known := p.tables.clusters.Get(key)
@@ -335,6 +331,13 @@ func (p *pass) settleClusters(net map[string]int, uses map[string]clusterUse, s 
 		})
 		p.setCluster(key, nil)
 		p.setEndpoints(key, nil)
+	}
+	// Services, Backends and policies may have changed what clusters are.
+	for key, use := range uses {
+		if c, _ := p.tables.clusters.Get(key); !equal(c.clusterUse, use) {
+			p.tables.clusters = p.tables.clusters.With(key, cluster{use, c.routes})
+			p.setCluster(key, use.cluster)
+		}
 	}
 }
 

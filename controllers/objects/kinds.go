@@ -27,6 +27,9 @@ type Kind struct {
 	// Referenced says that only objects in compile's Result.Wanted matter, so
 	// that nobody keeps a whole cluster's Secrets in memory.
 	Referenced bool
+	// Optional says that Headgate works where the API server lacks the kind, as
+	// with an older Gateway API: there are none of it then.
+	Optional bool
 }
 
 // Kinds is every kind that Headgate reads. Watches, manifests, check and the
@@ -36,6 +39,9 @@ var Kinds = []Kind{
 	{Name: "Gateway", Group: gatewayv1.GroupName, Object: &gatewayv1.Gateway{}},
 	{Name: "HTTPRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.HTTPRoute{}},
 	{Name: "GRPCRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.GRPCRoute{}},
+	{Name: "TLSRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.TLSRoute{}, Optional: true},
+	{Name: "TCPRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.TCPRoute{}, Optional: true},
+	{Name: "UDPRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.UDPRoute{}, Optional: true},
 	{Name: "ReferenceGrant", Group: gatewayv1.GroupName, Object: &gatewayv1.ReferenceGrant{}},
 	{Name: "Backend", Group: v1alpha1.GroupName, Object: &v1alpha1.Backend{}},
 	{Name: "AuthPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.AuthPolicy{}},

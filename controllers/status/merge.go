@@ -33,6 +33,12 @@ func part(obj objects.Object) any {
 		return &o.Status.RouteStatus
 	case *gatewayv1.GRPCRoute:
 		return &o.Status.RouteStatus
+	case *gatewayv1.TLSRoute:
+		return &o.Status.RouteStatus
+	case *gatewayv1.TCPRoute:
+		return &o.Status.RouteStatus
+	case *gatewayv1.UDPRoute:
+		return &o.Status.RouteStatus
 	case v1alpha1.Policy:
 		return o.PolicyStatus()
 	case *v1alpha1.Backend:

@@ -4,6 +4,7 @@ package status
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -17,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/util/flowcontrol"
 	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/headgate/headgate/controllers/compile"
@@ -178,7 +180,11 @@ func (w *Writer) stateful(ctx context.Context) ([]objects.Ref, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := w.client.List(ctx, list.(client.ObjectList), client.UnsafeDisableDeepCopy); err != nil {
+		err = w.client.List(ctx, list.(client.ObjectList), client.UnsafeDisableDeepCopy)
+		if notWatched := (*cache.ErrResourceNotCached)(nil); kind.Optional && errors.As(err, &notWatched) {
+			continue
+		}
+		if err != nil {
 			return nil, fmt.Errorf("list %s: %w", kind.Name, err)
 		}
 		err = meta.EachListItem(list, func(item runtime.Object) error {

@@ -55,13 +55,14 @@ type Options struct {
 // Cluster is a connection to an API server.
 type Cluster struct {
 	opts       Options
+	kinds      []objects.Kind // those of objects.Kinds that the API server has
 	manager    manager.Manager
 	lock       resourcelock.Interface
 	referenced *referenced
 }
 
 // New connects to an API server. It fails if the server lacks a kind that
-// Headgate reads, which means that CRDs are not installed.
+// Headgate needs, which means that CRDs are not installed.
 func New(cfg *rest.Config, opts Options) (*Cluster, error) {
 	cfg = rest.CopyConfig(cfg)
 	if cfg.QPS == 0 {
@@ -90,21 +91,28 @@ func New(cfg *rest.Config, opts Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the API server: %w", err)
 	}
+	var kinds []objects.Kind
 	for _, kind := range objects.Kinds {
 		gvk, err := apiutil.GVKForObject(kind.Object, m.GetScheme())
 		if err != nil {
 			return nil, err
 		}
 		_, err = m.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+		if meta.IsNoMatchError(err) && kind.Optional {
+			opts.Log.Info("The API server lacks a kind, and Headgate does without until it is started again", "kind", kind.Name, "version", gvk.GroupVersion().String())
+			continue
+		}
 		if meta.IsNoMatchError(err) {
 			return nil, fmt.Errorf("the API server has no %s %s: install the CRDs of %s first", gvk.GroupVersion(), gvk.Kind, gvk.Group)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("ask the API server for its kinds: %w", err)
 		}
+		kinds = append(kinds, kind)
 	}
 	return &Cluster{
 		opts:       opts,
+		kinds:      kinds,
 		manager:    m,
 		lock:       lock,
 		referenced: newReferenced(m.GetAPIReader(), opts.Log),
@@ -124,7 +132,7 @@ func (c *Cluster) Reader() client.Reader { return c.manager.GetAPIReader() }
 func (c *Cluster) Run(ctx context.Context, sink Sink, tasks ...Task) error {
 	c.referenced.sink = sink
 	var synced []toolscache.DoneChecker
-	for _, kind := range objects.Kinds {
+	for _, kind := range c.kinds {
 		handler := c.handler(kind, sink)
 		obj := kind.Object.DeepCopyObject().(client.Object)
 		if kind.Referenced {
