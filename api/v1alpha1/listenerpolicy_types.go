@@ -75,6 +75,7 @@ type ListenerPolicySpec struct {
 
 // ListenerTLS says how listeners speak TLS.
 // +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:message="without sessionTickets there are no keys for them",rule="!has(self.sessionTicketKeysRef) || !has(self.sessionTickets) || self.sessionTickets"
 type ListenerTLS struct {
 	// MinVersion is the least version of TLS. The default is 1.2.
 	// +optional
@@ -96,10 +97,17 @@ type ListenerTLS struct {
 	// +kubebuilder:validation:MaxItems=5
 	// +kubebuilder:validation:items:Enum=X25519MLKEM768;X25519;P-256;P-384;P-521
 	Curves []string `json:"curves,omitempty"`
-	// SessionTickets says whether clients may resume a session with a ticket,
-	// whose keys change every day. The default is true.
+	// SessionTickets says whether clients may resume a session with a ticket.
+	// The default is true.
 	// +optional
 	SessionTickets *bool `json:"sessionTickets,omitempty"`
+	// SessionTicketKeysRef names a Secret with the keys of session tickets, so
+	// that replicas understand each other's. Each entry is a key of 32 to 1024
+	// random bytes, in the order of the entries' names: the first one encrypts,
+	// the others are still understood. Without it, each replica has keys of its
+	// own, which change every day.
+	// +optional
+	SessionTicketKeysRef *SecretRef `json:"sessionTicketKeysRef,omitempty"`
 	// ClientCertificates asks clients for certificates, in place of what the
 	// Gateway's spec.tls.frontend asks for.
 	// +optional

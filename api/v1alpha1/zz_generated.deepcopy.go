@@ -851,6 +851,11 @@ func (in *ListenerTLS) DeepCopyInto(out *ListenerTLS) {
 		*out = new(bool)
 		**out = **in
 	}
+	if in.SessionTicketKeysRef != nil {
+		in, out := &in.SessionTicketKeysRef, &out.SessionTicketKeysRef
+		*out = new(SecretRef)
+		**out = **in
+	}
 	if in.ClientCertificates != nil {
 		in, out := &in.ClientCertificates, &out.ClientCertificates
 		*out = new(ClientCertificates)

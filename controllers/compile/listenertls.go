@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -174,10 +176,40 @@ func compileListenerTLS(c *policyCompiler, t *v1alpha1.ListenerTLS) {
 		off := !*t.SessionTickets
 		c.sets("tls.sessionTickets", tlsSetting(func(s *snapshot.TLS) { s.NoTickets = off }))
 	}
+	if t.SessionTicketKeysRef != nil {
+		before := len(c.findings)
+		if t.SessionTickets != nil && !*t.SessionTickets {
+			c.invalid("spec.tls.sessionTicketKeysRef", "without sessionTickets there are no keys for them", "no sessionTicketKeysRef, or sessionTickets: true")
+		}
+		keys := ticketKeys(c, "spec.tls.sessionTicketKeysRef.name", t.SessionTicketKeysRef.Name)
+		set("tls.sessionTicketKeysRef", before, func(s *snapshot.TLS) { s.TicketKeys = keys })
+	}
 	if t.ClientCertificates != nil {
 		clients := compileClientCertificates(c, t.ClientCertificates)
 		c.sets("tls.clientCertificates", tlsSetting(func(s *snapshot.TLS) { s.Clients = clients }))
 	}
+}
+
+// ticketKeys reads the keys of session tickets from a Secret, in the order of its entries' names.
+func ticketKeys(c *policyCompiler, field, name string) (keys []policy.Secret) {
+	const want = "1 to 8 entries of 32 to 1024 random bytes"
+	secret := c.secret(field, name)
+	if secret == nil {
+		return nil
+	}
+	if len(secret.Data) == 0 || len(secret.Data) > 8 {
+		c.unresolved(field, reasonInvalidRef, fmt.Sprintf("Secret %s/%s has %d entries", secret.Namespace, name, len(secret.Data)), want)
+	}
+	for _, entry := range slices.Sorted(maps.Keys(secret.Data)) {
+		data := secret.Data[entry]
+		if len(data) < 32 || len(data) > 1024 {
+			c.unresolved(field, reasonInvalidRef, fmt.Sprintf("entry %q of Secret %s/%s has %d bytes", entry, secret.Namespace, name, len(data)), want)
+			continue
+		}
+		key := sha256.Sum256(data)
+		keys = append(keys, key[:])
+	}
+	return keys
 }
 
 // compileClientCertificates compiles which clients get in; nobody does if the

@@ -1,6 +1,7 @@
 package listener
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -201,6 +203,39 @@ func TestSessionsStayWithTheirListener(t *testing.T) {
 	apply(admin, shop)
 	if _, _, err := visit(t, address, config); err == nil {
 		t.Error("a session outlived the names that were let in")
+	}
+}
+
+// With keys in common, what one replica began another one resumes; old keys
+// are understood until they are taken out.
+func TestSharedTicketKeys(t *testing.T) {
+	a := newAuthority(t)
+	cert := a.issue(t, 1, "shop.example.com").Certificates
+	first, second := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	serve := func(s *Set, keys ...policy.Secret) string {
+		t.Helper()
+		l := &snapshot.Listener{Key: "l", TLS: &snapshot.TLS{Certificates: cert, TicketKeys: keys}}
+		if err := s.Apply([]*snapshot.Port{portOf("tcp/1", l)}); err != nil {
+			t.Fatal(err)
+		}
+		return addressOf(t, s, "tcp/1")
+	}
+	one, other := newSet(t), newSet(t)
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		cache := &oneSession{}
+		resumes := func(address string, want bool) {
+			t.Helper()
+			_, state, err := visit(t, address, &tls.Config{RootCAs: a.roots, ServerName: "shop.example.com", MaxVersion: version, ClientSessionCache: cache})
+			if err != nil || state.DidResume != want {
+				t.Errorf("%s: resumed is %v, want %v; %v", tls.VersionName(version), state.DidResume, want, err)
+			}
+		}
+		resumes(serve(one, first), false)
+		resumes(serve(other, first), true)
+		resumes(serve(other, second, first), true)
+		resumes(serve(one, second), true) // the session was wrapped again with the first key
+		resumes(serve(one, first), false)
+		resumes(serve(other), false)
 	}
 }
 

@@ -135,13 +135,21 @@ func (p *port) config(t *terminator) *tls.Config {
 	t.clients.ask(config)
 	// A session is resumed where it began: with the same listener, and with
 	// what it asks of clients now. Tickets of other listeners lead to a full handshake.
-	mark := t.mark()
+	mark, keys := t.mark(), p.outer
+	if len(t.source.TicketKeys) > 0 {
+		keys = &tls.Config{}
+		shared := make([][32]byte, len(t.source.TicketKeys))
+		for i, key := range t.source.TicketKeys {
+			copy(shared[i][:], key)
+		}
+		keys.SetSessionTicketKeys(shared)
+	}
 	config.WrapSession = func(state tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
 		session.Extra = append(session.Extra, mark)
-		return p.outer.EncryptTicket(state, session)
+		return keys.EncryptTicket(state, session)
 	}
 	config.UnwrapSession = func(identity []byte, state tls.ConnectionState) (*tls.SessionState, error) {
-		session, err := p.outer.DecryptTicket(identity, state)
+		session, err := keys.DecryptTicket(identity, state)
 		if session == nil || err != nil || !slices.ContainsFunc(session.Extra, func(e []byte) bool { return bytes.Equal(e, mark) }) {
 			return nil, err
 		}

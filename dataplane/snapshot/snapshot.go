@@ -106,6 +106,10 @@ type TLS struct {
 	Curves []uint16 `json:"curves,omitempty"`
 	// NoTickets makes every handshake a full one.
 	NoTickets bool `json:"noTickets,omitempty"`
+	// TicketKeys are 32 bytes each, for session tickets that other replicas
+	// understand; the first one encrypts. With none, the port has keys of its
+	// own, which change every day.
+	TicketKeys []policy.Secret `json:"ticketKeys,omitempty"`
 	// Clients, if not nil, asks clients for certificates.
 	Clients *ClientCertificates `json:"clients,omitempty"`
 }
