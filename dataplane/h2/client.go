@@ -137,8 +137,10 @@ type ClientConn struct {
 var (
 	errClosed  = errors.New("the connection is closed")
 	errTimeout = errors.New("the time is over")
-	// errRefused says that the peer has not acted on the request, RFC 9113 section 8.7.
-	errRefused = errors.New("the peer has not processed the request")
+	// errRefused and errAway say that the peer has not acted on the request, RFC
+	// 9113 section 8.7: it did not want it, or has stopped taking any before.
+	errRefused = errors.New("the peer has refused the request")
+	errAway    = errors.New("the peer has stopped taking requests on this connection")
 	errSilent  = errors.New("the peer does not answer a PING")
 	errUnread  = errors.New("the peer does not read answers to what it sends")
 )
@@ -153,32 +155,33 @@ func NewClientConn(nc net.Conn, opts *ClientOptions) *ClientConn {
 	c.maxStreams, c.maxFrame, c.window = uint32(c.opts.AssumedStreams), minFrameSize, initialWindow
 	c.send, c.recv = initialWindow, newRecvWindow(connWindow)
 	c.budget = c.opts.WindowBudget
-	c.outbox.init(nc, c.opts.WriteTimeout, c.fail, c.unblock)
-	c.in.init(c)
-	return c
-}
-
-// Start says hello and begins to read. changed, if not nil, is called from the
-// connection's own goroutine when the connection may have come to take more
-// exchanges than before, or none any more, and a last time when it has ended.
-func (c *ClientConn) Start(changed func()) {
-	if changed == nil {
-		changed = func() {}
-	}
-	c.changed = changed
-	c.heard.Store(int64(deadline.Now()))
-	c.mu.Lock()
 	c.tend = time.AfterFunc(time.Hour, c.tendTo)
 	c.tend.Stop()
+	c.outbox.init(nc, c.opts.WriteTimeout, c.fail, c.unblock)
+	c.in.init(c)
 	c.out = append(c.out, Preface...)
 	c.out = appendSettings(c.out,
 		setting{settingEnablePush, 0},
 		setting{settingInitialWindowSize, uint32(c.opts.StreamWindow)},
 		setting{settingMaxHeaderListSize, uint32(c.opts.MaxHeaderBytes)})
 	c.out = appendWindowUpdate(c.out, 0, connWindow-initialWindow)
+	return c
+}
+
+// Start begins to speak and to read. changed, if not nil, is called from the
+// connection's own goroutine when the connection may have come to take more
+// exchanges than before, or none any more, and a last time when it has ended.
+// Streams may be opened before.
+func (c *ClientConn) Start(changed func()) {
+	if changed == nil {
+		changed = func() {}
+	}
+	c.changed = changed
+	c.heard.Store(int64(deadline.Now()))
+	go c.in.run()
+	c.mu.Lock()
 	c.flush()
 	c.mu.Unlock()
-	go c.in.run()
 }
 
 // Open reserves a stream, or returns nil if the connection takes none now. The

@@ -687,8 +687,8 @@ func TestClientRefused(t *testing.T) {
 		{"content that is not kept", []string{long}, false, false, ""},
 	} {
 		for how, refuse := range map[string]func(p *upstreamPeer, id uint32){
-			"REFUSED_STREAM": func(p *upstreamPeer, id uint32) { p.f.WriteRSTStream(id, http2.ErrCodeRefusedStream) },
-			"GOAWAY":         func(p *upstreamPeer, id uint32) { p.f.WriteGoAway(id-2, http2.ErrCodeNo, nil) },
+			"refused": func(p *upstreamPeer, id uint32) { p.f.WriteRSTStream(id, http2.ErrCodeRefusedStream) },
+			"goaway":  func(p *upstreamPeer, id uint32) { p.f.WriteGoAway(id-2, http2.ErrCodeNo, nil) },
 		} {
 			t.Run(tt.name+"/"+how, func(t *testing.T) {
 				p, c := newPeer(t, nil)
@@ -712,7 +712,7 @@ func TestClientRefused(t *testing.T) {
 				}
 				refuse(p, id)
 				up := k.fails(t)
-				if up.Stage != exchange.Stale || up.Reason != "refused" || up.Unsent != tt.unsent {
+				if up.Stage != exchange.Stale || up.Reason != how || up.Unsent != tt.unsent {
 					t.Errorf("%+v", up)
 				}
 				if !tt.unsent || tt.pieces == nil {
@@ -1161,6 +1161,7 @@ func FuzzClient(f *testing.F) {
 		local, remote := net.Pipe()
 		c := h2.NewClientConn(local, &h2.ClientOptions{ReadTimeout: time.Second, WriteTimeout: time.Second})
 		go io.Copy(io.Discard, remote)
+		s := c.Open() // before the peer can have ended the connection
 		c.Start(nil)
 		go func() {
 			http2.NewFramer(remote, nil).WriteSettings()
@@ -1169,7 +1170,6 @@ func FuzzClient(f *testing.F) {
 		}()
 		ex := request("POST", "/")
 		ex.Out.Body, ex.Out.Length = body(ex, "content"), -1
-		s := open(t, c)
 		if err := s.RoundTrip(ex); err == nil {
 			if ex.Response.Status < 200 || ex.Response.Status > 599 {
 				t.Errorf("status %d", ex.Response.Status)

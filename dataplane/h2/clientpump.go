@@ -74,33 +74,28 @@ func (s *ClientStream) sendRequest() error {
 	case c.err != nil:
 		return c.err
 	case c.away:
-		return errRefused
+		return errAway
 	}
 	last := out.Body == nil && !p.tunnel
 	s.register(out.Method)
 	c.out = c.appendRequest(c.out, s.id, out, websocket, expect, last)
+	s.sentAll = last
+	var err error
+	switch {
+	case last, p.tunnel:
+	case expect:
+		s.continueAt = time.Now().Add(c.opts.ContinueTimeout)
+	default:
+		c.mu.Unlock()
+		var all bool
+		if all, err = p.stream(false); err == nil && !all {
+			p.start()
+		}
+		c.mu.Lock()
+	}
 	if c.open > 1 {
 		c.gather()
 	}
-	switch {
-	case last:
-		s.sentAll = true
-		c.flush()
-		return nil
-	case p.tunnel:
-		c.flush()
-		return nil
-	case expect:
-		s.continueAt = time.Now().Add(c.opts.ContinueTimeout)
-		c.flush()
-		return nil
-	}
-	c.mu.Unlock()
-	all, err := p.stream(false)
-	if err == nil && !all {
-		p.start()
-	}
-	c.mu.Lock()
 	c.flush()
 	if err == errBodyClosed {
 		return nil // whatever ended the stream, be it a response, is seen by who waits for one

@@ -403,7 +403,7 @@ func (c *ClientConn) takeGoAway(last uint32) {
 			if s.answered {
 				s.fail(&peerReset{RefusedStream})
 			} else {
-				s.fail(errRefused)
+				s.fail(errAway)
 			}
 		}
 	}

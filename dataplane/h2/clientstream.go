@@ -109,19 +109,20 @@ func (s *ClientStream) fail(err error) {
 	s.cond.Broadcast()
 }
 
-// reset gives the stream up, on both sides. c.mu is held; it must be followed
-// by a flush.
-func (s *ClientStream) reset(code ErrCode, err error) {
+// reset gives the stream up, on both sides. c.mu is held. It reports whether
+// there is something to be sent, and a flush must follow.
+func (s *ClientStream) reset(code ErrCode, err error) (flush bool) {
 	c := s.c
 	s.fail(err)
 	if s.id == 0 || s.gone || s.ended && s.sentAll || c.err != nil {
-		return
+		return false
 	}
 	s.gone = true
 	delete(c.streams, s.id)
 	c.out = appendRSTStream(c.out, s.id, code)
 	c.resets++
 	c.askAboutResets()
+	return true
 }
 
 // RoundTrip sends ex.Out and fills ex.Response with the final response's head;
@@ -264,7 +265,10 @@ func (s *ClientStream) Finish() {
 	if s.ended {
 		code = NoError // RFC 9113 section 8.1
 	}
-	s.reset(code, errClosed)
+	// What others have gathered is theirs to send: flushing it here would undo that.
+	if s.reset(code, errClosed) {
+		defer c.flush()
+	}
 	if s.id != 0 {
 		delete(c.streams, s.id)
 	}
@@ -279,7 +283,6 @@ func (s *ClientStream) Finish() {
 		c.free = append(c.free, s)
 	}
 	c.closeIfDone()
-	c.flush()
 }
 
 // explain says what an error means to the caller.
@@ -298,6 +301,8 @@ func (s *ClientStream) explain(err error) error {
 	switch {
 	case errors.Is(err, errRefused):
 		e.Reason = "refused"
+	case errors.Is(err, errAway):
+		e.Reason = "goaway"
 	case errors.Is(err, errTimeout), errors.Is(err, errSilent):
 		e.Reason = "timeout"
 	case errors.Is(err, errUpgrade):
@@ -311,7 +316,7 @@ func (s *ClientStream) explain(err error) error {
 	switch {
 	case answered:
 		e.Stage = exchange.Receiving
-	case errors.Is(err, errRefused):
+	case errors.Is(err, errRefused), errors.Is(err, errAway):
 		e.Stage, e.Unsent = exchange.Stale, s.pump.restore()
 	case errors.Is(err, errUpgrade), !sent && !s.reused:
 		e.Stage, e.Unsent = exchange.Dialing, true

@@ -67,7 +67,11 @@ func (o *outbox) hasRoom() bool { return len(o.out) < roomLimit }
 func (o *outbox) close(err error) {
 	o.err = err
 	o.dl.Stop()
-	_ = o.nc.Close()
+	if o.raw != nil {
+		_ = o.nc.Close()
+	} else {
+		go o.nc.Close() // over TLS it says goodbye, and may wait for the peer to read it
+	}
 }
 
 // rounds is how often one goroutine writes what others have appended, before
@@ -111,8 +115,10 @@ func (o *outbox) flushAside() {
 	}
 }
 
-// gather lets goroutines that are about to append something do so before a
-// flush. mu is held, but not all the time.
+// gather lets goroutines that are ready to run append what they have before a
+// flush: where many exchanges share a connection, and the reader has woken
+// several, one write then carries the requests of all. mu is held, but not all
+// the time.
 func (o *outbox) gather() {
 	if !o.writing {
 		o.mu.Unlock()

@@ -28,6 +28,8 @@ const (
 	reasonLimit       = "connection_limit"
 	reasonResources   = "no_resources"
 	reasonProtocol    = "protocol"
+	// reasonStreamRefused: REFUSED_STREAM, see package h2.
+	reasonStreamRefused = "refused"
 	// reasonTimeout: the exchange's own time is over, so no other endpoint is tried.
 	reasonTimeout = "timeout"
 )

@@ -200,16 +200,17 @@ func (ep *endpoint) addMux(st *state, nc net.Conn) *stream {
 	opts.AssumedStreams = max(1, int(ep.streams.Load()))
 	k := &mux{ep: ep, client: h2.NewClientConn(nc, &opts), tls: st.tls, settling: true}
 	k.used.Store(m.coarse.Load())
-	k.client.Start(k.changed)
 	s := k.open()
 	ep.mu.Lock()
-	defer ep.mu.Unlock()
-	if ep.retired || st.tls != ep.cluster.state.Load().tls {
-		k.client.Drain()
-	} else if !k.gone {
+	unwanted := ep.retired || st.tls != ep.cluster.state.Load().tls
+	if !unwanted {
 		ep.muxes = append(ep.muxes, k)
 	}
-	ep.serveWaiters()
+	ep.mu.Unlock()
+	k.client.Start(k.changed)
+	if unwanted {
+		k.client.Drain()
+	}
 	return s
 }
 

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -292,8 +293,8 @@ func refusingPeer(t testing.TB, refuse func(f *http2.Framer, stream uint32)) (ne
 // whatever its method and content.
 func TestMuxRefusedGoesElsewhere(t *testing.T) {
 	for how, refuse := range map[string]func(f *http2.Framer, stream uint32){
-		"REFUSED_STREAM": func(f *http2.Framer, stream uint32) { f.WriteRSTStream(stream, http2.ErrCodeRefusedStream) },
-		"GOAWAY":         func(f *http2.Framer, stream uint32) { f.WriteGoAway(0, http2.ErrCodeNo, nil) },
+		"refused": func(f *http2.Framer, stream uint32) { f.WriteRSTStream(stream, http2.ErrCodeRefusedStream) },
+		"goaway":  func(f *http2.Framer, stream uint32) { f.WriteGoAway(0, http2.ErrCodeNo, nil) },
 	} {
 		t.Run(how, func(t *testing.T) {
 			bad, refused := refusingPeer(t, refuse)
@@ -315,7 +316,7 @@ func TestMuxRefusedGoesElsewhere(t *testing.T) {
 				t.Error("nothing was refused")
 			}
 			only := m.NewCluster(h2cfg(), endpoints(bad))
-			if up := fail(t, only, newExchange("POST", "content")); up.Reason != "refused" {
+			if up := fail(t, only, newExchange("POST", "content")); up.Reason != how {
 				t.Errorf("%v", up)
 			}
 		})
@@ -440,4 +441,97 @@ func TestMuxProtocolChanges(t *testing.T) {
 	sendMany(t, c, 8, 200, "POST", "content")
 	close(stop)
 	change.Wait()
+}
+
+// TestMuxAllocates bounds what an exchange on a shared connection costs.
+func TestMuxAllocates(t *testing.T) {
+	peer := leanH2Peer(t)
+	c := newManagerFor(t, Options{}).NewCluster(h2cfg(), endpoints(peer))
+	ex := &exchange.Exchange{}
+	for range 10 {
+		muxRoundTrip(t, c, ex)
+	}
+	if n := testing.AllocsPerRun(500, func() { muxRoundTrip(t, c, ex) }); n > 2 {
+		t.Errorf("%v allocations for an exchange, at most 2 are wanted", n)
+	}
+}
+
+func muxRoundTrip(t testing.TB, c *Cluster, ex *exchange.Exchange) {
+	fill(ex, "GET", "")
+	lease, err := c.RoundTrip(ex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ex.Response.Body != nil {
+		if _, err := ex.Response.Body.Next(); err != nil {
+			break
+		}
+	}
+	lease.Release()
+}
+
+// leanH2Peer answers every request of a connection alike, and allocates nothing for it.
+func leanH2Peer(t testing.TB) netip.AddrPort {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer nc.Close()
+		in := bufio.NewReaderSize(nc, 32<<10)
+		if _, err := io.CopyN(io.Discard, in, int64(len(h2.Preface))); err != nil {
+			return
+		}
+		nc.Write([]byte{0, 0, 0, 4, 0, 0, 0, 0, 0})       // SETTINGS
+		answer := []byte{0, 0, 1, 1, 4, 0, 0, 0, 0, 0x88, // HEADERS: 200
+			0, 0, 2, 0, 1, 0, 0, 0, 0, 'o', 'k'} // DATA
+		var head [9]byte
+		var out []byte
+		for {
+			if in.Buffered() == 0 && len(out) > 0 {
+				nc.Write(out)
+				out = out[:0]
+			}
+			if _, err := io.ReadFull(in, head[:]); err != nil {
+				return
+			}
+			in.Discard(int(head[0])<<16 | int(head[1])<<8 | int(head[2]))
+			if head[3] == 1 {
+				copy(answer[5:9], head[5:])
+				copy(answer[15:19], head[5:])
+				out = append(out, answer...)
+			}
+		}
+	}()
+	t.Cleanup(func() { l.Close(); <-done })
+	return netip.MustParseAddrPort(l.Addr().String())
+}
+
+func BenchmarkMux(b *testing.B) {
+	peer := leanH2Peer(b) // which ends after the manager has closed its connection
+	c := newManagerFor(b, Options{}).NewCluster(h2cfg(), endpoints(peer))
+	b.Run("1", func(b *testing.B) {
+		ex := &exchange.Exchange{}
+		b.ReportAllocs()
+		for b.Loop() {
+			muxRoundTrip(b, c, ex)
+		}
+	})
+	b.Run("32", func(b *testing.B) {
+		b.SetParallelism(16)
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			ex := &exchange.Exchange{}
+			for pb.Next() {
+				muxRoundTrip(b, c, ex)
+			}
+		})
+	})
 }

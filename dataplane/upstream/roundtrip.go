@@ -53,8 +53,10 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	return nil, failed
 }
 
-// maxRepeats is how often a request goes out again to one endpoint.
-const maxRepeats = 2
+// maxRepeats is how often a request goes out again to one endpoint, on
+// connections that had ended. What an endpoint refuses, it has reasons to, and
+// gets once more at most.
+const maxRepeats = 4
 
 // try sends the exchange to one endpoint.
 func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (exchange.Lease, error) {
@@ -82,6 +84,9 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 			ep.requests.Add(1)
 		}
 		if ok && up.Stage == exchange.Stale && repeats < maxRepeats && (up.Unsent || repeatable(&ex.Out)) {
+			if up.Reason == reasonStreamRefused {
+				repeats = maxRepeats - 1
+			}
 			fresh = true
 			continue
 		}
