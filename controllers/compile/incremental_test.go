@@ -90,10 +90,34 @@ func (w *world) object() objects.Object {
 		}
 		return s
 	}
-	if w.chance(30) {
+	switch {
+	case w.chance(30):
 		return w.grpcRoute()
+	case w.chance(40):
+		return w.stream()
 	}
 	return w.route()
+}
+
+// stream has what an HTTPRoute of the same name might have.
+func (w *world) stream() objects.Object {
+	like := w.route()
+	var refs []gatewayv1.BackendRef
+	for _, rule := range like.Spec.Rules {
+		for _, ref := range rule.BackendRefs {
+			refs = append(refs, ref.BackendRef)
+		}
+	}
+	switch w.IntN(3) {
+	case 0:
+		return &gatewayv1.TCPRoute{ObjectMeta: like.ObjectMeta, Spec: gatewayv1.TCPRouteSpec{
+			CommonRouteSpec: like.Spec.CommonRouteSpec, Rules: []gatewayv1.TCPRouteRule{{BackendRefs: refs}}}}
+	case 1:
+		return &gatewayv1.UDPRoute{ObjectMeta: like.ObjectMeta, Spec: gatewayv1.UDPRouteSpec{
+			CommonRouteSpec: like.Spec.CommonRouteSpec, Rules: []gatewayv1.UDPRouteRule{{BackendRefs: refs}}}}
+	}
+	return &gatewayv1.TLSRoute{ObjectMeta: like.ObjectMeta, Spec: gatewayv1.TLSRouteSpec{
+		CommonRouteSpec: like.Spec.CommonRouteSpec, Hostnames: like.Spec.Hostnames, Rules: []gatewayv1.TLSRouteRule{{BackendRefs: refs}}}}
 }
 
 // grpcRoute has what an HTTPRoute of the same name might have.
@@ -138,8 +162,14 @@ func (w *world) gateway() *gatewayv1.Gateway {
 			l.Hostname = &h
 		}
 		switch {
-		case w.chance(5):
-			l.Protocol = "TCP"
+		case w.chance(15):
+			l.Protocol = gatewayv1.ProtocolType(w.pick("TCP", "UDP"))
+			if w.chance(80) {
+				l.Hostname = nil
+			}
+		case w.chance(20):
+			mode := gatewayv1.TLSModePassthrough
+			l.Port, l.Protocol, l.TLS = 443, "TLS", &gatewayv1.ListenerTLSConfig{Mode: &mode}
 		case w.chance(30):
 			l.Port, l.Protocol = 443, "HTTPS"
 			l.TLS = &gatewayv1.ListenerTLSConfig{CertificateRefs: []gatewayv1.SecretObjectReference{

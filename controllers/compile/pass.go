@@ -100,8 +100,10 @@ func (p *pass) run(changed []objects.Ref, opts Options) *Result {
 	if s.reframe {
 		p.reframe(opts, s)
 	}
-	p.compileRoutes(s)
-	p.compileStreams(s)
+	uses := clusterUses{net: map[string]int{}, uses: map[string]clusterUse{}}
+	p.compileRoutes(s, uses)
+	p.compileStreams(s, uses)
+	p.settleClusters(uses, s)
 	p.compileEndpoints(s)
 	p.report(s)
 	return p.finish()
@@ -185,10 +187,9 @@ func union(a, b map[types.NamespacedName]*gateway, c, d map[types.NamespacedName
 
 // compileRoutes compiles the named routes and makes what follows from them:
 // virtual hosts, clusters, counts.
-func (p *pass) compileRoutes(s *scope) {
+func (p *pass) compileRoutes(s *scope, clusters clusterUses) {
 	p.judge(s)
 	touched := map[string]*hostChange{}
-	net, uses := map[string]int{}, map[string]clusterUse{}
 	for _, ref := range slices.SortedFunc(maps.Keys(s.routes), objects.Ref.Compare) {
 		old, _ := p.tables.routes.Get(ref.String())
 		next := &route{}
@@ -206,7 +207,7 @@ func (p *pass) compileRoutes(s *scope) {
 			old = &route{}
 		}
 		changeHosts(touched, old, next)
-		countClusters(net, uses, old, next)
+		clusters.count(old, next)
 		p.countAttached(old, next)
 		p.setStatus(ref, next.status)
 		p.setFindings(ref, next.findings)
@@ -214,7 +215,6 @@ func (p *pass) compileRoutes(s *scope) {
 	for key, change := range touched {
 		p.rebuildHost(key, change)
 	}
-	p.settleClusters(net, uses, s)
 }
 
 // hostChange is what routes change in one virtual host.
@@ -292,31 +292,38 @@ func merge(a, b []entry) []entry {
 	return append(append(merged, a...), b...)
 }
 
-// countClusters notes in net how many routes more, or fewer, use a cluster.
-func countClusters(net map[string]int, uses map[string]clusterUse, old, next *route) {
+// clusterUses is how many routes more, or fewer, use each cluster, and what
+// the clusters are.
+type clusterUses struct {
+	net  map[string]int
+	uses map[string]clusterUse
+}
+
+// count notes how the clusters of a route differ from those it had.
+func (c clusterUses) count(old, next *route) {
 	for key, use := range next.clusters {
-		uses[key] = use
+		c.uses[key] = use
 		if _, ok := old.clusters[key]; !ok {
-			net[key]++
+			c.net[key]++
 		}
 	}
 	for key := range old.clusters {
 		if _, ok := next.clusters[key]; !ok {
-			net[key]--
+			c.net[key]--
 		}
 	}
 }
 
 // settleClusters adds the clusters that routes came to use, lets those go that
 // no route uses any more, and changes those that are not what they were.
-func (p *pass) settleClusters(net map[string]int, uses map[string]clusterUse, s *scope) {
-	for key, by := range net {
+func (p *pass) settleClusters(changes clusterUses, s *scope) {
+	for key, by := range changes.net {
 		c, known := p.tables.clusters.Get(key)
 		if !known {
 			if by == 0 {
 				continue // it came and went
 			}
-			c.clusterUse = uses[key]
+			c.clusterUse = changes.uses[key]
 			p.setCluster(key, c.cluster)
 			p.changeBackend(c.backend, func(keys []string) []string { return append(keys, key) })
 			s.backends[c.backend] = true
@@ -333,7 +340,7 @@ func (p *pass) settleClusters(net map[string]int, uses map[string]clusterUse, s 
 		p.setEndpoints(key, nil)
 	}
 	// Services, Backends and policies may have changed what clusters are.
-	for key, use := range uses {
+	for key, use := range changes.uses {
 		if c, _ := p.tables.clusters.Get(key); !equal(c.clusterUse, use) {
 			p.tables.clusters = p.tables.clusters.With(key, cluster{use, c.routes})
 			p.setCluster(key, use.cluster)

@@ -206,7 +206,7 @@ func (s *streams) claim(rep *report, accepted *verdict, ref objects.Ref, i int, 
 
 // compileStreams compiles all routes of connections and puts what listeners
 // are to pass on into the ports.
-func (p *pass) compileStreams(s *scope) {
+func (p *pass) compileStreams(s *scope, clusters clusterUses) {
 	if !s.reframe && !s.streams {
 		return
 	}
@@ -215,7 +215,6 @@ func (p *pass) compileStreams(s *scope) {
 		old = &streams{}
 	}
 	next := compileStreams(p.tables.frame, p.set)
-	net, uses := map[string]int{}, map[string]clusterUse{}
 	refs := maps.Clone(next.routes)
 	maps.Copy(refs, old.routes)
 	for _, ref := range slices.SortedFunc(maps.Keys(refs), objects.Ref.Compare) {
@@ -226,12 +225,11 @@ func (p *pass) compileStreams(s *scope) {
 		if is == nil {
 			is = &route{}
 		}
-		countClusters(net, uses, was, is)
+		clusters.count(was, is)
 		p.countAttached(was, is)
 		p.setStatus(ref, is.status)
 		p.setFindings(ref, is.findings)
 	}
-	p.settleClusters(net, uses, s)
 	p.tables.streams = next
 
 	ports := next.into(p.tables.frame.ports)
