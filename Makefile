@@ -43,7 +43,9 @@ bin/controller-gen: TOOL := sigs.k8s.io/controller-tools/cmd/controller-gen
 bin/staticcheck:    TOOL := honnef.co/go/tools/cmd/staticcheck
 bin/helm:           TOOL := helm.sh/helm/v3/cmd/helm
 bin/h2spec:         TOOL := github.com/summerwind/h2spec/cmd/h2spec
-bin/controller-gen bin/staticcheck bin/helm bin/h2spec: hack/tools/go.mod hack/tools/go.sum
+bin/grpc-client:    TOOL := google.golang.org/grpc/interop/client
+bin/grpc-server:    TOOL := google.golang.org/grpc/interop/server
+bin/controller-gen bin/staticcheck bin/helm bin/h2spec bin/grpc-client bin/grpc-server: hack/tools/go.mod hack/tools/go.sum
 	cd hack/tools && go build -o ../../$@ $(TOOL)
 	@touch $@
 
@@ -54,8 +56,9 @@ test: bin/helm ## run every test under the race detector, also against a real AP
 	@# The race detector allocates and costs memory itself, so what holds that nothing does runs without it.
 	go test -run 'Allocat|AreSmall' ./dataplane/... 2>&1 | tee -a out/test.log
 
-test-protocols: bin/headgate bin/h2spec ## hold bin/headgate to h2spec, over TLS and without
-	HEADGATE=$(CURDIR)/bin/headgate H2SPEC=$(CURDIR)/bin/h2spec go test -count=1 -v ./hack/protocols
+test-protocols: bin/headgate bin/h2spec bin/grpc-client bin/grpc-server ## hold bin/headgate to h2spec and gRPC's interop tests, over TLS and without
+	HEADGATE=$(CURDIR)/bin/headgate H2SPEC=$(CURDIR)/bin/h2spec \
+	GRPC_CLIENT=$(CURDIR)/bin/grpc-client GRPC_SERVER=$(CURDIR)/bin/grpc-server go test -count=1 -v ./hack/protocols
 
 quickstart: bin/headgate bin/demo bin/quickstart ## see the shop at work; CHECK=1 to check its answers and end
 	bin/quickstart $(if $(CHECK),-check) $(ARGS)

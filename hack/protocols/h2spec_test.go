@@ -74,7 +74,8 @@ func TestH2spec(t *testing.T) {
 	}))
 	defer up.Close()
 	plain, secure := freePort(t), freePort(t)
-	serve(t, headgate, plain, secure, up.Listener.Addr().(*net.TCPAddr).Port)
+	chain, key := certificate(t)
+	serve(t, headgate, fmt.Sprintf(manifests, chain, key, plain, secure, up.Listener.Addr().(*net.TCPAddr).Port), plain, secure)
 
 	for _, test := range []struct {
 		name string
@@ -115,11 +116,10 @@ func TestH2spec(t *testing.T) {
 	}
 }
 
-// serve starts Headgate, and ends it with the test.
-func serve(t *testing.T, headgate string, plain, secure, upstream int) {
-	chain, key := certificate(t)
+// serve starts Headgate with manifests that make it listen on these ports, and
+// ends it with the test.
+func serve(t *testing.T, headgate, text string, ports ...int) {
 	folder := t.TempDir()
-	text := fmt.Sprintf(manifests, chain, key, plain, secure, upstream)
 	if err := os.WriteFile(filepath.Join(folder, "all.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -135,17 +135,23 @@ func serve(t *testing.T, headgate string, plain, secure, upstream int) {
 			t.Errorf("headgate: %v\n%s", err, log.String())
 		}
 	})
-	for _, port := range []int{plain, secure} {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-		for until := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-			nc, err := net.Dial("tcp", address)
-			if err == nil {
-				nc.Close()
-				break
-			}
-			if time.Now().After(until) {
-				t.Fatalf("headgate does not listen: %v", err)
-			}
+	for _, port := range ports {
+		await(t, port)
+	}
+}
+
+// await waits until somebody listens on a port.
+func await(t *testing.T, port int) {
+	t.Helper()
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	for until := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		nc, err := net.Dial("tcp", address)
+		if err == nil {
+			nc.Close()
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatalf("nobody listens: %v", err)
 		}
 	}
 }
