@@ -12,7 +12,12 @@ import (
 // ejected and followed by another, up to three in all, as for RoundTrip. It is
 // the caller's, who closes it and then releases it, once: it counts until then.
 func (c *Cluster) Connect(client netip.Addr) (nc net.Conn, release func(), err error) {
-	return c.stream(client, func(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (net.Conn, error) {
+	ex := &exchange.Exchange{ClientIP: client} // whose deadlines connect goes by: none
+	st := c.state.Load()
+	if len(st.members) == 0 && st.resolving != nil {
+		st = c.await(ex, st)
+	}
+	return c.stream(st, client, func(ep *endpoint, probe bool) (net.Conn, error) {
 		nc, err := c.connect(ex, st, ep, probe)
 		if err != nil {
 			return nil, err
@@ -22,9 +27,10 @@ func (c *Cluster) Connect(client netip.Addr) (nc net.Conn, release func(), err e
 }
 
 // Datagrams makes a UDP socket that is connected to an endpoint. Whether
-// anybody is there is not known, so no endpoint is ejected. All else is as for Connect.
+// anybody is there is not known, so no endpoint is ejected. It never waits: while
+// the cluster's hosts have not been looked up, it fails. All else is as for Connect.
 func (c *Cluster) Datagrams(client netip.Addr) (nc net.Conn, release func(), err error) {
-	return c.stream(client, func(_ *exchange.Exchange, _ *state, ep *endpoint, _ bool) (net.Conn, error) {
+	return c.stream(c.state.Load(), client, func(ep *endpoint, _ bool) (net.Conn, error) {
 		nc, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(ep.addr))
 		if err != nil {
 			ep.unreserve()
@@ -36,12 +42,7 @@ func (c *Cluster) Datagrams(client netip.Addr) (nc net.Conn, release func(), err
 }
 
 // stream picks endpoints until one is connected to.
-func (c *Cluster) stream(client netip.Addr, connect func(*exchange.Exchange, *state, *endpoint, bool) (net.Conn, error)) (net.Conn, func(), error) {
-	ex := &exchange.Exchange{ClientIP: client} // whose deadlines connect goes by: none
-	st := c.state.Load()
-	if len(st.members) == 0 && st.resolving != nil {
-		st = c.await(ex, st)
-	}
+func (c *Cluster) stream(st *state, client netip.Addr, connect func(ep *endpoint, probe bool) (net.Conn, error)) (net.Conn, func(), error) {
 	choice := balance.Choice{Client: client}
 	var failed error = errNoEndpoint
 	for range maxEndpoints {
@@ -55,7 +56,7 @@ func (c *Cluster) stream(client netip.Addr, connect func(*exchange.Exchange, *st
 			continue
 		}
 		ep.load.InFlight.Add(1)
-		nc, err := connect(ex, st, ep, probe)
+		nc, err := connect(ep, probe)
 		if err == nil {
 			ep.requests.Add(1)
 			return nc, func() {
