@@ -25,8 +25,10 @@ type UpstreamError struct {
 	// Reason is one word for logs and metrics: "connect_refused", "connect_timeout",
 	// "reset", "timeout", "malformed_response", "no_endpoint", …
 	Reason string
-	// Unsent says that nothing was sent of the request and nothing pulled of its
-	// content: it may go out again whatever its method, RFC 9110 section 9.2.2.
+	// Unsent says that the request may go out again whatever its method, RFC 9110
+	// section 9.2.2: nothing was sent of it, or the endpoint says that it has not
+	// processed it, RFC 9113 section 8.7; and its content is as it was, to be
+	// pulled from the beginning.
 	Unsent bool
 	Err    error
 }
