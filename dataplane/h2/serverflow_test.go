@@ -172,6 +172,13 @@ func TestServerTimeouts(t *testing.T) {
 			t.Errorf("%s, want %s", got, want)
 		}
 	}
+	// The messages of a gRPC call may pause as a tunnel's bytes may.
+	f = serveH2(t, h, &h2.ServerOptions{BodyTimeout: time.Hour, TunnelTimeout: short})
+	p := f.greet(t)
+	p.request(1, false, with("content-type", "application/grpc")...)
+	if got := p.outcome("1 408"); got != "1 408" {
+		t.Errorf("a gRPC call that pauses: %s", got)
+	}
 }
 
 // The windows that a client is given are given back as its content is read, and grow.
