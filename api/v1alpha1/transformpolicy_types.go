@@ -6,7 +6,7 @@ import (
 )
 
 // TransformPolicy changes header fields of requests and responses, and query
-// parameters of requests.
+// parameters of requests, and compresses the content of responses.
 //
 // Values are templates: "${NAME}" stands for a value of the request, and
 // "$$" for one dollar sign. The names are request.method, request.scheme,
@@ -79,10 +79,72 @@ type RequestTransform struct {
 }
 
 // ResponseTransform changes responses.
+// +kubebuilder:validation:XValidation:message="one of headers and compression must be set",rule="has(self.headers) || has(self.compression)"
 type ResponseTransform struct {
-	// +required
-	Headers HeaderTransform `json:"headers"`
+	// +optional
+	Headers *HeaderTransform `json:"headers,omitempty"`
+	// Compression encodes the content for clients that accept it. It is one
+	// setting: the nearest policy that has it decides all of it.
+	// +optional
+	Compression *Compression `json:"compression,omitempty"`
 }
+
+// Compression says which content is encoded, and how. Left as it is, whatever
+// stands here, is what is encoded already, what Cache-Control: no-transform
+// forbids, parts (206), what has a digest field, and gRPC.
+type Compression struct {
+	// Disabled sends content as it is, where an outer policy compresses.
+	// +optional
+	Disabled bool `json:"disabled,omitempty"`
+	// Algorithms are the content codings that are offered. Of those that a client
+	// gives the same weight in Accept-Encoding, the first is taken. By default
+	// these are zstd, br and gzip.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=3
+	Algorithms []CompressionAlgorithm `json:"algorithms,omitempty"`
+	// Level is how much CPU time is given for how small a result.
+	// +optional
+	// +kubebuilder:default=Balanced
+	Level CompressionLevel `json:"level,omitempty"`
+	// MinSize is the least content, in bytes, that is encoded. Content whose
+	// length is not known beforehand always is. By default it is 1024.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=1073741824
+	MinSize *int64 `json:"minSize,omitempty"`
+	// ContentTypes are the media types that are encoded: "type/subtype",
+	// "type/*", "type/*+suffix" or "*/*". By default these are text/*,
+	// application/json, application/*+json, application/javascript,
+	// application/xml, application/*+xml, application/wasm,
+	// application/x-ndjson, image/svg+xml, image/bmp, font/ttf and font/otf.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	ContentTypes []MediaRange `json:"contentTypes,omitempty"`
+}
+
+// CompressionAlgorithm is a content coding.
+// +kubebuilder:validation:Enum=zstd;br;gzip
+type CompressionAlgorithm string
+
+// CompressionLevel is an effort.
+// +kubebuilder:validation:Enum=Fast;Balanced;Best
+type CompressionLevel string
+
+// The levels.
+const (
+	CompressionFast     CompressionLevel = "Fast"
+	CompressionBalanced CompressionLevel = "Balanced"
+	CompressionBest     CompressionLevel = "Best"
+)
+
+// MediaRange names media types.
+// +kubebuilder:validation:MaxLength=128
+// +kubebuilder:validation:Pattern=`^(\*/\*|[A-Za-z0-9!#$&^_.+-]+/(\*|(\*\+)?[A-Za-z0-9!#$&^_.+-]+))$`
+type MediaRange string
 
 // HeaderTransform changes header fields: first it renames, then it removes,
 // sets and adds. Fields that frame the message or belong to one connection

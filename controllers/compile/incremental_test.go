@@ -229,7 +229,7 @@ func (w *world) policy() objects.Object {
 	}
 	return &v1alpha1.TransformPolicy{ObjectMeta: w.meta("tp"), Spec: v1alpha1.TransformPolicySpec{
 		TargetRefs: targets("Gateway", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
-		Response: &v1alpha1.ResponseTransform{Headers: v1alpha1.HeaderTransform{Remove: []gatewayv1.HeaderName{gatewayv1.HeaderName(w.pick("A", "B", "Host"))}}},
+		Response: &v1alpha1.ResponseTransform{Headers: &v1alpha1.HeaderTransform{Remove: []gatewayv1.HeaderName{gatewayv1.HeaderName(w.pick("A", "B", "Host"))}}},
 	}}
 }
 

@@ -37,9 +37,17 @@ func compileTransformPolicy(c *policyCompiler) {
 				func(t *transform.Config) *transform.Changes { return &t.Query })
 		}
 	}
-	if spec.Response != nil {
-		c.changes("response.headers", template.Response, headerChanges(&spec.Response.Headers), transform.CheckHeader, strings.ToLower,
-			func(t *transform.Config) *transform.Changes { return &t.ResponseHeaders })
+	if r := spec.Response; r != nil {
+		if r.Headers == nil && r.Compression == nil {
+			c.invalid("spec.response", "it changes nothing", "headers or compression")
+		}
+		if h := r.Headers; h != nil {
+			c.changes("response.headers", template.Response, headerChanges(h), transform.CheckHeader, strings.ToLower,
+				func(t *transform.Config) *transform.Changes { return &t.ResponseHeaders })
+		}
+		if r.Compression != nil {
+			c.compression(r.Compression)
+		}
 	}
 }
 
@@ -139,13 +147,21 @@ func (c *policyCompiler) changes(at string, scope template.Scope, all transform.
 
 // transformRequests and transformResponses make one filter each of the changes
 // that hold at a place, in the order of the policies that make them.
-func transformRequests(e effective) []policy.Config  { return transformOf(e, false) }
-func transformResponses(e effective) []policy.Config { return transformOf(e, true) }
+func transformRequests(e effective) []policy.Config { return transformOf(e, false) }
+
+// A response meets them in reverse: it is compressed last, with the fields
+// that the changes gave it.
+func transformResponses(e effective) []policy.Config {
+	return append(compressionOf(e), transformOf(e, true)...)
+}
 
 func transformOf(e effective, responses bool) []policy.Config {
 	config, empty := &transform.Config{}, true
 	for _, w := range e {
-		from := w.stanza.value.(*change)
+		from, ok := w.stanza.value.(*change)
+		if !ok {
+			continue
+		}
 		to := from.to(config)
 		if (to == &config.ResponseHeaders) != responses {
 			continue
