@@ -1,6 +1,7 @@
 package shop
 
 import (
+	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -181,7 +182,13 @@ func (c *Client) send(ctx context.Context, r *Request) (Answer, error) {
 		return Answer{}, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	content := io.Reader(resp.Body)
+	if resp.Header.Get("Content-Encoding") == "gzip" {
+		if content, err = gzip.NewReader(content); err != nil {
+			return Answer{}, fmt.Errorf("decoding the response: %w", err)
+		}
+	}
+	body, err := io.ReadAll(io.LimitReader(content, 1<<20))
 	if err != nil {
 		return Answer{}, fmt.Errorf("reading the response: %w", err)
 	}
