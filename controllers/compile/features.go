@@ -11,7 +11,10 @@ import (
 // what the conformance suite is to be run with. GatewayClasses report it.
 var supported = []features.FeatureName{
 	features.SupportGateway,
+	features.SupportGatewayFrontendClientCertificateValidation,
+	features.SupportGatewayFrontendClientCertificateValidationInsecureFallback,
 	features.SupportGatewayHTTPListenerIsolation,
+	features.SupportGatewayHTTPSListenerDetectMisdirectedRequests,
 	features.SupportGatewayPort8080,
 	features.SupportGRPCRoute,
 	features.SupportGRPCRouteNamedRouteRule,

@@ -225,8 +225,7 @@ func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object 
 		return fail(gatewayv1.RouteReasonNoMatchingParent, field+".port",
 			fmt.Sprintf("%s has no listener%s", g.ref(), atPort(ref.Port)), "the port of one of "+g.listenerNames())
 	case object.ref.Kind == "TLSRoute" && !slices.ContainsFunc(named, func(l *listener) bool { return l.spec.Protocol == gatewayv1.TLSProtocolType }):
-		// The reason that TLSRouteSpec.hostnames asks for.
-		return fail(gatewayv1.RouteReasonUnsupportedValue, field, fmt.Sprintf("no listener of %s has protocol TLS", g.ref()), "a listener with protocol TLS")
+		return fail(gatewayv1.RouteReasonNotAllowedByListeners, field, fmt.Sprintf("no listener of %s has protocol TLS", g.ref()), "a listener with protocol TLS")
 	case len(allowing) == 0:
 		return fail(gatewayv1.RouteReasonNotAllowedByListeners, field,
 			fmt.Sprintf("no listener of %s allows %ss of namespace %s", g.ref(), object.ref.Kind, object.Namespace),

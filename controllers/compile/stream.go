@@ -134,10 +134,11 @@ func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[st
 		var placements []placement
 		if accepted.ok() {
 			placements = f.attach(rep, &accepted, set, object, i, parent, hostnames)
-			placements = s.claim(rep, &accepted, object.ref, i, placements, taken)
 		}
 		for _, p := range placements {
 			listeners[p.listener.key] = true
+		}
+		for _, p := range s.claim(rep, object.ref, i, placements, taken) {
 			if !p.listener.serves() {
 				continue
 			}
@@ -167,11 +168,11 @@ func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[st
 	return r
 }
 
-// claim takes out the hostnames that older routes have. The verdict says which
-// route has them if nothing is left; a route that keeps some is told in a finding.
-func (s *streams) claim(rep *report, accepted *verdict, ref objects.Ref, i int, placements []placement, taken map[string]objects.Ref) []placement {
+// claim takes out the hostnames that older routes have, and tells so in a
+// finding. The route is accepted and attached all the same, as the conformance
+// suite has it (TCPRouteMultipleRoutesAttachment): it serves when the older one goes.
+func (s *streams) claim(rep *report, ref objects.Ref, i int, placements []placement, taken map[string]objects.Ref) []placement {
 	var kept []placement
-	var lost []Finding
 	for _, p := range placements {
 		free := placement{listener: p.listener}
 		for _, name := range p.hostnames {
@@ -186,19 +187,11 @@ func (s *streams) claim(rep *report, accepted *verdict, ref objects.Ref, i int, 
 			if name != "" {
 				what, want = name+" at "+what, "another hostname or listener"
 			}
-			lost = append(lost, Finding{Field: fmt.Sprintf("spec.parentRefs[%d]", i),
-				Message: fmt.Sprintf("%s, which is older or the first by name, has %s", winner, what), Want: want,
-				Condition: string(gatewayv1.RouteConditionAccepted), Reason: "Conflicted"})
+			rep.fail(nil, Finding{Field: fmt.Sprintf("spec.parentRefs[%d]", i),
+				Message: fmt.Sprintf("%s, which is older or the first by name, has %s", winner, what), Want: want})
 		}
 		if len(free.hostnames) > 0 {
 			kept = append(kept, free)
-		}
-	}
-	for _, finding := range lost {
-		if len(kept) == 0 {
-			rep.fail(accepted, finding)
-		} else {
-			rep.fail(nil, finding)
 		}
 	}
 	return kept
