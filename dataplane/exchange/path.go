@@ -104,6 +104,30 @@ func CheckHostname(host string) error {
 	return nil
 }
 
+// CheckReplacement reports why what a redirect or a rewrite puts in place of a
+// request's host and path cannot stand there. "" and nil replace nothing.
+func CheckReplacement(hostname string, fullPath, prefix *string) error {
+	if hostname != "" {
+		if err := CheckHostname(hostname); err != nil {
+			return fmt.Errorf("hostname: %w", err)
+		}
+	}
+	if fullPath != nil && prefix != nil {
+		return fmt.Errorf("a full path (%q) and a prefix (%q) exclude each other", *fullPath, *prefix)
+	}
+	if fullPath != nil {
+		if err := CheckPath(*fullPath); err != nil {
+			return fmt.Errorf("replaceFullPath: %w", err)
+		}
+	}
+	if prefix != nil && *prefix != "" {
+		if err := CheckPath(*prefix); err != nil {
+			return fmt.Errorf("replacePrefixMatch: %w", err)
+		}
+	}
+	return nil
+}
+
 // isPathByte reports whether c may stand in a path segment as it is: pchar of RFC 3986.
 func isPathByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||

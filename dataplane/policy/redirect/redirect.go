@@ -188,23 +188,5 @@ func (c *Config) Check() error {
 	default:
 		return fmt.Errorf("statusCode: %d is not 301, 302, 303, 307 or 308", c.StatusCode)
 	}
-	if c.Hostname != "" {
-		if err := exchange.CheckHostname(c.Hostname); err != nil {
-			return fmt.Errorf("hostname: %w", err)
-		}
-	}
-	if c.FullPath != nil && c.Prefix != nil {
-		return fmt.Errorf("a full path (%q) and a prefix (%q) exclude each other", *c.FullPath, *c.Prefix)
-	}
-	if c.FullPath != nil {
-		if err := exchange.CheckPath(*c.FullPath); err != nil {
-			return fmt.Errorf("replaceFullPath: %w", err)
-		}
-	}
-	if c.Prefix != nil && *c.Prefix != "" {
-		if err := exchange.CheckPath(*c.Prefix); err != nil {
-			return fmt.Errorf("replacePrefixMatch: %w", err)
-		}
-	}
-	return nil
+	return exchange.CheckReplacement(c.Hostname, c.FullPath, c.Prefix)
 }

@@ -3,8 +3,6 @@
 package rewrite
 
 import (
-	"fmt"
-
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/policy"
 )
@@ -46,23 +44,5 @@ func (c *Config) request(ex *exchange.Exchange) exchange.Verdict {
 
 // Check reports what is wrong with the configuration; Build refuses the same.
 func (c *Config) Check() error {
-	if c.Hostname != "" {
-		if err := exchange.CheckHostname(c.Hostname); err != nil {
-			return fmt.Errorf("hostname: %w", err)
-		}
-	}
-	if c.FullPath != nil && c.Prefix != nil {
-		return fmt.Errorf("a full path (%q) and a prefix (%q) exclude each other", *c.FullPath, *c.Prefix)
-	}
-	if c.FullPath != nil {
-		if err := exchange.CheckPath(*c.FullPath); err != nil {
-			return fmt.Errorf("replaceFullPath: %w", err)
-		}
-	}
-	if c.Prefix != nil && *c.Prefix != "" {
-		if err := exchange.CheckPath(*c.Prefix); err != nil {
-			return fmt.Errorf("replacePrefixMatch: %w", err)
-		}
-	}
-	return nil
+	return exchange.CheckReplacement(c.Hostname, c.FullPath, c.Prefix)
 }
