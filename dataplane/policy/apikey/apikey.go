@@ -15,7 +15,6 @@ import (
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
-	"net/http"
 	"sort"
 	"unsafe"
 
@@ -118,7 +117,7 @@ func (f *filter) request(ex *exchange.Exchange) exchange.Verdict {
 // refuse answers 401, which must carry a challenge, RFC 9110 section 15.5.2.
 // No scheme is registered for API keys; this one is what clients commonly meet.
 func refuse(ex *exchange.Exchange, reason, text string) exchange.Verdict {
-	ex.Answer(http.StatusUnauthorized, reason, text)
+	ex.Answer(401, reason, text)
 	ex.Response.Fields = append(ex.Response.Fields, exchange.Field{
 		Key: exchange.KeyWWWAuthenticate, Name: "WWW-Authenticate", Value: `ApiKey realm="headgate"`})
 	return exchange.Answered

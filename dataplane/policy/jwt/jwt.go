@@ -9,7 +9,6 @@ package jwt
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
@@ -164,7 +163,7 @@ func (f *filter) request(ex *exchange.Exchange) exchange.Verdict {
 	switch {
 	case errors.Is(err, errNoKeys):
 		// Not the client's fault: nobody can be told from nobody now.
-		return ex.Answer(http.StatusServiceUnavailable, "jwks_unavailable", "Tokens cannot be verified at the moment.\n")
+		return ex.Answer(503, "jwks_unavailable", "Tokens cannot be verified at the moment.\n")
 	case err != nil:
 		return refuse(ex, "invalid_token", err.Error(), "The token is not valid: "+err.Error()+".\n")
 	}
@@ -186,7 +185,7 @@ func (f *filter) request(ex *exchange.Exchange) exchange.Verdict {
 // refuse answers 401 with a challenge, RFC 6750 section 3. A request without a
 // credential is not told of an error.
 func refuse(ex *exchange.Exchange, reason, description, text string) exchange.Verdict {
-	ex.Answer(http.StatusUnauthorized, reason, text)
+	ex.Answer(401, reason, text)
 	challenge := `Bearer realm="headgate"`
 	if description != "" {
 		challenge = ex.Arena.Concat(challenge, `, error="invalid_token", error_description="`, description, `"`)

@@ -10,7 +10,6 @@ package ratelimit
 import (
 	"encoding/binary"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
@@ -113,7 +112,7 @@ func (f *filter) request(ex *exchange.Exchange) exchange.Verdict {
 			for j := range f.limits[:i] {
 				f.limits[j].buckets.giveBack(f.limits[j].key(ex), f.limits[j].interval)
 			}
-			ex.Answer(http.StatusTooManyRequests, "rate_limited", "Too many requests.\n")
+			ex.Answer(429, "rate_limited", "Too many requests.\n")
 			ex.Response.Fields = append(ex.Response.Fields, exchange.Field{
 				Key: exchange.KeyRetryAfter, Name: "Retry-After", Value: ex.Arena.Uint(seconds(wait))})
 			f.response(ex) // which the pipeline calls only for requests that passed
