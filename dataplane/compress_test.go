@@ -68,16 +68,23 @@ func TestCompression(t *testing.T) {
 		t.Cleanup(tr.CloseIdleConnections)
 		c := &http.Client{Transport: tr, Timeout: 10 * time.Second}
 		for _, upstream := range []string{"h1", "h2"} {
-			ask := func(t *testing.T, method, path, accept string) *http.Response {
+			do := func(t *testing.T, method, path, accept string) (*http.Response, error) {
 				t.Helper()
 				req, _ := http.NewRequest(method, url+path, nil)
 				req.Host = upstream + ".example.com"
 				req.Header.Set("Accept-Encoding", accept)
 				resp, err := c.Do(req)
+				if err == nil {
+					t.Cleanup(func() { resp.Body.Close() })
+				}
+				return resp, err
+			}
+			ask := func(t *testing.T, method, path, accept string) *http.Response {
+				t.Helper()
+				resp, err := do(t, method, path, accept)
 				if err != nil {
 					t.Fatal(err)
 				}
-				t.Cleanup(func() { resp.Body.Close() })
 				return resp
 			}
 			for _, coding := range []string{"gzip", "br", "zstd"} {
@@ -108,8 +115,12 @@ func TestCompression(t *testing.T) {
 					if _, err := events.ReadByte(); err != io.EOF {
 						t.Error(err)
 					}
-					broken := ask(t, "GET", "/broken", coding)
-					if _, err := io.Copy(io.Discard, broken.Body); err == nil {
+					// The upstream may be cut off before Headgate has passed on the head.
+					broken, err := do(t, "GET", "/broken", coding)
+					if err == nil {
+						_, err = io.Copy(io.Discard, broken.Body)
+					}
+					if err == nil {
 						t.Error("what was cut off looks whole")
 					}
 				})

@@ -17,7 +17,8 @@ import (
 // left alone soon.
 func TestRefusedGoesElsewhere(t *testing.T) {
 	a, b, dead := newBackend(t, ok), newBackend(t, ok), refusing(t)
-	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(a.addr, dead, b.addr))
+	var now clock // stands still, so that no ejection ends meanwhile
+	c := newManagerFor(t, Options{Now: now.now}).NewCluster(cfg(), endpoints(a.addr, dead, b.addr))
 	for range 30 {
 		send(t, c, "POST", "content")
 	}
@@ -32,7 +33,8 @@ func TestAllRefuse(t *testing.T) {
 	for range 5 {
 		addrs = append(addrs, refusing(t))
 	}
-	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(addrs...))
+	var now clock // stands still, so that no ejection ends meanwhile
+	c := newManagerFor(t, Options{Now: now.now}).NewCluster(cfg(), endpoints(addrs...))
 	ex := newExchange("GET", "")
 	if up := fail(t, c, ex); up.Reason != "connect_refused" || up.Stage != exchange.Dialing || ex.Upstream.Tries != 0 {
 		t.Errorf("%v, %+v", up, ex.Upstream)
@@ -228,7 +230,8 @@ func TestClosingUnderLoad(t *testing.T) {
 	fickle := func(n int64, r *http.Request, c net.Conn) bool { return ok(n, r, c) && n%3 != 0 }
 	a, b := newBackend(t, fickle), newBackend(t, fickle)
 	dead := refusing(t)
-	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(a.addr, dead, b.addr))
+	var now clock // stands still, so that no ejection ends meanwhile
+	c := newManagerFor(t, Options{Now: now.now}).NewCluster(cfg(), endpoints(a.addr, dead, b.addr))
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {
