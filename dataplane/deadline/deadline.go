@@ -36,7 +36,12 @@ type Deadliner interface {
 // Conn is the deadlines of one connection, for its reads and its writes apart.
 // The zero value is ready for Start. It must not be copied.
 type Conn struct {
+	// Ring, if set before Start, is what Alarm calls. It is called by the
+	// janitor, which waits for it.
+	Ring func()
+
 	read, write atomic.Int64 // on the janitor's clock; 0 is never, or one of the below
+	alarm       atomic.Int64 // likewise, but for expired
 	conn        Deadliner
 	shard       atomic.Pointer[shard] // nil unless registered
 	index       int                   // within shard.conns; guarded by shard.mu
@@ -53,6 +58,7 @@ func (c *Conn) Start(conn Deadliner) {
 	c.conn = conn
 	c.read.Store(0)
 	c.write.Store(0)
+	c.alarm.Store(0)
 	theJanitor.add(c)
 }
 
@@ -72,6 +78,9 @@ func (c *Conn) Read(d time.Duration) bool { return set(&c.read, d) }
 
 // Write is Read for the connection's writes.
 func (c *Conn) Write(d time.Duration) bool { return set(&c.write, d) }
+
+// Alarm has Ring called once, in d from now, in place of what was said before.
+func (c *Conn) Alarm(d time.Duration) { c.alarm.Store(clock.Load() + int64(d+tick)) }
 
 func set(at *atomic.Int64, d time.Duration) bool {
 	var v int64
@@ -186,6 +195,9 @@ func (s *shard) enforce(now int64) {
 		}
 		if v := c.write.Load(); v > 0 && v < now && c.write.CompareAndSwap(v, expired) {
 			_ = c.conn.SetWriteDeadline(past)
+		}
+		if v := c.alarm.Load(); v > 0 && v < now && c.alarm.CompareAndSwap(v, 0) {
+			c.Ring()
 		}
 	}
 }

@@ -213,3 +213,23 @@ func BenchmarkPhase(b *testing.B) {
 		d.Read(0)
 	}
 }
+
+func TestAlarmRingsOnce(t *testing.T) {
+	rung := make(chan time.Time, 10)
+	d := Conn{Ring: func() { rung <- time.Now() }}
+	d.Start(&fakeConn{})
+	defer d.Stop()
+	began := time.Now()
+	d.Alarm(time.Hour)
+	d.Alarm(150 * time.Millisecond)
+	if at := <-rung; at.Sub(began) < 150*time.Millisecond {
+		t.Errorf("rung after %v", at.Sub(began))
+	}
+	waitTicks(t, 3*shards)
+	if len(rung) > 0 {
+		t.Error("rung twice")
+	}
+	if !d.Read(time.Hour) || !d.Write(time.Hour) {
+		t.Error("an alarm ends reads or writes")
+	}
+}

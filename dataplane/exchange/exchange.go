@@ -70,7 +70,8 @@ type Exchange struct {
 	// codec neither reads nor clears it, so that the handler may reuse it.
 	Private any
 
-	static staticBody
+	abandoned abandonment
+	static    staticBody
 }
 
 // Proto is an HTTP version.
@@ -298,6 +299,7 @@ func (ex *Exchange) Reset() {
 	ex.Upstream = Upstream{}
 	ex.Start, ex.Deadline, ex.TryDeadline = time.Time{}, time.Time{}, time.Time{}
 	ex.Received, ex.Sent = 0, 0
+	ex.abandoned.reset()
 	ex.static = staticBody{}
 	ex.Arena.Reset()
 }

@@ -40,6 +40,7 @@ type ClientConn struct {
 	exchanges int
 	broken    bool
 	tunnelled bool
+	abandoned atomic.Bool // the exchange, while it waited for its response's head
 }
 
 // interimLimit is how many interim responses an exchange may have.
@@ -70,8 +71,8 @@ func (c *ClientConn) takeRoom() []byte {
 
 // RoundTrip sends ex.Out and fills ex.Response with the final response's head;
 // interim responses go to ex.Client. The error is an *exchange.UpstreamError
-// or, if it was the request's content that failed, an *exchange.ClientError.
-// Finish must be called after an error, too.
+// or, if it was the request's content that failed or the client has given the
+// exchange up, an *exchange.ClientError. Finish must be called after an error, too.
 //
 // Before anything is sent or any content is pulled from ex.Out.Body, a reused
 // plain-text connection is checked: if the peer has closed it, or said
@@ -84,7 +85,16 @@ func (c *ClientConn) RoundTrip(ex *exchange.Exchange) error {
 	c.sendErr, c.unasked = nil, nil
 	c.exchanges++
 	c.setDeadlines()
+	c.abandoned.Store(false)
+	if !ex.Await((*awaitedHead)(c)) {
+		c.broken = true
+		return exchange.ErrAbandoned
+	}
 	err := c.roundTrip()
+	ex.Await(nil)
+	if c.abandoned.Load() {
+		err = exchange.ErrAbandoned // the connection is of no use, whatever came
+	}
 	if err != nil {
 		c.broken = true
 		err = c.explain(err)
@@ -122,6 +132,15 @@ func (c *ClientConn) roundTrip() error {
 		c.ex.Response.Fields = c.ex.Response.Fields[:0]
 		c.in.forget()
 	}
+}
+
+// awaitedHead is the connection while an exchange waits for its response's head.
+type awaitedHead ClientConn
+
+// Close implements exchange.Closer.
+func (a *awaitedHead) Close() {
+	a.abandoned.Store(true)
+	_ = a.NC.SetDeadline(link.LongAgo)
 }
 
 // setDeadlines keeps the exchange's own deadlines, which are too fine for the
@@ -272,12 +291,15 @@ func (c *ClientConn) heldTooLong(err error) bool {
 		return false
 	}
 	until := c.until()
-	return until.IsZero() || time.Now().Before(until)
+	return !c.abandoned.Load() && (until.IsZero() || time.Now().Before(until))
 }
 
 func (c *ClientConn) setReadDeadline(at time.Time) {
 	c.precise = true
 	_ = c.NC.SetReadDeadline(at)
+	if c.abandoned.Load() { // just before, so that this has undone it
+		_ = c.NC.SetReadDeadline(link.LongAgo)
+	}
 }
 
 // begin hands the final response over.

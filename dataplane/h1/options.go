@@ -30,6 +30,9 @@ type ServerOptions struct {
 	WriteTimeout time.Duration
 	// TunnelTimeout is how long a tunnel may be silent both ways (1 h).
 	TunnelTimeout time.Duration
+	// HalfCloseTimeout is how long a client that has closed its direction may
+	// wait for the response before the exchange is given up (5 s).
+	HalfCloseTimeout time.Duration
 
 	// HTTP2 ends Serve without closing the connection if that begins with the
 	// preface of HTTP/2, RFC 9113 section 3.4; see ServerConn.Preface.
@@ -87,6 +90,7 @@ func (o *ServerOptions) withDefaults() ServerOptions {
 	v.BodyTimeout = or(v.BodyTimeout, 30*time.Second)
 	v.WriteTimeout = or(v.WriteTimeout, 30*time.Second)
 	v.TunnelTimeout = or(v.TunnelTimeout, time.Hour)
+	v.HalfCloseTimeout = or(v.HalfCloseTimeout, 5*time.Second)
 	return v
 }
 

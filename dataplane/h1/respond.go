@@ -56,7 +56,11 @@ func (s *ServerConn) respond(ex *exchange.Exchange) (keep bool, err error) {
 		s.interim.Unlock()
 	}
 	if r.Body != nil && kind != framedNone && !bodiless(ex.In.Method, r.Status) {
-		if err = s.sendContent(ex, kind); err != nil {
+		if err = exchange.ErrAbandoned; ex.Await(r.Body) {
+			err = s.sendContent(ex, kind)
+			ex.Await(nil)
+		}
+		if err != nil {
 			s.cut(kind)
 			return false, err
 		}

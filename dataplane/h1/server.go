@@ -30,6 +30,8 @@ type ServerConn struct {
 	work     *work
 	requests int
 
+	// watch is nil unless an exchange waits for its upstream.
+	watch    atomic.Pointer[clientWatch]
 	state    atomic.Int32
 	draining atomic.Bool
 	drainMu  sync.Mutex // held while Drain wakes an idle connection
@@ -87,6 +89,7 @@ func (s *ServerConn) Unread(b []byte) { s.unread = append(s.unread, b...) }
 // Serve reads requests and answers them, in order, until the connection ends.
 // Tunnels run inside it. It closes the connection before it returns.
 func (s *ServerConn) Serve() {
+	s.DL.Ring = s.late
 	s.DL.Start(s.NC)
 	defer s.end()
 	for s.awaitRequest() && s.serveRequest() {
@@ -204,13 +207,16 @@ func (s *ServerConn) serveRequest() bool {
 		ex.Reset()
 		return false
 	}
+	s.watchSoon()
 	s.handler.Serve(ex)
 	keep, tunnelled, failure := false, false, error(nil)
 	if ex.Response.Tunnel != nil {
+		s.unwatch()
 		tunnelled = true
 		failure = s.tunnel(ex)
 	} else {
 		keep, failure = s.respond(ex)
+		s.unwatch()
 	}
 	ex.Received = w.body.received.Load()
 	s.handler.Done(ex, failure)

@@ -127,8 +127,8 @@ func (s *ClientStream) reset(code ErrCode, err error) (flush bool) {
 
 // RoundTrip sends ex.Out and fills ex.Response with the final response's head;
 // interim responses go to ex.Client. The error is an *exchange.UpstreamError
-// or, if it was the request's content that failed, an *exchange.ClientError.
-// Finish must be called after an error, too.
+// or, if it was the request's content that failed or the client has given the
+// exchange up, an *exchange.ClientError. Finish must be called after an error, too.
 //
 // Where the peer says that it has not acted on the request, or the connection
 // was lost before anything was sent, the error has Stage Stale and is Unsent,
@@ -136,10 +136,25 @@ func (s *ClientStream) reset(code ErrCode, err error) (flush bool) {
 func (s *ClientStream) RoundTrip(ex *exchange.Exchange) error {
 	s.ex = ex
 	ex.Response.Fields, ex.Response.Trailers = ex.Response.Fields[:0], ex.Response.Trailers[:0]
-	if err := s.roundTrip(); err != nil {
+	if !ex.Await((*awaitedHead)(s)) {
+		return exchange.ErrAbandoned
+	}
+	err := s.roundTrip()
+	ex.Await(nil)
+	if err != nil {
 		return s.explain(err)
 	}
 	return nil
+}
+
+// awaitedHead is the stream while an exchange waits for its response's head.
+type awaitedHead ClientStream
+
+// Close implements exchange.Closer.
+func (a *awaitedHead) Close() {
+	a.c.mu.Lock()
+	(*ClientStream)(a).fail(exchange.ErrAbandoned)
+	a.c.mu.Unlock()
 }
 
 func (s *ClientStream) roundTrip() error {

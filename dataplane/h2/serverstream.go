@@ -56,12 +56,6 @@ type stream struct {
 	// when it first has to wait.
 	timer deadline.Conn
 	timed bool
-
-	// response is the response's content while somebody pulls it, to be closed
-	// if the client gives the stream up.
-	responseMu sync.Mutex
-	response   exchange.Body
-	responseOf streamKey
 }
 
 var (
@@ -226,32 +220,9 @@ func (c *ServerConn) gone(st *stream, err error) {
 	st.writable.Broadcast()
 	c.setPhase()
 	if err != nil && !st.localClosed {
-		// Not here: closing it may take the lock of the upstream's connection,
-		// whose owner may want ours.
-		go st.cutOff(streamKey{c, st.id})
-	}
-}
-
-// streamKey names a stream for good: the struct may be another's by then.
-type streamKey struct {
-	c  *ServerConn
-	id uint32
-}
-
-// lend publishes the response's content to who has to cut it off; nil takes it
-// back.
-func (st *stream) lend(body exchange.Body) {
-	st.responseMu.Lock()
-	st.response, st.responseOf = body, streamKey{st.c, st.id}
-	st.responseMu.Unlock()
-}
-
-// cutOff closes the response's content, so that who pulls it sees its end.
-func (st *stream) cutOff(key streamKey) {
-	st.responseMu.Lock()
-	defer st.responseMu.Unlock()
-	if st.response != nil && st.responseOf == key {
-		st.response.Close()
+		// Not here: it may take the lock of the upstream's connection, whose owner
+		// may want ours.
+		go st.ex.Abandon(st.ex.Turn())
 	}
 }
 

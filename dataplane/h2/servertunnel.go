@@ -77,8 +77,10 @@ func (st *stream) tunnel() error {
 	st.appendHead(r, (*requestBody)(st), false)
 	c.flush()
 	c.mu.Unlock()
-	st.lend(tunnelBody{t})
-	defer st.lend(nil)
+	if !st.ex.Await(tunnelCloser{t}) {
+		return exchange.ErrAbandoned
+	}
+	defer st.ex.Await(nil)
 
 	up := &upward{st: st, t: t, done: make(chan error, 1)}
 	pool.start(up)
@@ -86,12 +88,10 @@ func (st *stream) tunnel() error {
 	return errors.Join(err, <-up.done)
 }
 
-// tunnelBody closes a tunnel in place of a response's content.
-type tunnelBody struct{ t exchange.Tunnel }
+// tunnelCloser is a tunnel as what an exchange waits for.
+type tunnelCloser struct{ t exchange.Tunnel }
 
-func (b tunnelBody) Next() ([]byte, error) { return nil, io.EOF }
-func (b tunnelBody) Ready() bool           { return true }
-func (b tunnelBody) Close()                { _ = b.t.Close() }
+func (c tunnelCloser) Close() { _ = c.t.Close() }
 
 // upward carries what the client sends.
 type upward struct {

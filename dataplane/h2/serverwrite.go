@@ -31,8 +31,10 @@ func (st *stream) respond() error {
 		return st.flushEnd()
 	}
 
-	st.lend(body)
-	defer st.lend(nil)
+	if !ex.Await(body) {
+		return exchange.ErrAbandoned
+	}
+	defer ex.Await(nil)
 	// What is ready of the content goes with the head.
 	var p []byte
 	var err error

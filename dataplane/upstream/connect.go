@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"syscall"
-	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h1"
@@ -30,7 +29,8 @@ const (
 	reasonProtocol    = "protocol"
 	// reasonStreamRefused: REFUSED_STREAM, see package h2.
 	reasonStreamRefused = "refused"
-	// reasonTimeout: the exchange's own time is over, so no other endpoint is tried.
+	// reasonTimeout: the exchange's own time is over, or its client has given it
+	// up, so no other endpoint is tried.
 	reasonTimeout = "timeout"
 )
 
@@ -41,10 +41,9 @@ func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe 
 		ep.unreserve()
 		return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonTLSConfig, Err: st.tlsErr}
 	}
-	start := time.Now()
-	deadline, own := bound(ex, start.Add(st.connectTimeout))
-	nc, reason, err := c.dial(st, ep, deadline)
-	ex.Upstream.Wait += time.Since(start)
+	ctx, done := patience(ex, st.connectTimeout)
+	nc, reason, err := c.dial(ctx, st, ep)
+	own := done()
 	if err == nil {
 		ep.connects.Add(1)
 		c.accepted(ep)
@@ -76,9 +75,7 @@ func (ep *endpoint) newConn(st *state, nc net.Conn) *conn {
 	return &conn{ep: ep, client: h1.NewClientConn(nc, ep.cluster.m.opts.HTTP1), tls: st.tls, quiet: newWatch(nc)}
 }
 
-func (c *Cluster) dial(st *state, ep *endpoint, deadline time.Time) (nc net.Conn, reason string, err error) {
-	ctx, cancel := context.WithDeadline(context.Background(), deadline)
-	defer cancel()
+func (c *Cluster) dial(ctx context.Context, st *state, ep *endpoint) (nc net.Conn, reason string, err error) {
 	nc, err = c.m.opts.Dial(ctx, "tcp", ep.address)
 	if err != nil {
 		return nil, reasonOf(err, reasonConnect), err
@@ -111,7 +108,7 @@ func reasonOf(err error, otherwise string) string {
 		return reasonUnreachable
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM), errors.Is(err, syscall.ENOBUFS):
 		return reasonResources
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, os.ErrDeadlineExceeded),
 		errors.As(err, &timeout) && timeout.Timeout():
 		return reasonConnectTime
 	}

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h2"
@@ -120,16 +119,14 @@ func (c *Cluster) openStream(ex *exchange.Exchange, st *state, ep *endpoint, pro
 
 // awaitStream waits as long as connecting may take.
 func awaitStream(ex *exchange.Exchange, st *state, ep *endpoint, w *waiter) waited {
-	start := time.Now()
-	until, own := bound(ex, start.Add(st.connectTimeout))
-	timer := time.NewTimer(until.Sub(start))
-	defer timer.Stop()
-	defer func() { ex.Upstream.Wait += time.Since(start) }()
+	ctx, done := patience(ex, st.connectTimeout)
 	select {
 	case got := <-w.got:
+		done()
 		return got
-	case <-timer.C:
+	case <-ctx.Done():
 	}
+	own := done()
 	ep.mu.Lock()
 	if i := slices.Index(ep.waiters, w); i >= 0 {
 		ep.waiters = slices.Delete(ep.waiters, i, i+1)

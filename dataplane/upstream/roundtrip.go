@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -19,7 +20,8 @@ var errNoEndpoint = &exchange.UpstreamError{
 // RoundTrip sends ex.Out to an endpoint and fills ex.Response with the head of
 // what it answers. The lease must be released when the response's body is no
 // longer needed. The error is an *exchange.UpstreamError, or an
-// *exchange.ClientError if the request's content could not be read.
+// *exchange.ClientError if the request's content could not be read or the
+// client has given the exchange up.
 //
 // An endpoint that cannot be connected to is followed by another, up to three
 // in all. A request that a reused connection never carried, because the
@@ -42,6 +44,9 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		k, err := c.try(ex, st, ep, probe)
 		if err == nil {
 			return k, nil
+		}
+		if ex.Abandoned() {
+			return nil, exchange.ErrAbandoned
 		}
 		up, ok := err.(*exchange.UpstreamError)
 		if !ok || up.Stage != exchange.Dialing && !up.Unsent || up.Reason == reasonTimeout {
@@ -182,26 +187,41 @@ func (st *state) pick(choice balance.Choice) *endpoint {
 // await waits for the first answer to the cluster's lookups, as long as
 // connecting may take.
 func (c *Cluster) await(ex *exchange.Exchange, st *state) *state {
-	start := time.Now()
-	until, _ := bound(ex, start.Add(st.connectTimeout))
-	timer := time.NewTimer(until.Sub(start))
-	defer timer.Stop()
+	ctx, done := patience(ex, st.connectTimeout)
+	defer done()
 	select {
 	case <-st.resolving:
-	case <-timer.C:
+	case <-ctx.Done():
 	}
-	ex.Upstream.Wait += time.Since(start)
 	return c.state.Load()
 }
 
-// bound returns the earliest of t and the exchange's deadlines, and whether it
-// is one of these.
-func bound(ex *exchange.Exchange, t time.Time) (time.Time, bool) {
-	mine := false
+// patience bounds a wait on behalf of an exchange: by a timeout, by the
+// exchange's deadlines, and by its client, who may give it up. done must be
+// called behind the wait; it reports whether the end of the exchange was, or
+// would have been, the end of the wait.
+func patience(ex *exchange.Exchange, timeout time.Duration) (ctx context.Context, done func() (own bool)) {
+	start := time.Now()
+	until, own := start.Add(timeout), false
 	for _, d := range [2]time.Time{ex.Deadline, ex.TryDeadline} {
-		if !d.IsZero() && d.Before(t) {
-			t, mine = d, true
+		if !d.IsZero() && d.Before(until) {
+			until, own = d, true
 		}
 	}
-	return t, mine
+	ctx, cancel := context.WithDeadline(context.Background(), until)
+	if !ex.Await(closer(cancel)) {
+		cancel()
+	}
+	return ctx, func() bool {
+		ex.Await(nil)
+		own = own || errors.Is(ctx.Err(), context.Canceled)
+		cancel()
+		ex.Upstream.Wait += time.Since(start)
+		return own
+	}
 }
+
+// closer makes an exchange.Closer of a function.
+type closer func()
+
+func (f closer) Close() { f() }

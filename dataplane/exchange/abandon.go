@@ -1,0 +1,74 @@
+package exchange
+
+import (
+	"errors"
+	"sync"
+)
+
+// ErrAbandoned says that the client has given the exchange up: it has reset the
+// stream, or its connection has ended. The status is for logs, nobody reads it;
+// it is what nginx made of it first.
+var ErrAbandoned = &ClientError{Status: 499, Reason: "client_gone", Err: errors.New("the client has given the request up")}
+
+// Closer is something that an exchange waits for. Close makes the waiting fail
+// soon. It may be called from any goroutine and does not block.
+type Closer interface{ Close() }
+
+// abandonment joins who waits for the upstream with who sees the client go.
+type abandonment struct {
+	mu      sync.Mutex
+	turn    uint64 // counts the exchanges that this struct has been
+	over    bool   // the client has given the current one up
+	awaited Closer
+}
+
+// Await says what the goroutine that serves the exchange is about to wait for,
+// in place of what it said before: it is closed when the client gives the
+// exchange up. With nil it waits for nothing more; once Await has returned,
+// what was awaited before is not closed any more. It reports false if the
+// client has given the exchange up already: then there is nothing to wait for.
+func (ex *Exchange) Await(what Closer) bool {
+	a := &ex.abandoned
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.over {
+		a.awaited = nil
+		return false
+	}
+	a.awaited = what
+	return true
+}
+
+// Turn names the current exchange among all those for which the struct is used.
+func (ex *Exchange) Turn() uint64 { return ex.abandoned.turn }
+
+// Abandon says that the client has given up the exchange that Turn named. It
+// may be called from any goroutine at any time, and does nothing if that
+// exchange is over. It must not be called with a lock that who serves the
+// exchange may want: closing what is awaited takes locks of the upstream's.
+func (ex *Exchange) Abandon(turn uint64) {
+	a := &ex.abandoned
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.turn != turn || a.over {
+		return
+	}
+	a.over = true
+	if a.awaited != nil {
+		a.awaited.Close()
+	}
+}
+
+// Abandoned reports whether the client has given the exchange up.
+func (ex *Exchange) Abandoned() bool {
+	ex.abandoned.mu.Lock()
+	defer ex.abandoned.mu.Unlock()
+	return ex.abandoned.over
+}
+
+func (a *abandonment) reset() {
+	a.mu.Lock()
+	a.turn++
+	a.over, a.awaited = false, nil
+	a.mu.Unlock()
+}
