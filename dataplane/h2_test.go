@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -99,6 +101,8 @@ func TestPriorKnowledge(t *testing.T) {
 		"PRI * HTTP/2.0\r\n\r\n|SM\r\n\r\n|\x00\x00\x00\x04\x00\x00\x00\x00\x00": "\x00\x00\x1e\x04\x00",
 		"PRI * HTTP/2.0\r|\n\r\nSM\r\n\r\nGET":                                   "\x00\x00\x1e\x04\x00",
 		"PRI * HTTP/2.0\r\nA: b\r\n\r\n":                                         "HTTP/1.1 505",
+		"INVALID CONNECTION PREFACE\r\n\r\n":                                     "",
+		"GET / http/1.1\r\n\r\n":                                                 "HTTP/1.1 400",
 		"PRI / HTTP/2.0\r\n\r\nSM\r\n\r\n":                                       "HTTP/1.1 505",
 		"GET / HTTP/1.1\r\nHost: a\r\n\r\n|PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":     "HTTP/1.1 404",
 	} {
@@ -114,6 +118,11 @@ func TestPriorKnowledge(t *testing.T) {
 		got := make([]byte, len(want))
 		if _, err := io.ReadFull(nc, got); err != nil || string(got) != want {
 			t.Errorf("%q: %q %v", sent, got, err)
+		}
+		if want == "" {
+			if rest, err := io.ReadAll(nc); len(rest) > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%q: %q %v, want the connection closed without a word", sent, rest, err)
+			}
 		}
 		nc.Close()
 	}

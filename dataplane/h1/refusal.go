@@ -16,6 +16,7 @@ var (
 	errMethod         = &refusal{400, "method"}              // RFC 9110 section 9.1: a token
 	errTarget         = &refusal{400, "target"}              // RFC 9112 section 3.2
 	errVersion        = &refusal{400, "version"}             // section 2.3
+	errNotHTTP        = &refusal{400, "protocol"}            // section 2.3; see ServerConn.refuse
 	errVersionUnknown = &refusal{505, "version_unsupported"} // RFC 9110 section 15.6.6
 	errLineLong       = &refusal{414, "request_line_too_long"}
 	errHeadLong       = &refusal{431, "header_too_large"}

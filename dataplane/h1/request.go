@@ -109,6 +109,9 @@ func parseRequestLine(line []byte, req *exchange.Request) (target []byte, err *r
 		if len(version) > 0 && !syntax.All(version, syntax.TargetChar) {
 			return nil, errTarget // a space in the target, most likely
 		}
+		if len(version) < 4 || !exchange.EqualFold(str(version[:4]), "HTTP") {
+			return nil, errNotHTTP
+		}
 		return nil, errVersion
 	}
 	return target, nil

@@ -323,6 +323,13 @@ func (s *ServerConn) refuse(err error) {
 		}
 		return
 	}
+	if r == errNotHTTP && s.opts.HTTP2 && s.requests == 0 {
+		// It speaks neither version, and to who gets HTTP/2's preface wrong our
+		// answer would be nonsense: RFC 9113 section 3.4 has the connection
+		// closed without a word.
+		s.handler.Malformed(s.info, 0, r.reason)
+		return
+	}
 	s.handler.Malformed(s.info, r.status, r.reason)
 	w := &s.writer
 	w.begin()

@@ -20,7 +20,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -80,14 +79,9 @@ func TestH2spec(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		args []string
-		// failures are the tests that may fail, by what h2spec calls them.
-		failures []string
 	}{
-		{"TLS", []string{"-t", "-k", "-p", strconv.Itoa(secure)}, nil},
-		// A port without TLS speaks HTTP/1.1 to everybody but those who begin
-		// with the preface. To what is neither it answers 400, which h2spec
-		// does not expect: it wants the connection closed without a word.
-		{"h2c", []string{"-p", strconv.Itoa(plain)}, []string{"Sends invalid connection preface"}},
+		{"TLS", []string{"-t", "-k", "-p", strconv.Itoa(secure)}},
+		{"h2c", []string{"-p", strconv.Itoa(plain)}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			cmd := exec.Command(h2spec, append([]string{"--strict", "-h", "127.0.0.1"}, test.args...)...)
@@ -97,20 +91,9 @@ func TestH2spec(t *testing.T) {
 				t.Fatalf("h2spec has no result:\n%s", out)
 			}
 			t.Logf("%s", summary[0])
-			_, list, _ := bytes.Cut(out, []byte("\nFailures:"))
-			failed := 0
-			for _, match := range regexp.MustCompile(`(?m)^\s*× \d+: (.*)$`).FindAllSubmatch(list, -1) {
-				failed++
-				name, known := strings.TrimSpace(string(match[1])), false
-				for _, f := range test.failures {
-					known = known || f == name
-				}
-				if !known {
-					t.Errorf("failed: %s", name)
-				}
-			}
-			if n, _ := strconv.Atoi(string(summary[4])); n != failed || string(summary[3]) != "0" || string(summary[1]) == "0" {
-				t.Errorf("%s, of which %d failures are named:\n%s", summary[0], failed, list)
+			if n, _ := strconv.Atoi(string(summary[1])); n < 147 || !bytes.Equal(summary[1], summary[2]) {
+				_, failures, _ := bytes.Cut(out, []byte("\nFailures:"))
+				t.Errorf("%s, want all of 147 or more to pass:\n%s", summary[0], failures)
 			}
 		})
 	}
