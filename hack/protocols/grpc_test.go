@@ -3,11 +3,8 @@ package protocols
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
-	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -15,31 +12,7 @@ import (
 
 // One of gRPC's two test services has a route, so that for the other Headgate
 // itself says that it is not implemented.
-const grpcManifests = `
-apiVersion: gateway.networking.k8s.io/v1
-kind: GatewayClass
-metadata: {name: headgate}
-spec: {controllerName: headgate.dev/gateway-controller}
----
-apiVersion: v1
-kind: Secret
-metadata: {name: certificate, namespace: default}
-type: kubernetes.io/tls
-data: {tls.crt: %s, tls.key: %s}
----
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: gateway, namespace: default}
-spec:
-  gatewayClassName: headgate
-  listeners:
-  - {name: http, port: %d, protocol: HTTP}
-  - {name: https, port: %d, protocol: HTTPS, tls: {certificateRefs: [{name: certificate}]}}
----
-apiVersion: headgate.dev/v1alpha1
-kind: Backend
-metadata: {name: upstream, namespace: default}
-spec: {endpoints: [{ip: 127.0.0.1, port: %d}]}
+const grpcRoute = `
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: GRPCRoute
@@ -61,49 +34,44 @@ var grpcCases = []string{
 }
 
 // TestGRPC runs gRPC's interoperability client against its server, through a
-// GRPCRoute. make test-protocols says where the programs are.
+// GRPCRoute.
 func TestGRPC(t *testing.T) {
-	headgate, client, server := os.Getenv("HEADGATE"), os.Getenv("GRPC_CLIENT"), os.Getenv("GRPC_SERVER")
-	if headgate == "" || client == "" || server == "" {
-		t.Skip("HEADGATE, GRPC_CLIENT and GRPC_SERVER do not say where the programs are: use make test-protocols")
-	}
-	plain, secure, upstream := freePort(t), freePort(t), freePort(t)
-	up := exec.Command(server, "--port", strconv.Itoa(upstream))
-	if err := up.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = up.Process.Kill()
-		_ = up.Wait()
-	})
-	await(t, upstream)
-	chain, key := certificate(t)
-	serve(t, headgate, fmt.Sprintf(grpcManifests, chain, key, plain, secure, upstream), plain, secure)
-	roots := filepath.Join(t.TempDir(), "roots.pem")
-	text, err := base64.StdEncoding.DecodeString(chain)
-	if err == nil {
-		err = os.WriteFile(roots, text, 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-
-	for name, args := range map[string][]string{
-		"h2c": {"--server_port", strconv.Itoa(plain)},
-		"TLS": {"--server_port", strconv.Itoa(secure), "--use_tls", "--use_test_ca", "--ca_file", roots, "--server_host_override", "localhost"},
+	client, server := program(t, "GRPC_CLIENT"), program(t, "GRPC_SERVER")
+	for _, upstream := range []struct {
+		name    string
+		args    []string // of the server
+		objects string   // how Headgate speaks to it
+	}{
+		{"to h2c", nil, ""},
 	} {
-		for _, test := range grpcCases {
-			t.Run(name+"/"+test, func(t *testing.T) {
-				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-				defer cancel()
-				cmd := exec.CommandContext(ctx, client, append([]string{"--server_host", "127.0.0.1", "--test_case", test}, args...)...)
-				cmd.Env = append(os.Environ(), "GRPC_GO_LOG_SEVERITY_LEVEL=info")
-				if out, err := cmd.CombinedOutput(); err != nil {
-					t.Errorf("%v\n%s", err, out)
-				} else if !bytes.Contains(out, []byte("done")) && !bytes.Contains(out, []byte("Done")) {
-					t.Errorf("it does not say that it did anything:\n%s", out)
-				}
-			})
+		port := freePort(t)
+		up := exec.Command(server, append([]string{"--port", strconv.Itoa(port)}, upstream.args...)...)
+		if err := up.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = up.Process.Kill()
+			_ = up.Wait()
+		})
+		await(t, port)
+		h := start(t, backend("upstream", port)+grpcRoute+upstream.objects)
+		for name, args := range map[string][]string{
+			"h2c": {"--server_port", strconv.Itoa(h.plain)},
+			"TLS": {"--server_port", strconv.Itoa(h.secure), "--use_tls", "--use_test_ca", "--ca_file", h.ca, "--server_host_override", "localhost"},
+		} {
+			for _, test := range grpcCases {
+				t.Run(name+" "+upstream.name+"/"+test, func(t *testing.T) {
+					ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+					defer cancel()
+					cmd := exec.CommandContext(ctx, client, append([]string{"--server_host", "127.0.0.1", "--test_case", test}, args...)...)
+					cmd.Env = append(os.Environ(), "GRPC_GO_LOG_SEVERITY_LEVEL=info")
+					if out, err := cmd.CombinedOutput(); err != nil {
+						t.Errorf("%v\n%s", err, out)
+					} else if !bytes.Contains(out, []byte("done")) && !bytes.Contains(out, []byte("Done")) {
+						t.Errorf("it does not say that it did anything:\n%s", out)
+					}
+				})
+			}
 		}
 	}
 }
