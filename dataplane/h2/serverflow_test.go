@@ -86,6 +86,24 @@ func TestServerSendWindows(t *testing.T) {
 	}
 }
 
+// A stream that uses its window up leaves the connection's as it is, but for
+// what was sent.
+func TestServerKeepsConnectionWindow(t *testing.T) {
+	f := serveH2(t, &handler{serve: sized}, nil)
+	p := f.greet(t, http2.Setting{ID: http2.SettingInitialWindowSize, Val: 10})
+	p.request(1, true, path("/60000")...)
+	for i := range 10 {
+		if i > 0 {
+			_ = p.WriteWindowUpdate(1, 10)
+		}
+		p.frames(func(f http2.Frame) bool { _, ok := f.(*http2.DataFrame); return ok })
+	}
+	_ = p.WriteWindowUpdate(1, 60000-100)
+	if got := p.frames(ended(1)); len(got) == 0 || got[len(got)-1] != "DATA 1 10748 true" {
+		t.Errorf("%v", got)
+	}
+}
+
 // The connection's window is shared in the order of priorities, turn by turn
 // among equals.
 func TestServerPriorities(t *testing.T) {

@@ -259,7 +259,8 @@ func (c *ServerConn) pump() {
 		if st == nil {
 			return
 		}
-		n := st.send.take(c.send.take(min(len(st.pending), minFrameSize)))
+		n := st.send.take(min(len(st.pending), minFrameSize, int(c.send)))
+		c.send.take(n)
 		end := st.last && n == len(st.pending)
 		c.out = appendData(c.out, st.id, st.pending[:n], end)
 		c.frames.earn(4)
