@@ -102,6 +102,7 @@ func TestPriorKnowledge(t *testing.T) {
 		"PRI * HTTP/2.0\r|\n\r\nSM\r\n\r\nGET":                                   "\x00\x00\x1e\x04\x00",
 		"PRI * HTTP/2.0\r\nA: b\r\n\r\n":                                         "HTTP/1.1 505",
 		"INVALID CONNECTION PREFACE\r\n\r\n":                                     "",
+		"GET / RTSP/1.0\r\n\r\n":                                                 "HTTP/1.1 400",
 		"GET / http/1.1\r\n\r\n":                                                 "HTTP/1.1 400",
 		"PRI / HTTP/2.0\r\n\r\nSM\r\n\r\n":                                       "HTTP/1.1 505",
 		"GET / HTTP/1.1\r\nHost: a\r\n\r\n|PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n":     "HTTP/1.1 404",

@@ -36,7 +36,7 @@ type ServerOptions struct {
 
 	// HTTP2 ends Serve without closing the connection if that begins with the
 	// preface of HTTP/2, RFC 9113 section 3.4; see ServerConn.Preface. If its
-	// first line names no version of HTTP at all, it is closed without an answer.
+	// first line has neither a path nor a protocol's version, it is closed without an answer.
 	HTTP2 bool
 	// AllowConnect hands CONNECT to the handler; without it CONNECT is answered 501.
 	AllowConnect bool

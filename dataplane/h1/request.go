@@ -1,6 +1,8 @@
 package h1
 
 import (
+	"bytes"
+
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/syntax"
 )
@@ -109,7 +111,7 @@ func parseRequestLine(line []byte, req *exchange.Request) (target []byte, err *r
 		if len(version) > 0 && !syntax.All(version, syntax.TargetChar) {
 			return nil, errTarget // a space in the target, most likely
 		}
-		if len(version) < 4 || !exchange.EqualFold(str(version[:4]), "HTTP") {
+		if bytes.IndexByte(target, '/') < 0 && bytes.IndexByte(version, '/') < 0 {
 			return nil, errNotHTTP
 		}
 		return nil, errVersion
