@@ -12,7 +12,6 @@
 package exchange
 
 import (
-	"crypto/x509"
 	"io"
 	"net/netip"
 	"time"
@@ -257,32 +256,6 @@ type Lease interface {
 	// Release ends the use: the connection goes back to its pool if it can
 	// carry another exchange, else it is closed.
 	Release()
-}
-
-// Conn is a downstream connection. Immutable once the first exchange began.
-type Conn struct {
-	ID uint64
-	// Remote is the peer; behind a trusted PROXY protocol sender, whom it named.
-	Remote, Local netip.AddrPort
-	// TLS is nil on a plaintext connection.
-	TLS *TLS
-	// Port is the handler's: the live port that accepted the connection.
-	Port any
-}
-
-// TLS is what the handshake settled.
-type TLS struct {
-	ServerName  string
-	ALPN        string
-	Version     uint16
-	CipherSuite uint16
-	// PeerCertificates are the client's, leaf first, and none if they were not verified.
-	PeerCertificates []*x509.Certificate
-	// ForwardedCert is what X-Forwarded-Client-Cert tells backends of the
-	// client, "" for nothing.
-	ForwardedCert string
-	// Listener is the key of the listener whose certificate was served, or "".
-	Listener string
 }
 
 // Reset makes the exchange ready for the connection's next request. Slices

@@ -15,15 +15,16 @@ import (
 
 	"github.com/go-logr/logr"
 
+	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/route"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
 // Cluster is what connections go to.
 type Cluster interface {
-	// Connect makes a TCP connection to an endpoint. Whoever got it closes it and
+	// Connect makes a TCP connection to an endpoint for a client's. Whoever got it closes it and
 	// then calls release, once.
-	Connect(client netip.Addr) (c net.Conn, release func(), err error)
+	Connect(from *exchange.Conn) (c net.Conn, release func(), err error)
 	// Datagrams makes a UDP socket that is connected to an endpoint, the same way.
 	Datagrams(client netip.Addr) (c net.Conn, release func(), err error)
 }

@@ -46,7 +46,7 @@ func (s *Stream) Serve() {
 		refuse(s.down)
 		return
 	}
-	up, release, err := cluster.Connect(s.info.Remote.Addr())
+	up, release, err := cluster.Connect(s.info)
 	if err != nil {
 		s.p.opts.Log.V(1).Info("Connection refused", "listener", s.listener, "remote", s.info.Remote, "error", err.Error())
 		refuse(s.down)

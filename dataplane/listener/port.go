@@ -27,7 +27,8 @@ type port struct {
 	outer   *tls.Config
 	table   atomic.Pointer[table]
 	raw     atomic.Pointer[raw]
-	sockets []*socket // guarded by set.mu
+	trusted atomic.Pointer[trustedSources] // nil without PROXY protocol
+	sockets []*socket                      // guarded by set.mu
 
 	closing   chan struct{}  // closed when nothing more is to be accepted
 	accepting sync.WaitGroup // accept loops
@@ -169,7 +170,14 @@ func (p *port) serve(nc *net.TCPConn) {
 		ID: p.set.lastID.Add(1), Port: p.handle,
 		Remote: addrPort(nc.RemoteAddr()), Local: addrPort(nc.LocalAddr()),
 	}
-	session, err := p.session(nc, info)
+	defer info.End()
+	rest, err := p.trusted.Load().identify(nc, info, p.set.opts.HandshakeTimeout)
+	if err != nil {
+		p.metrics.Rejected("proxy_protocol")
+		p.set.opts.Log.V(1).Info("No PROXY protocol header", "port", p.key, "remote", info.Remote, "error", err.Error())
+		return
+	}
+	session, err := p.session(nc, rest, info)
 	if err != nil {
 		p.metrics.Rejected("tls_handshake")
 		p.set.opts.Log.V(1).Info("TLS handshake failed", "port", p.key, "remote", info.Remote, "error", err.Error())
@@ -185,17 +193,20 @@ func (p *port) serve(nc *net.TCPConn) {
 }
 
 // session puts a connection into the hands of who serves it, after a TLS
-// handshake if it begins with one.
-func (p *port) session(nc *net.TCPConn, info *exchange.Conn) (Session, error) {
+// handshake if it begins with one. head is what was already read from it.
+func (p *port) session(nc *net.TCPConn, head []byte, info *exchange.Conn) (Session, error) {
 	raw := p.raw.Load()
 	if raw.whole != "" {
-		return p.set.opts.Raw.Stream(nc, info, raw.whole, "", nil), nil
+		return p.set.opts.Raw.Stream(nc, info, raw.whole, "", head), nil
 	}
 	t := p.table.Load()
 	codecs := p.set.opts.Codecs
 	codec, clients, stream := &codecs[len(codecs)-1], t.clients, net.Conn(nc)
+	if len(head) > 0 {
+		stream = &unread{TCPConn: nc, head: head}
+	}
 	if raw.passthrough {
-		session, rest, err := p.sniff(raw, nc, info)
+		session, rest, err := p.sniff(raw, nc, stream, info)
 		if session != nil || err != nil {
 			return session, err
 		}

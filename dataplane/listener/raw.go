@@ -42,11 +42,12 @@ func newRaw(cfg *snapshot.Port) *raw {
 	return r
 }
 
-// sniff reads a ClientHello and returns the session of the listener that passes
-// it through, or else the connection with nothing taken from it.
-func (p *port) sniff(r *raw, nc *net.TCPConn, info *exchange.Conn) (Session, net.Conn, error) {
+// sniff reads a ClientHello from stream, which is nc with what was already read
+// from it, and returns the session of the listener that passes it through, or
+// else the connection with nothing taken from it.
+func (p *port) sniff(r *raw, nc *net.TCPConn, stream net.Conn, info *exchange.Conn) (Session, net.Conn, error) {
 	_ = nc.SetReadDeadline(time.Now().Add(p.set.opts.HandshakeTimeout))
-	name, head, err := l4.ReadHello(nc)
+	name, head, err := l4.ReadHello(stream)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -56,6 +57,7 @@ func (p *port) sniff(r *raw, nc *net.TCPConn, info *exchange.Conn) (Session, net
 		return nil, nil, fmt.Errorf("no listener takes server name %q", name)
 	}
 	if l.TLS == nil {
+		info.ServerName = name
 		return p.set.opts.Raw.Stream(nc, info, l.Key, name, head), nil, nil
 	}
 	return nil, &unread{TCPConn: nc, head: head}, nil

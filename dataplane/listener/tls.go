@@ -73,6 +73,9 @@ func (p *port) update(cfg *snapshot.Port) error {
 			t.names = t.names.With(l.Hostname, now)
 		}
 	}
+	trusted, err := newTrustedSources(cfg.ProxyProtocol)
+	errs = append(errs, err)
+	p.trusted.Store(trusted)
 	p.table.Store(t)
 	p.metrics.SetCertificates(certificates)
 	return errors.Join(errs...)

@@ -57,9 +57,20 @@ type Port struct {
 	Number uint16 `json:"number"`
 	// Transport is "tcp" or "udp".
 	Transport string `json:"transport"`
+	// ProxyProtocol, if not nil, is read from connections before all else: it is
+	// not known yet which listener they are for.
+	ProxyProtocol *ProxyProtocol `json:"proxyProtocol,omitempty"`
 	// Listeners are sorted by Key. At most one of them takes a request: the one
 	// whose Hostname matches most specifically (listener isolation, GEP-957).
 	Listeners []*Listener `json:"listeners"`
+}
+
+// ProxyProtocol says who may say for whom a connection is made.
+type ProxyProtocol struct {
+	// TrustedSources are CIDRs. Connections from elsewhere are served as they are.
+	TrustedSources []string `json:"trustedSources"`
+	// Optional lets connections from there do without a header.
+	Optional bool `json:"optional,omitempty"`
 }
 
 // Listener is one listener of a Gateway.
@@ -260,6 +271,9 @@ type Cluster struct {
 	IdleTimeout time.Duration `json:"idleTimeout,omitempty"`
 	// TLS speaks TLS to the endpoints; nil for plaintext.
 	TLS *UpstreamTLS `json:"tls,omitempty"`
+	// ProxyProtocol is the version of the PROXY protocol header that connections
+	// begin with, "V1" or "V2"; "" for none.
+	ProxyProtocol string `json:"proxyProtocol,omitempty"`
 }
 
 // UpstreamTLS verifies endpoints.

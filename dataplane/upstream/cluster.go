@@ -45,9 +45,9 @@ type state struct {
 	connectTimeout time.Duration
 	idleTimeout    time.Duration
 	maxIdle        int
-	// tls is nil for plaintext. A connection that was made with another is not
-	// used. tlsErr says why TLS cannot be spoken as configured.
-	tls    *tls.Config
+	// terms are what connections are made with; tlsErr says why TLS cannot be
+	// spoken as configured.
+	terms
 	tlsErr error
 
 	members         []member
@@ -85,22 +85,27 @@ func newCluster(m *Manager, cfg *snapshot.Cluster, eps *snapshot.Endpoints) *Clu
 }
 
 // Update replaces the configuration. Requests in flight keep the old one;
-// idle connections that were made with other TLS settings are closed.
+// idle connections that were made on other terms are closed.
 func (c *Cluster) Update(cfg *snapshot.Cluster) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return
 	}
-	before, protocol := c.tls, c.protocol()
+	before, protocol := c.terms(), c.protocol()
 	c.setConfig(cfg)
 	c.rebuild()
-	if c.tls != before || c.protocol() != protocol {
+	if c.terms() != before || c.protocol() != protocol {
 		for _, ep := range c.byAddr {
 			ep.closeIdle()
 			ep.drainMuxes(func(*mux) bool { return true })
 		}
 	}
+}
+
+// terms are what connections are made with.
+func (c *Cluster) terms() terms {
+	return terms{tls: c.tls, proxyProtocol: proxyVersions[c.cfg.ProxyProtocol]}
 }
 
 // protocol is what to speak to the endpoints.
@@ -209,7 +214,7 @@ func (c *Cluster) rebuild() {
 		connectTimeout: cmp.Or(c.cfg.ConnectTimeout, 5*time.Second),
 		idleTimeout:    cmp.Or(c.cfg.IdleTimeout, time.Minute),
 		maxIdle:        cmp.Or(c.cfg.MaxIdle, 256),
-		tls:            c.tls,
+		terms:          c.terms(),
 		tlsErr:         c.tlsErr,
 		members:        members,
 		ready:          c.group(members, false),

@@ -42,7 +42,7 @@ func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe 
 		return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonTLSConfig, Err: st.tlsErr}
 	}
 	ctx, done := patience(ex, st.connectTimeout)
-	nc, reason, err := c.dial(ctx, st, ep)
+	nc, reason, err := c.dial(ctx, st, ep, ex.Conn)
 	own := done()
 	if err == nil {
 		ep.connects.Add(1)
@@ -71,14 +71,21 @@ func tooMany(ep *endpoint) *exchange.UpstreamError {
 }
 
 // newConn makes a connection that carries one exchange at a time.
-func (ep *endpoint) newConn(st *state, nc net.Conn) *conn {
-	return &conn{ep: ep, client: h1.NewClientConn(nc, ep.cluster.m.opts.HTTP1), tls: st.tls, quiet: newWatch(nc)}
+func (p *pool) newConn(st *state, nc net.Conn) *conn {
+	return &conn{ep: p.ep, pool: p, client: h1.NewClientConn(nc, p.ep.cluster.m.opts.HTTP1), terms: st.terms, quiet: newWatch(nc)}
 }
 
-func (c *Cluster) dial(ctx context.Context, st *state, ep *endpoint) (nc net.Conn, reason string, err error) {
+// dial connects to an endpoint, on behalf of a client if from is not nil.
+func (c *Cluster) dial(ctx context.Context, st *state, ep *endpoint, from *exchange.Conn) (nc net.Conn, reason string, err error) {
 	nc, err = c.m.opts.Dial(ctx, "tcp", ep.address)
 	if err != nil {
 		return nil, reasonOf(err, reasonConnect), err
+	}
+	if st.proxyProtocol != 0 {
+		if err := introduce(ctx, nc, st.proxyProtocol, from); err != nil {
+			nc.Close()
+			return nil, reasonOf(err, reasonConnect), err
+		}
 	}
 	if st.tls == nil {
 		return nc, "", nil

@@ -29,22 +29,16 @@ type endpoint struct {
 	strikes int
 	gone    bool
 
-	// mu guards what follows.
+	// mu guards what follows, and what is in the pools.
 	mu sync.Mutex
-	// idle is a stack: the connection that was used last is used next, so that
-	// those which are not needed grow old at the bottom.
-	idle []*conn
-	// total counts the connections, idle, in use and being made.
-	total   int
-	retired bool
-	// muxes are the connections that exchanges share, in the order in which they
-	// are used; dialing counts those that are being made, until they have said
-	// how many streams they take; waiters are exchanges for which there was none.
-	muxes   []*mux
-	dialing int
-	waiters []*waiter
-	// waiting is how many these are, to be seen without the lock.
-	waiting atomic.Int32
+	// total counts the connections, idle, in use and being made, and idle those
+	// that are.
+	total, idle int
+	retired     bool
+	// shared has the connections that carry anybody's exchanges, bound those that
+	// are said to be one client's: see proxyproto.go.
+	shared pool
+	bound  map[*exchange.Conn]*pool
 
 	// speaksHTTP2 is what the endpoint chose when it last could, streams how
 	// many it last took on a connection; 0 if it is not known.
@@ -63,9 +57,10 @@ type use interface {
 // conn is a connection to an endpoint, and the lease of who uses it.
 type conn struct {
 	ep     *endpoint
+	pool   *pool
 	client *h1.ClientConn
-	// tls is what it was made with.
-	tls *tls.Config
+	// terms are what it was made with.
+	terms terms
 	// quiet tells whether a connection on which nothing is awaited is still
 	// open and silent. It is nil where the codec finds that out by itself.
 	quiet *watch
@@ -76,13 +71,53 @@ type conn struct {
 var _ use = (*conn)(nil)
 
 func newEndpoint(c *Cluster, addr netip.AddrPort) *endpoint {
-	return &endpoint{cluster: c, addr: addr, address: addr.String()}
+	ep := &endpoint{cluster: c, addr: addr, address: addr.String()}
+	ep.shared.ep = ep
+	return ep
+}
+
+// terms are what a connection is made with. One that was made with others than
+// the cluster has now is not used.
+type terms struct {
+	tls           *tls.Config // nil for plaintext
+	proxyProtocol int         // the version of its header, 0 for none
+}
+
+// pool is the connections to an endpoint that may carry each other's exchanges.
+// endpoint.mu guards it.
+type pool struct {
+	ep *endpoint
+	// gone says that the client's connection that it is bound to has ended.
+	gone bool
+	// idle is a stack: the connection that was used last is used next, so that
+	// those which are not needed grow old at the bottom.
+	idle []*conn
+	// muxes are the connections that exchanges share, in the order in which they
+	// are used; dialing counts those that are being made, until they have said
+	// how many streams they take; waiters are exchanges for which there was none.
+	muxes   []*mux
+	dialing int
+	waiters []*waiter
+	// waiting is how many these are, to be seen without the lock.
+	waiting atomic.Int32
+}
+
+// pools are the endpoint's. ep.mu is held.
+func (ep *endpoint) pools(yield func(*pool) bool) {
+	if !yield(&ep.shared) {
+		return
+	}
+	for _, p := range ep.bound {
+		if !yield(p) {
+			return
+		}
+	}
 }
 
 // Release implements exchange.Lease. It must be called once per lease.
 func (k *conn) Release() {
 	k.ep.load.InFlight.Add(-1)
-	if !k.client.Finish() || !k.ep.put(k) {
+	if !k.client.Finish() || !k.pool.put(k) {
 		k.discard()
 	}
 }
@@ -100,21 +135,22 @@ func (k *conn) discard() {
 	k.ep.unreserve()
 }
 
-// get takes an idle connection that was made with these TLS settings, or nil.
+// get takes an idle connection that was made on these terms, or nil.
 // With care it takes none that the peer has closed, as far as can be known.
-func (ep *endpoint) get(settings *tls.Config, care bool) *conn {
+func (p *pool) get(on terms, care bool) *conn {
 	for {
-		ep.mu.Lock()
-		n := len(ep.idle)
+		p.ep.mu.Lock()
+		n := len(p.idle)
 		if n == 0 {
-			ep.mu.Unlock()
+			p.ep.mu.Unlock()
 			return nil
 		}
-		k := ep.idle[n-1]
-		ep.idle[n-1] = nil
-		ep.idle = ep.idle[:n-1]
-		ep.mu.Unlock()
-		if k.tls == settings && !(care && k.quiet != nil && !k.quiet.quiet()) {
+		k := p.idle[n-1]
+		p.idle[n-1] = nil
+		p.idle = p.idle[:n-1]
+		p.ep.idle--
+		p.ep.mu.Unlock()
+		if k.terms == on && !(care && k.quiet != nil && !k.quiet.quiet()) {
 			return k
 		}
 		k.discard()
@@ -122,15 +158,17 @@ func (ep *endpoint) get(settings *tls.Config, care bool) *conn {
 }
 
 // put gives a connection back, and reports false if it is not wanted.
-func (ep *endpoint) put(k *conn) bool {
+func (p *pool) put(k *conn) bool {
+	ep := p.ep
 	st := ep.cluster.state.Load()
 	k.idleSince = ep.cluster.m.coarse.Load()
 	ep.mu.Lock()
 	defer ep.mu.Unlock()
-	if ep.retired || len(ep.idle) >= st.maxIdle || k.tls != st.tls {
+	if ep.retired || p.gone || ep.idle >= st.maxIdle || k.terms != st.terms {
 		return false
 	}
-	ep.idle = append(ep.idle, k)
+	p.idle = append(p.idle, k)
+	ep.idle++
 	return true
 }
 
@@ -166,18 +204,17 @@ func (ep *endpoint) unreserve() {
 func (ep *endpoint) sweep(then int64) {
 	ep.drainMuxes(func(k *mux) bool { return k.used.Load() < then && k.client.Load().Open == 0 })
 	ep.mu.Lock()
-	n := 0
-	for n < len(ep.idle) && ep.idle[n].idleSince < then {
-		n++
+	var old []*conn
+	for p := range ep.pools {
+		n := 0
+		for n < len(p.idle) && p.idle[n].idleSince < then {
+			n++
+		}
+		if n > 0 {
+			old = append(old, p.takeIdle(n)...)
+		}
 	}
-	if n == 0 {
-		ep.mu.Unlock()
-		return
-	}
-	old := append([]*conn(nil), ep.idle[:n]...)
-	kept := copy(ep.idle, ep.idle[n:])
-	clear(ep.idle[kept:])
-	ep.idle = ep.idle[:kept]
+	ep.forgetUnused()
 	ep.mu.Unlock()
 	for _, k := range old {
 		k.discard()
@@ -186,12 +223,25 @@ func (ep *endpoint) sweep(then int64) {
 
 func (ep *endpoint) closeIdle() {
 	ep.mu.Lock()
-	idle := ep.idle
-	ep.idle = nil
+	var idle []*conn
+	for p := range ep.pools {
+		idle = append(idle, p.takeIdle(len(p.idle))...)
+	}
 	ep.mu.Unlock()
 	for _, k := range idle {
 		k.discard()
 	}
+}
+
+// takeIdle takes the n connections out that have been idle for the longest.
+// ep.mu is held.
+func (p *pool) takeIdle(n int) []*conn {
+	taken := append([]*conn(nil), p.idle[:n]...)
+	kept := copy(p.idle, p.idle[n:])
+	clear(p.idle[kept:])
+	p.idle = p.idle[:kept]
+	p.ep.idle -= n
+	return taken
 }
 
 // retire makes the endpoint keep no connections any more.
@@ -233,10 +283,12 @@ func (ep *endpoint) snapshot() EndpointState {
 		Latency:         time.Duration(ep.latency.Load()),
 	}
 	ep.mu.Lock()
-	s.Idle, s.Connections = len(ep.idle), ep.total
-	for _, k := range ep.muxes {
-		if k.client.Load().Open == 0 {
-			s.Idle++
+	s.Idle, s.Connections = ep.idle, ep.total
+	for p := range ep.pools {
+		for _, k := range p.muxes {
+			if k.client.Load().Open == 0 {
+				s.Idle++
+			}
 		}
 	}
 	ep.mu.Unlock()

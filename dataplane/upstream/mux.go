@@ -25,13 +25,13 @@ const (
 
 // mux is a connection to an endpoint that many exchanges share.
 type mux struct {
-	ep     *endpoint
+	pool   *pool
 	client *h2.ClientConn
-	// tls is what it was made with.
-	tls *tls.Config
+	// terms are what it was made with.
+	terms terms
 	// used is when an exchange last ended, on the Manager's coarse clock.
 	used atomic.Int64
-	// settling says that it counts in ep.dialing, gone that it does not count in
+	// settling says that it counts in pool.dialing, gone that it does not count in
 	// ep.total any more; both are guarded by ep.mu.
 	settling, gone bool
 }
@@ -48,7 +48,7 @@ var streams = sync.Pool{New: func() any { return new(stream) }}
 
 // Release implements exchange.Lease. It must be called once per lease.
 func (s *stream) Release() {
-	s.mux.ep.load.InFlight.Add(-1)
+	s.mux.pool.ep.load.InFlight.Add(-1)
 	s.abandon()
 }
 
@@ -59,19 +59,20 @@ func (s *stream) abandon() {
 	s.s.Finish()
 	*s = stream{}
 	streams.Put(s)
-	k.used.Store(k.ep.cluster.m.coarse.Load())
-	if k.ep.waiting.Load() > 0 {
-		k.ep.mu.Lock()
-		k.ep.serveWaiters()
-		k.ep.mu.Unlock()
+	p := k.pool
+	k.used.Store(p.ep.cluster.m.coarse.Load())
+	if p.waiting.Load() > 0 {
+		p.ep.mu.Lock()
+		p.serveWaiters()
+		p.ep.mu.Unlock()
 	}
 }
 
 // waiter is an exchange that waits for a stream. It gets one of: a stream, an
 // error, or neither, which means to try again.
 type waiter struct {
-	tls *tls.Config
-	got chan waited // has room for one
+	terms terms
+	got   chan waited // has room for one
 }
 
 type waited struct {
@@ -81,34 +82,35 @@ type waited struct {
 
 // openStream finds a stream to an endpoint: on a connection that has one free,
 // else on a new one, else when another exchange is done with it.
-func (c *Cluster) openStream(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (use, *exchange.UpstreamError) {
+func (c *Cluster) openStream(ex *exchange.Exchange, st *state, p *pool, probe bool) (use, *exchange.UpstreamError) {
+	ep := p.ep
 	for {
 		ep.mu.Lock()
-		if !probe && len(ep.waiters) == 0 { // that it can be connected to is what a probe is to find out
-			if s := ep.openStream(st.tls); s != nil {
+		if !probe && len(p.waiters) == 0 { // that it can be connected to is what a probe is to find out
+			if s := p.openStream(st.terms); s != nil {
 				ep.mu.Unlock()
 				return s, nil
 			}
 		}
-		if (probe || len(ep.waiters) >= ep.dialing*perDial) && len(ep.muxes)+ep.dialing < maxMuxes && ep.reserveLocked() {
-			ep.dialing++
+		if (probe || len(p.waiters) >= p.dialing*perDial) && len(p.muxes)+p.dialing < maxMuxes && ep.reserveLocked() {
+			p.dialing++
 			ep.mu.Unlock()
-			return c.dialStream(ex, st, ep, probe)
+			return c.dialStream(ex, st, p, probe)
 		}
-		if len(ep.muxes)+ep.dialing == 0 {
+		if len(p.muxes)+p.dialing == 0 {
 			ep.mu.Unlock()
 			return nil, tooMany(ep)
 		}
-		if len(ep.waiters) >= maxWaiting {
+		if len(p.waiters) >= maxWaiting {
 			ep.mu.Unlock()
 			return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonLimit,
 				Err: fmt.Errorf("%d requests wait for %s already", maxWaiting, ep.address)}
 		}
-		w := &waiter{tls: st.tls, got: make(chan waited, 1)}
-		ep.waiters = append(ep.waiters, w)
-		ep.waiting.Store(int32(len(ep.waiters)))
+		w := &waiter{terms: st.terms, got: make(chan waited, 1)}
+		p.waiters = append(p.waiters, w)
+		p.waiting.Store(int32(len(p.waiters)))
 		ep.mu.Unlock()
-		switch got := awaitStream(ex, st, ep, w); {
+		switch got := awaitStream(ex, st, p, w); {
 		case got.s != nil:
 			return got.s, nil
 		case got.err != nil:
@@ -118,7 +120,7 @@ func (c *Cluster) openStream(ex *exchange.Exchange, st *state, ep *endpoint, pro
 }
 
 // awaitStream waits as long as connecting may take.
-func awaitStream(ex *exchange.Exchange, st *state, ep *endpoint, w *waiter) waited {
+func awaitStream(ex *exchange.Exchange, st *state, p *pool, w *waiter) waited {
 	ctx, done := patience(ex, st.connectTimeout)
 	select {
 	case got := <-w.got:
@@ -127,12 +129,12 @@ func awaitStream(ex *exchange.Exchange, st *state, ep *endpoint, w *waiter) wait
 	case <-ctx.Done():
 	}
 	own := done()
-	ep.mu.Lock()
-	if i := slices.Index(ep.waiters, w); i >= 0 {
-		ep.waiters = slices.Delete(ep.waiters, i, i+1)
-		ep.waiting.Store(int32(len(ep.waiters)))
+	p.ep.mu.Lock()
+	if i := slices.Index(p.waiters, w); i >= 0 {
+		p.waiters = slices.Delete(p.waiters, i, i+1)
+		p.waiting.Store(int32(len(p.waiters)))
 	}
-	ep.mu.Unlock()
+	p.ep.mu.Unlock()
 	select {
 	case got := <-w.got: // in the meantime
 		return got
@@ -143,36 +145,37 @@ func awaitStream(ex *exchange.Exchange, st *state, ep *endpoint, w *waiter) wait
 		reason = reasonTimeout
 	}
 	return waited{err: &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reason,
-		Err: fmt.Errorf("no stream to %s became free in time", ep.address)}}
+		Err: fmt.Errorf("no stream to %s became free in time", p.ep.address)}}
 }
 
 // dialStream makes a connection, for which the caller has reserved, and opens
 // a stream on it.
-func (c *Cluster) dialStream(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (use, *exchange.UpstreamError) {
+func (c *Cluster) dialStream(ex *exchange.Exchange, st *state, p *pool, probe bool) (use, *exchange.UpstreamError) {
+	ep := p.ep
 	nc, err := c.connect(ex, st, ep, probe)
 	if err == nil && st.protocol == protocolALPN && !isHTTP2(nc) {
 		// It spoke HTTP/2 before, and does not any more.
 		ep.mu.Lock()
-		ep.dialing--
+		p.dialing--
 		ep.speaksHTTP2.Store(false)
-		ep.wakeWaiters(nil)
+		p.wakeWaiters(nil)
 		ep.mu.Unlock()
-		return ep.newConn(st, nc), nil
+		return p.newConn(st, nc), nil
 	}
 	if err != nil {
 		ep.mu.Lock()
 		defer ep.mu.Unlock()
-		ep.dialing--
-		if ep.dialing == 0 && len(ep.muxes) == 0 {
+		p.dialing--
+		if p.dialing == 0 && len(p.muxes) == 0 {
 			if err.Reason == reasonTimeout {
-				ep.wakeWaiters(nil) // it was this exchange's time that was over
+				p.wakeWaiters(nil) // it was this exchange's time that was over
 			} else {
-				ep.wakeWaiters(err)
+				p.wakeWaiters(err)
 			}
 		}
 		return nil, err
 	}
-	s := ep.addMux(st, nc)
+	s := p.addMux(st, nc)
 	if s == nil {
 		return nil, noStreams(ep)
 	}
@@ -184,9 +187,10 @@ func noStreams(ep *endpoint) *exchange.UpstreamError {
 		Err: fmt.Errorf("%s takes no requests on a new connection", ep.address)}
 }
 
-// addMux adds a new connection, which is counted in ep.dialing, and opens its
+// addMux adds a new connection, which is counted in p.dialing, and opens its
 // first stream; nil if it can't.
-func (ep *endpoint) addMux(st *state, nc net.Conn) *stream {
+func (p *pool) addMux(st *state, nc net.Conn) *stream {
+	ep := p.ep
 	m := ep.cluster.m
 	opts := h2.ClientOptions{}
 	if m.opts.HTTP2 != nil {
@@ -195,13 +199,13 @@ func (ep *endpoint) addMux(st *state, nc net.Conn) *stream {
 	// Only who knows the endpoint sends it more than one exchange before it has
 	// said how many it takes: others would be refused.
 	opts.AssumedStreams = max(1, int(ep.streams.Load()))
-	k := &mux{ep: ep, client: h2.NewClientConn(nc, &opts), tls: st.tls, settling: true}
+	k := &mux{pool: p, client: h2.NewClientConn(nc, &opts), terms: st.terms, settling: true}
 	k.used.Store(m.coarse.Load())
 	s := k.open()
 	ep.mu.Lock()
-	unwanted := ep.retired || st.tls != ep.cluster.state.Load().tls
+	unwanted := ep.retired || p.gone || st.terms != ep.cluster.state.Load().terms
 	if !unwanted {
-		ep.muxes = append(ep.muxes, k)
+		p.muxes = append(p.muxes, k)
 	}
 	ep.mu.Unlock()
 	k.client.Start(k.changed)
@@ -223,10 +227,10 @@ func (k *mux) open() *stream {
 }
 
 // openStream opens a stream on a connection that has one free, or returns nil.
-// ep.mu is held.
-func (ep *endpoint) openStream(settings *tls.Config) *stream {
-	for _, k := range ep.muxes {
-		if k.tls == settings {
+// p.ep.mu is held.
+func (p *pool) openStream(on terms) *stream {
+	for _, k := range p.muxes {
+		if k.terms == on {
 			if s := k.open(); s != nil {
 				return s
 			}
@@ -236,38 +240,38 @@ func (ep *endpoint) openStream(settings *tls.Config) *stream {
 }
 
 // serveWaiters gives streams that are free to those who wait, in their order.
-// ep.mu is held.
-func (ep *endpoint) serveWaiters() {
-	for len(ep.waiters) > 0 {
-		s := ep.openStream(ep.waiters[0].tls)
+// p.ep.mu is held.
+func (p *pool) serveWaiters() {
+	for len(p.waiters) > 0 {
+		s := p.openStream(p.waiters[0].terms)
 		if s == nil {
 			// The first may make another connection, if nobody does.
-			if ep.dialing > 0 || len(ep.muxes) >= maxMuxes || !ep.hasRoom() {
+			if p.dialing > 0 || len(p.muxes) >= maxMuxes || !p.ep.hasRoom() {
 				break
 			}
 		}
-		ep.waiters[0].got <- waited{s: s}
-		ep.waiters = slices.Delete(ep.waiters, 0, 1)
+		p.waiters[0].got <- waited{s: s}
+		p.waiters = slices.Delete(p.waiters, 0, 1)
 		if s == nil {
 			break
 		}
 	}
-	ep.waiting.Store(int32(len(ep.waiters)))
+	p.waiting.Store(int32(len(p.waiters)))
 }
 
 // wakeWaiters makes all who wait try again, or fail. ep.mu is held.
-func (ep *endpoint) wakeWaiters(err *exchange.UpstreamError) {
-	for _, w := range ep.waiters {
+func (p *pool) wakeWaiters(err *exchange.UpstreamError) {
+	for _, w := range p.waiters {
 		w.got <- waited{err: err}
 	}
-	clear(ep.waiters)
-	ep.waiters = ep.waiters[:0]
-	ep.waiting.Store(0)
+	clear(p.waiters)
+	p.waiters = p.waiters[:0]
+	p.waiting.Store(0)
 }
 
 // changed is called when the connection may take more streams, or none any more.
 func (k *mux) changed() {
-	ep := k.ep
+	p, ep := k.pool, k.pool.ep
 	ep.mu.Lock()
 	defer ep.mu.Unlock()
 	load := k.client.Load()
@@ -276,20 +280,20 @@ func (k *mux) changed() {
 	}
 	if k.settling && (load.Settled || load.Ended) {
 		k.settling = false
-		ep.dialing--
+		p.dialing--
 	}
 	if !load.Usable {
-		if i := slices.Index(ep.muxes, k); i >= 0 {
-			ep.muxes = slices.Delete(ep.muxes, i, i+1)
+		if i := slices.Index(p.muxes, k); i >= 0 {
+			p.muxes = slices.Delete(p.muxes, i, i+1)
 		}
 	}
 	if load.Ended && !k.gone {
 		k.gone = true
 		ep.total--
 	}
-	ep.serveWaiters()
-	if len(ep.muxes)+ep.dialing == 0 {
-		ep.wakeWaiters(nil) // nobody else will
+	p.serveWaiters()
+	if len(p.muxes)+p.dialing == 0 {
+		p.wakeWaiters(nil) // nobody else will
 	}
 }
 
@@ -298,13 +302,15 @@ func (k *mux) changed() {
 func (ep *endpoint) drainMuxes(which func(k *mux) bool) {
 	ep.mu.Lock()
 	var drained []*mux
-	ep.muxes = slices.DeleteFunc(ep.muxes, func(k *mux) bool {
-		if which(k) {
-			drained = append(drained, k)
-			return true
-		}
-		return false
-	})
+	for p := range ep.pools {
+		p.muxes = slices.DeleteFunc(p.muxes, func(k *mux) bool {
+			if which(k) {
+				drained = append(drained, k)
+				return true
+			}
+			return false
+		})
+	}
 	ep.mu.Unlock()
 	for _, k := range drained {
 		k.client.Drain()

@@ -106,11 +106,12 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 // find gets a connection to the endpoint, or a stream of one. A fresh one is
 // not one that has been idle.
 func (c *Cluster) find(ex *exchange.Exchange, st *state, ep *endpoint, fresh, probe bool) (use, *exchange.UpstreamError) {
+	p := ep.poolFor(st, ex.Conn)
 	if st.protocol == protocolHTTP2 || st.protocol == protocolALPN && ep.speaksHTTP2.Load() {
-		return c.openStream(ex, st, ep, probe)
+		return c.openStream(ex, st, p, probe)
 	}
 	if !fresh {
-		if k := ep.get(st.tls, !repeatable(&ex.Out)); k != nil {
+		if k := p.get(st.terms, !repeatable(&ex.Out)); k != nil {
 			return k, nil
 		}
 	}
@@ -124,14 +125,14 @@ func (c *Cluster) find(ex *exchange.Exchange, st *state, ep *endpoint, fresh, pr
 	if st.protocol == protocolALPN && isHTTP2(nc) {
 		ep.speaksHTTP2.Store(true)
 		ep.mu.Lock()
-		ep.dialing++
+		p.dialing++
 		ep.mu.Unlock()
-		if s := ep.addMux(st, nc); s != nil {
+		if s := p.addMux(st, nc); s != nil {
 			return s, nil
 		}
 		return nil, noStreams(ep)
 	}
-	return ep.newConn(st, nc), nil
+	return p.newConn(st, nc), nil
 }
 
 // repeatable reports whether a request may be sent again although an endpoint

@@ -8,11 +8,12 @@ import (
 	"github.com/headgate/headgate/dataplane/exchange"
 )
 
-// Connect makes a connection to an endpoint. One that cannot be connected to is
+// Connect makes a connection to an endpoint for a client's. One that cannot be connected to is
 // ejected and followed by another, up to three in all, as for RoundTrip. It is
 // the caller's, who closes it and then releases it, once: it counts until then.
-func (c *Cluster) Connect(client netip.Addr) (nc net.Conn, release func(), err error) {
-	ex := &exchange.Exchange{ClientIP: client} // whose deadlines connect goes by: none
+func (c *Cluster) Connect(from *exchange.Conn) (nc net.Conn, release func(), err error) {
+	client := from.Remote.Addr()
+	ex := &exchange.Exchange{Conn: from, ClientIP: client} // whose deadlines connect goes by: none
 	st := c.state.Load()
 	if len(st.members) == 0 && st.resolving != nil {
 		st = c.await(ex, st)
