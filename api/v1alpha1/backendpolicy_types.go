@@ -38,7 +38,7 @@ type BackendPolicyList struct {
 }
 
 // BackendPolicySpec says how to use a backend.
-// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout and pool must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool)"
+// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool and proxyProtocol must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.proxyProtocol)"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
 	// +required
@@ -64,6 +64,33 @@ type BackendPolicySpec struct {
 	// Pool bounds the idle connections.
 	// +optional
 	Pool *ConnectionPool `json:"pool,omitempty"`
+	// ProxyProtocol begins each connection to an endpoint with a PROXY protocol
+	// header, which names the client. A connection then carries the requests of
+	// one client's connection only, and ends with that. UDPRoutes cannot use
+	// such a backend.
+	// +optional
+	ProxyProtocol *BackendProxyProtocol `json:"proxyProtocol,omitempty"`
+}
+
+// ProxyProtocolVersion is a version of the PROXY protocol.
+// +kubebuilder:validation:Enum=V1;V2
+type ProxyProtocolVersion string
+
+const (
+	// ProxyProtocolV1 is a line of text with the client's address and the one
+	// that it connected to.
+	ProxyProtocolV1 ProxyProtocolVersion = "V1"
+	// ProxyProtocolV2 is binary. Beside the addresses it says which protocol and
+	// server name the client has asked for and how it speaks TLS, and passes on
+	// what a trusted header has said.
+	ProxyProtocolV2 ProxyProtocolVersion = "V2"
+)
+
+// BackendProxyProtocol says which header connections to a backend begin with.
+type BackendProxyProtocol struct {
+	// Version of the header.
+	// +required
+	Version ProxyProtocolVersion `json:"version"`
 }
 
 // Balance says how an endpoint is chosen.

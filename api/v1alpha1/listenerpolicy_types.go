@@ -37,7 +37,7 @@ type ListenerPolicyList struct {
 }
 
 // ListenerPolicySpec says how clients are treated.
-// +kubebuilder:validation:XValidation:message="one of trustedProxies, limits, timeouts and tls must be set",rule="has(self.trustedProxies) || has(self.limits) || has(self.timeouts) || has(self.tls)"
+// +kubebuilder:validation:XValidation:message="one of trustedProxies, proxyProtocol, limits, timeouts and tls must be set",rule="has(self.trustedProxies) || has(self.proxyProtocol) || has(self.limits) || has(self.timeouts) || has(self.tls)"
 type ListenerPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
 	// +required
@@ -60,6 +60,12 @@ type ListenerPolicySpec struct {
 	// +kubebuilder:validation:items:MaxLength=49
 	// +kubebuilder:validation:items:XValidation:message="must be a CIDR such as 10.0.0.0/8 or fd00::/8",rule="isCIDR(self)"
 	TrustedProxies []string `json:"trustedProxies,omitempty"`
+	// ProxyProtocol reads PROXY protocol headers (version 1 or 2) from connections
+	// that load balancers in front make, and takes for the client whom they name.
+	// It is read before it is known which listener a connection is for: all
+	// listeners of a port must have the same, or no header is read there.
+	// +optional
+	ProxyProtocol *ListenerProxyProtocol `json:"proxyProtocol,omitempty"`
 	// Limits bound what a client may send.
 	// +optional
 	Limits *ClientLimits `json:"limits,omitempty"`
@@ -71,6 +77,40 @@ type ListenerPolicySpec struct {
 	// a policy that is not enforced.
 	// +optional
 	TLS *ListenerTLS `json:"tls,omitempty"`
+}
+
+// ProxyProtocolMode says whether a connection from a trusted source must begin
+// with a header.
+// +kubebuilder:validation:Enum=Required;Optional
+type ProxyProtocolMode string
+
+const (
+	// ProxyProtocolRequired closes connections from trusted sources that do not
+	// begin with a valid header.
+	ProxyProtocolRequired ProxyProtocolMode = "Required"
+	// ProxyProtocolOptional serves those that begin with none as they are; those
+	// with a header that is not valid are closed.
+	ProxyProtocolOptional ProxyProtocolMode = "Optional"
+)
+
+// ListenerProxyProtocol says from whom PROXY protocol headers are taken.
+type ListenerProxyProtocol struct {
+	// TrustedSources are networks (CIDR) whose connections begin with a header,
+	// which is believed. From elsewhere no header is read: such connections are
+	// served for who makes them.
+	// +required
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=49
+	// +kubebuilder:validation:items:XValidation:message="must be a CIDR such as 10.0.0.0/8 or fd00::/8",rule="isCIDR(self)"
+	TrustedSources []string `json:"trustedSources"`
+	// Mode says whether connections from there must have a header. Optional is
+	// for while a load balancer is being changed: as long as it does not send
+	// headers, its clients can.
+	// +optional
+	// +kubebuilder:default=Required
+	Mode ProxyProtocolMode `json:"mode,omitempty"`
 }
 
 // ListenerTLS says how listeners speak TLS.
@@ -205,14 +245,17 @@ type ClientLimits struct {
 	BodyBytes *int64 `json:"bodyBytes,omitempty"`
 }
 
-// ClientTimeouts bound how long a client may take; each is from 1ms to 1h.
+// ClientTimeouts bound how long a client may take; each is from 1ms to 1h, and
+// idle to 24h.
 type ClientTimeouts struct {
 	// Header bounds the time from a request's first byte to the end of its
 	// header section; then 408. The default is 10s.
 	// +optional
 	Header *gatewayv1.Duration `json:"header,omitempty"`
 	// Idle bounds the time between two requests of a connection, and before
-	// the first. The default is 75s.
+	// the first; the default is 75s. For connections that are passed on unread it
+	// is the time without a byte either way, by default 1h, and for UDP the time
+	// without a datagram after which a flow is over, by default 60s.
 	// +optional
 	Idle *gatewayv1.Duration `json:"idle,omitempty"`
 	// Body bounds the time that the client may be silent while its content is

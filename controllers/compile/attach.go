@@ -60,6 +60,9 @@ type policies struct {
 	// routes are the routes with policies, and outer the policies that
 	// are attached to anything else; both by kind of policy, sorted.
 	routes, outer [][]objects.Ref
+	// disputed are listeners that share a port with another one and do not agree
+	// with it on the PROXY protocol: that other one, by the listener's key.
+	disputed map[string]string
 }
 
 // newPolicyIndex compiles all policies of a set.
@@ -69,6 +72,7 @@ func newPolicyIndex(set *objects.Set, _ grants, _ Options) policyIndex {
 		attached: map[objects.Ref][]attached{},
 		routes:   make([][]objects.Ref, len(policyKinds)),
 		outer:    make([][]objects.Ref, len(policyKinds)),
+		disputed: map[string]string{},
 	}
 	for i := range policyKinds {
 		kind := &policyKinds[i]

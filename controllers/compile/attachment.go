@@ -40,7 +40,10 @@ type policyIndex interface {
 	// "", says why the rule must answer 500 (snapshot.Rule.Broken).
 	filters(at attachment, own []policy.Config) (filters []policy.Config, broken string)
 	// client returns the settings of a listener's client side, nil for defaults.
-	client(gateway *gatewayv1.Gateway, listener gatewayv1.SectionName) *snapshot.Client
+	client(l *listener) *snapshot.Client
+	// proxyProtocol returns whose PROXY protocol headers a socket's listeners
+	// take, nil for nobody's. Where they do not agree it is nil, and status says so.
+	proxyProtocol(shared []*listener) *snapshot.ProxyProtocol
 	// tls adds what policies and the listener's own options say to its TLS.
 	tls(l *listener, t *snapshot.TLS)
 	// cluster fills in what the effective BackendPolicies say for one backendRef:

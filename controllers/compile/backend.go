@@ -86,7 +86,7 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 	}
 	cluster.Protocol = protocol
 	c.speakGRPC(cluster)
-	return c.withPolicies(clusterUse{cluster: cluster, backend: backend, port: port}), true
+	return c.withPolicies(clusterUse{cluster: cluster, backend: backend, port: port}, fail)
 }
 
 // appProtocol returns what to speak to a Service port by its appProtocol,
@@ -144,7 +144,7 @@ func (c *ruleCompiler) resolveBackend(ref objects.Ref, from *gatewayv1.BackendOb
 	}
 	cluster := newCluster("Backend/"+ref.Namespace+"/"+ref.Name, snapshot.Ref{Kind: "Backend", Namespace: ref.Namespace, Name: ref.Name})
 	c.speakGRPC(cluster)
-	return c.withPolicies(clusterUse{cluster: cluster, backend: ref}), true
+	return c.withPolicies(clusterUse{cluster: cluster, backend: ref}, fail)
 }
 
 // speakGRPC makes a GRPCRoute's cluster one of HTTP/2, which gRPC needs,
@@ -161,7 +161,8 @@ func newCluster(key string, source snapshot.Ref) *snapshot.Cluster {
 	return &snapshot.Cluster{Key: key, Source: source, Protocol: "http1", Balance: snapshot.Balance{Algorithm: "RoundRobin"}}
 }
 
-func (c *ruleCompiler) withPolicies(use clusterUse) clusterUse {
+func (c *ruleCompiler) withPolicies(use clusterUse,
+	fail func(reason gatewayv1.RouteConditionReason, suffix, message, want string) (clusterUse, bool)) (clusterUse, bool) {
 	at := backendUse{Backend: use.backend, Route: c.object, Rule: c.index}
 	if use.backend.Kind == "Service" {
 		at.Port = &use.port
@@ -169,7 +170,12 @@ func (c *ruleCompiler) withPolicies(use clusterUse) clusterUse {
 	if target := c.frame.policies.cluster(at, use.cluster); target != "" {
 		use.cluster.Key += "@" + target
 	}
-	return use
+	if use.cluster.ProxyProtocol != "" && c.object.ref.Kind == "UDPRoute" {
+		return fail(gatewayv1.RouteReasonUnsupportedProtocol, "",
+			fmt.Sprintf("a BackendPolicy says that connections to %s begin with a PROXY protocol header, and datagrams are none", use.backend),
+			"a backend without proxyProtocol")
+	}
+	return use, true
 }
 
 // backendStatus is a Backend's status.

@@ -47,8 +47,16 @@ func compileBackendPolicy(c *policyCompiler) {
 			set("pool.idleTimeout", before, func(cl *snapshot.Cluster) { cl.IdleTimeout = d })
 		}
 	}
+	if p := spec.ProxyProtocol; p != nil {
+		before := len(c.findings)
+		version := string(p.Version)
+		if version != "V1" && version != "V2" {
+			c.invalid("spec.proxyProtocol.version", fmt.Sprintf("%q does not exist", version), "V1 or V2")
+		}
+		set("proxyProtocol", before, func(cl *snapshot.Cluster) { cl.ProxyProtocol = version })
+	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "balance, connectTimeout or pool")
+		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool or proxyProtocol")
 	}
 }
 

@@ -51,7 +51,11 @@ func (d *dumper) line(format string, args ...any) { fmt.Fprintf(&d.out, format+"
 
 func (d *dumper) ports() {
 	for _, p := range d.result.Snapshot.Ports {
-		d.line("port %s", p.Key)
+		text := "port " + p.Key
+		if p.ProxyProtocol != nil {
+			text += " proxyProtocol=" + toJSON(p.ProxyProtocol)
+		}
+		d.line("%s", text)
 		for _, l := range p.Listeners {
 			text := fmt.Sprintf("  %s %s", l.Key, l.Protocol)
 			if l.Port != p.Number {

@@ -357,6 +357,9 @@ func (s sockets) ports(policies policyIndex) []*snapshot.Port {
 		for _, l := range shared.listeners {
 			port.Listeners = append(port.Listeners, l.compiled(policies))
 		}
+		if key.transport == "tcp" {
+			port.ProxyProtocol = policies.proxyProtocol(shared.listeners)
+		}
 		slices.SortFunc(port.Listeners, func(x, y *snapshot.Listener) int { return cmp.Compare(x.Key, y.Key) })
 		ports = append(ports, port)
 	}
@@ -370,7 +373,7 @@ func (l *listener) compiled(policies policyIndex) *snapshot.Listener {
 		Source: snapshot.Ref{Kind: "Gateway", Namespace: l.gateway.object.Namespace, Name: l.gateway.object.Name,
 			Section: string(l.spec.Name)},
 		Port: uint16(l.spec.Port), Protocol: string(l.spec.Protocol), Hostname: l.hostname,
-		Client: policies.client(l.gateway.object, l.spec.Name),
+		Client: policies.client(l),
 	}
 	if l.terminates() {
 		c.TLS = &snapshot.TLS{Certificates: l.certificates, Clients: l.clients}

@@ -9,7 +9,6 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
-	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -25,18 +24,11 @@ func compileListenerPolicy(c *policyCompiler) {
 	}
 	if len(spec.TrustedProxies) > 0 {
 		before := len(c.findings)
-		var networks []string
-		for i, text := range spec.TrustedProxies {
-			network, err := netip.ParsePrefix(text)
-			if err != nil {
-				c.invalid(fmt.Sprintf("spec.trustedProxies[%d]", i), fmt.Sprintf("%q is not a network", text), "a CIDR such as 10.0.0.0/8 or fd00::/8")
-				continue
-			}
-			networks = append(networks, network.Masked().String())
-		}
-		slices.Sort(networks)
-		networks = slices.Compact(networks)
+		networks := c.networks("spec.trustedProxies", spec.TrustedProxies)
 		set("trustedProxies", before, func(cl *snapshot.Client) { cl.TrustedProxies = networks })
+	}
+	if spec.ProxyProtocol != nil {
+		compileProxyProtocol(c, spec.ProxyProtocol)
 	}
 	if l := spec.Limits; l != nil {
 		if l.HeaderBytes != nil {
@@ -56,33 +48,46 @@ func compileListenerPolicy(c *policyCompiler) {
 		}
 	}
 	if t := spec.Timeouts; t != nil {
-		timeout := func(name string, d *gatewayv1.Duration, apply func(*snapshot.Client, time.Duration)) {
+		timeout := func(name string, d *gatewayv1.Duration, most time.Duration, apply func(*snapshot.Client, time.Duration)) {
 			if d == nil {
 				return
 			}
 			before := len(c.findings)
-			v := c.duration("spec.timeouts."+name, d, 0, time.Millisecond, time.Hour)
+			v := c.duration("spec.timeouts."+name, d, 0, time.Millisecond, most)
 			set("timeouts."+name, before, func(cl *snapshot.Client) { apply(cl, v) })
 		}
-		timeout("header", t.Header, func(cl *snapshot.Client, d time.Duration) { cl.HeaderTimeout = d })
-		timeout("idle", t.Idle, func(cl *snapshot.Client, d time.Duration) { cl.IdleTimeout = d })
-		timeout("body", t.Body, func(cl *snapshot.Client, d time.Duration) { cl.BodyTimeout = d })
+		timeout("header", t.Header, time.Hour, func(cl *snapshot.Client, d time.Duration) { cl.HeaderTimeout = d })
+		timeout("idle", t.Idle, 24*time.Hour, func(cl *snapshot.Client, d time.Duration) { cl.IdleTimeout = d })
+		timeout("body", t.Body, time.Hour, func(cl *snapshot.Client, d time.Duration) { cl.BodyTimeout = d })
 	}
 	if spec.TLS != nil {
 		compileListenerTLS(c, spec.TLS)
 	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "trustedProxies, limits, timeouts or tls")
+		c.invalid("spec", "it sets nothing", "trustedProxies, proxyProtocol, limits, timeouts or tls")
 	}
 }
 
+// networks reads CIDRs, and returns them sorted.
+func (c *policyCompiler) networks(field string, list []string) (networks []string) {
+	for i, text := range list {
+		network, err := netip.ParsePrefix(text)
+		if err != nil {
+			c.invalid(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("%q is not a network", text), "a CIDR such as 10.0.0.0/8 or fd00::/8")
+			continue
+		}
+		networks = append(networks, network.Masked().String())
+	}
+	slices.Sort(networks)
+	return slices.Compact(networks)
+}
+
 // client implements policyIndex.
-func (x *policies) client(gateway *gatewayv1.Gateway, listener gatewayv1.SectionName) *snapshot.Client {
-	object := objects.Ref{Kind: "Gateway", Namespace: gateway.Namespace, Name: gateway.Name}
-	winners := x.effective(listenerPolicies, place{object: object}, place{object, string(listener)})
+func (x *policies) client(l *listener) *snapshot.Client {
+	gateway := l.gateway.ref()
 	var client *snapshot.Client
-	for _, w := range winners {
-		if set, ok := w.stanza.value.(clientSetting); ok {
+	for _, w := range x.effective(listenerPolicies, place{object: gateway}, place{gateway, string(l.spec.Name)}) {
+		if set, ok := w.stanza.value.(clientSetting); ok && reachOf(w.stanza.name).takes(l.spec) {
 			if client == nil {
 				client = &snapshot.Client{}
 			}

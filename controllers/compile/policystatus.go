@@ -41,6 +41,7 @@ func (x *policies) status(set *objects.Set, ref objects.Ref) (*Status, []Finding
 		accepted := p.accepted
 		var overridden *metav1.Condition
 		if at, found := x.find(set, p, i, &r, &accepted); found {
+			x.checkListeners(set, p, at, i, &r, &accepted)
 			overridden = x.overridden(set, p, at, i, &r, &accepted)
 		}
 		entry.Conditions = append(entry.Conditions, newCondition(string(gatewayv1.PolicyConditionAccepted),
