@@ -55,7 +55,8 @@ type Options struct {
 	// HTTP is what policies call out with, never for proxied requests; nil
 	// means a client with a timeout of 10 s.
 	HTTP *http.Client
-	// L4 bounds connections and flows that are passed on unread. Its Log is Log.
+	// L4 bounds connections and flows that are passed on unread. Its Log, Metrics
+	// and AccessLog are those here.
 	L4 l4.Options
 	// Upstream is what all clusters share. Its Log defaults to Log.
 	Upstream upstream.Options
@@ -101,7 +102,7 @@ func New(opts Options) *Proxy {
 		Metrics: opts.Metrics, AccessLog: opts.AccessLog, Log: opts.Log,
 		Name: opts.Name, MaxRequests: opts.MaxRequests, MaxMirrors: opts.MaxMirrors,
 	})
-	opts.L4.Log = opts.Log
+	opts.L4.Log, opts.L4.Metrics, opts.L4.AccessLog = opts.Log, opts.Metrics, opts.AccessLog
 	p.raw = l4.New(opts.L4)
 	p.sockets = listener.NewSet(listener.Options{
 		Addresses: opts.BindAddresses, Codecs: codecs(p.pipeline), Raw: p.raw,

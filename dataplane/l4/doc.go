@@ -6,7 +6,6 @@
 package l4
 
 import (
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"sync"
@@ -16,8 +15,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/headgate/headgate/dataplane/exchange"
-	"github.com/headgate/headgate/dataplane/route"
-	"github.com/headgate/headgate/dataplane/snapshot"
+	"github.com/headgate/headgate/dataplane/observe"
 )
 
 // Cluster is what connections go to.
@@ -32,23 +30,29 @@ type Cluster interface {
 // Options bound what is passed on. The zero value means the defaults.
 type Options struct {
 	// IdleTimeout ends a connection that carries nothing either way for so long,
-	// give or take a quarter; 0 means 1 h.
+	// give or take a quarter; 0 means 1 h. A listener may have its own.
 	IdleTimeout time.Duration
 	// DrainTimeout is how long a connection may go on when its listener is gone;
 	// 0 means 30 s.
 	DrainTimeout time.Duration
-	// FlowTimeout ends a UDP flow without datagrams either way; 0 means 60 s.
+	// FlowTimeout ends a UDP flow without datagrams either way; 0 means 60 s. A
+	// listener may have its own.
 	FlowTimeout time.Duration
 	// MaxFlows bounds the UDP flows of a port; datagrams of further clients are
 	// dropped. 0 means 65,536.
 	MaxFlows int
 	Log      logr.Logger
+	// Metrics defaults to metrics that nobody reads.
+	Metrics *observe.Metrics
+	// AccessLog may be nil.
+	AccessLog *observe.AccessLog
 }
 
 // Proxy knows where each listener's connections go. It is safe for concurrent use.
 type Proxy struct {
 	opts  Options
-	table atomic.Pointer[map[string]*listener]
+	table atomic.Pointer[table]
+	apply sync.Mutex // serialises Apply
 }
 
 // New returns a Proxy that refuses everything until Apply.
@@ -67,82 +71,12 @@ func New(opts Options) *Proxy {
 	if opts.Log.GetSink() == nil {
 		opts.Log = logr.Discard()
 	}
+	if opts.Metrics == nil {
+		opts.Metrics = observe.NewMetrics("")
+	}
 	p := &Proxy{opts: opts}
-	p.table.Store(&map[string]*listener{})
+	p.table.Store(&table{})
 	return p
-}
-
-// listener is the live counterpart of a snapshot.Listener with targets.
-type listener struct {
-	targets route.Hosts[*target]
-}
-
-type target struct {
-	backends []backend
-	weights  uint64
-}
-
-type backend struct {
-	weight  uint32
-	cluster Cluster // nil if the reference does not resolve
-}
-
-// Apply makes ports what new connections and flows go by. find returns a live
-// cluster, nil if there is none: its share of the connections is refused.
-func (p *Proxy) Apply(ports []*snapshot.Port, find func(key string) Cluster) {
-	table := map[string]*listener{}
-	for _, port := range ports {
-		for _, cfg := range port.Listeners {
-			if len(cfg.Targets) == 0 {
-				continue
-			}
-			l := &listener{}
-			for _, t := range cfg.Targets {
-				if _, taken := l.targets.Get(t.Hostname); !taken {
-					l.targets = l.targets.With(t.Hostname, newTarget(t, find))
-				}
-			}
-			table[cfg.Key] = l
-		}
-	}
-	p.table.Store(&table)
-}
-
-func newTarget(cfg *snapshot.Target, find func(key string) Cluster) *target {
-	t := &target{}
-	for _, b := range cfg.Backends {
-		if b.Weight == 0 {
-			continue
-		}
-		live := backend{weight: b.Weight}
-		if b.Cluster != "" {
-			live.cluster = find(b.Cluster)
-		}
-		t.backends = append(t.backends, live)
-		t.weights += uint64(b.Weight)
-	}
-	return t
-}
-
-// find returns the cluster for a new connection, nil to refuse it.
-func (p *Proxy) find(listener, serverName string) Cluster {
-	l := (*p.table.Load())[listener]
-	if l == nil {
-		return nil
-	}
-	t, ok := l.targets.Best(serverName)
-	if !ok || t.weights == 0 {
-		return nil
-	}
-	n := rand.Uint64N(t.weights)
-	for i := range t.backends {
-		if b := &t.backends[i]; n < uint64(b.weight) {
-			return b.cluster
-		} else {
-			n -= uint64(b.weight)
-		}
-	}
-	return nil
 }
 
 // refuse closes a connection so that the client sees a reset: nothing took it.

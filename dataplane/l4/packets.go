@@ -1,14 +1,18 @@
 package l4
 
 import (
+	"cmp"
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/headgate/headgate/dataplane/deadline"
+	"github.com/headgate/headgate/dataplane/observe"
 )
 
 // Packets passes on the datagrams of one UDP socket. Those of one client
@@ -26,9 +30,15 @@ type Packets struct {
 
 // flow is what one client sends and gets.
 type flow struct {
+	client   netip.AddrPort
 	up       net.Conn
 	release  func()
+	way      *way
+	idle     time.Duration
 	deadline deadline.Conn
+
+	began          time.Time
+	received, sent atomic.Int64
 }
 
 // Packets passes on what the socket receives to backends of the listener that
@@ -67,29 +77,42 @@ func (s *Packets) receive(client netip.AddrPort, datagram []byte) {
 	f, n, closed := s.flows[client], len(s.flows), s.closed
 	s.mu.Unlock()
 	if f == nil {
-		if closed || n >= s.p.opts.MaxFlows {
+		if closed {
 			return
 		}
-		if f = s.begin(client); f == nil {
+		if f = s.begin(client, n); f == nil {
 			return
 		}
 	}
-	f.deadline.Read(s.p.opts.FlowTimeout)
-	_, _ = f.up.Write(datagram)
+	f.deadline.Read(f.idle)
+	if n, err := f.up.Write(datagram); err == nil {
+		f.received.Add(int64(n))
+		f.way.metrics.Received(int64(n))
+	}
 }
 
-// begin begins a flow, and returns nil if there is nowhere to go.
-func (s *Packets) begin(client netip.AddrPort) *flow {
-	cluster := s.p.find(s.listener(), "")
-	if cluster == nil {
+// begin begins a flow beside n others, and returns nil if there is nowhere to
+// go. What is refused is counted and has no line in the access log: there is
+// one for each datagram, from whoever it says that it is.
+func (s *Packets) begin(client netip.AddrPort, n int) *flow {
+	name := s.listener()
+	way := s.p.find(name, "")
+	switch {
+	case n >= s.p.opts.MaxFlows:
+		way.metrics.Refused("flow_limit")
+		return nil
+	case way.cluster == nil:
+		way.metrics.Refused(way.reason)
 		return nil
 	}
-	up, release, err := cluster.Datagrams(client.Addr().Unmap())
+	began := time.Now()
+	up, release, err := way.cluster.Datagrams(client.Addr().Unmap())
 	if err != nil {
 		s.p.opts.Log.V(1).Info("Flow refused", "client", client, "error", err.Error())
+		way.metrics.Refused(reasonOf(err))
 		return nil
 	}
-	f := &flow{up: up, release: release}
+	f := &flow{client: client, up: up, release: release, way: way, idle: cmp.Or(way.idle, s.p.opts.FlowTimeout), began: began}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -97,39 +120,67 @@ func (s *Packets) begin(client netip.AddrPort) *flow {
 		release()
 		return nil
 	}
+	way.metrics.Begin()
 	s.flows[client] = f
 	f.deadline.Start(up)
-	f.deadline.Read(s.p.opts.FlowTimeout)
+	f.deadline.Read(f.idle)
 	s.wg.Add(1)
-	go s.answer(client, f)
+	go s.answer(f)
 	return f
 }
 
 // answer sends back what the endpoint sends, until the flow is idle for too long.
-func (s *Packets) answer(client netip.AddrPort, f *flow) {
+func (s *Packets) answer(f *flow) {
 	defer s.wg.Done()
+	reason := ""
 	defer func() {
 		s.mu.Lock()
-		delete(s.flows, client)
+		delete(s.flows, f.client)
+		closed := s.closed
 		s.mu.Unlock()
 		f.deadline.Stop()
+		endpoint := f.up.RemoteAddr().String()
 		_ = f.up.Close()
 		f.release()
+		if closed {
+			reason = reasonDrained
+		}
+		s.done(f, endpoint, reason)
 	}()
 	for {
 		buf, n, err := f.receive()
 		if err != nil {
-			// Nobody listens at the endpoint, its time is over, or it was closed:
+			// Its time is over, nobody listens at the endpoint, or it was closed:
 			// the client's next datagram begins anew, perhaps elsewhere.
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				reason = reasonUpstreamReset
+			}
 			return
 		}
-		f.deadline.Read(s.p.opts.FlowTimeout)
-		_, err = s.socket.WriteToUDPAddrPort(buf[:n], client)
+		f.deadline.Read(f.idle)
+		_, err = s.socket.WriteToUDPAddrPort(buf[:n], f.client)
 		buffers.Put(buf)
+		if err == nil {
+			f.sent.Add(int64(n))
+			f.way.metrics.Sent(int64(n))
+		}
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 	}
+}
+
+// done tells of a flow that is over.
+func (s *Packets) done(f *flow, endpoint, reason string) {
+	f.way.metrics.Done(reason)
+	if s.p.opts.AccessLog == nil {
+		return
+	}
+	s.p.opts.AccessLog.LogConnection(&observe.Connection{
+		Start: f.began, Protocol: f.way.protocol, Remote: netip.AddrPortFrom(f.client.Addr().Unmap(), f.client.Port()),
+		Listener: f.way.labels.Listener, Route: f.way.labels.Route, Cluster: f.way.labels.Cluster, Endpoint: endpoint,
+		Received: f.received.Load(), Sent: f.sent.Load(), Duration: time.Since(f.began), Reason: reason,
+	})
 }
 
 var buffers = sync.Pool{New: func() any { return new([maxDatagram]byte) }}

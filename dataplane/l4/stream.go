@@ -1,6 +1,7 @@
 package l4
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/observe"
 )
 
 // Stream is one downstream connection that is passed on.
@@ -20,14 +22,30 @@ type Stream struct {
 	listener string
 	name     string
 	head     []byte
+	way      *way
+	idle     time.Duration
 
 	closer closer
 	mu     sync.Mutex
 	timer  *time.Timer  // set by Drain; guarded by mu
 	ended  bool         // guarded by mu
+	reason string       // why it ended, the first that is known; guarded by mu
 	moved  atomic.Int64 // when bytes last moved, since began
 	began  time.Time
+
+	received, sent atomic.Int64
 }
+
+// Why connections and flows end that have reached an endpoint, where they do not
+// end well.
+const (
+	reasonClientReset   = "client_reset"
+	reasonUpstreamReset = "upstream_reset"
+	reasonReset         = "reset" // by one of them
+	reasonIdle          = "idle_timeout"
+	reasonDrained       = "drained"
+	reasonClosed        = "closed" // by Headgate, which ends
+)
 
 // Stream passes c on to a backend of the listener, by the server name that the
 // client asked for, "" if there is none. head is what was already read from c.
@@ -40,20 +58,25 @@ func (p *Proxy) Stream(c net.Conn, info *exchange.Conn, listener, serverName str
 // more, the other is told so, and goes on sending.
 func (s *Stream) Serve() {
 	defer s.end()
-	cluster := s.p.find(s.listener, s.name)
-	if cluster == nil {
-		s.p.opts.Log.V(1).Info("Connection refused: no backend", "listener", s.listener, "serverName", s.name, "remote", s.info.Remote)
-		refuse(s.down)
+	s.way = s.p.find(s.listener, s.name)
+	if s.way.cluster == nil {
+		s.refused(s.way.reason, 0)
 		return
 	}
-	up, release, err := cluster.Connect(s.info)
+	up, release, err := s.way.cluster.Connect(s.info)
+	wait := time.Since(s.began)
 	if err != nil {
 		s.p.opts.Log.V(1).Info("Connection refused", "listener", s.listener, "remote", s.info.Remote, "error", err.Error())
-		refuse(s.down)
+		s.refused(reasonOf(err), wait)
 		return
 	}
-	defer release()
-	defer up.Close()
+	s.way.metrics.Begin()
+	defer func() {
+		_ = up.Close()
+		release()
+		s.done(up, wait)
+	}()
+	s.idle = cmp.Or(s.way.idle, s.p.opts.IdleTimeout)
 	s.mu.Lock()
 	s.closer.conns = []net.Conn{s.down, up}
 	ended := s.ended
@@ -63,8 +86,11 @@ func (s *Stream) Serve() {
 		return
 	}
 	if len(s.head) > 0 {
-		_ = up.SetWriteDeadline(time.Now().Add(s.p.opts.IdleTimeout))
-		if _, err := up.Write(s.head); err != nil {
+		_ = up.SetWriteDeadline(time.Now().Add(s.idle))
+		n, err := up.Write(s.head)
+		s.count(&s.received, s.way.metrics.Received, int64(n))
+		if err != nil {
+			s.because(reasonUpstreamReset)
 			refuse(s.down)
 			return
 		}
@@ -73,11 +99,14 @@ func (s *Stream) Serve() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.pass(s.down, up)
+		s.pass(s.down, up, &s.sent, s.way.metrics.Sent)
 	}()
-	s.pass(up, s.down)
+	s.pass(up, s.down, &s.received, s.way.metrics.Received)
 	<-done
 }
+
+// maxCopy is how long bytes may be on their way without being counted.
+const maxCopy = time.Minute
 
 // pass copies from src to dst to its end, which it passes on. Any failure ends
 // both directions.
@@ -86,30 +115,101 @@ func (s *Stream) Serve() {
 // TCPConn.ReadFrom), so nobody sees them pass. Instead of a deadline that is
 // renewed with each of them, a quarter of the idle timeout bounds each copy,
 // after which it is known whether there were any.
-func (s *Stream) pass(dst, src net.Conn) {
-	idle := s.p.opts.IdleTimeout
+func (s *Stream) pass(dst, src net.Conn, total *atomic.Int64, count func(int64)) {
 	for {
 		now := time.Now()
-		_ = src.SetReadDeadline(now.Add(idle / 4))
-		_ = dst.SetWriteDeadline(now.Add(idle + idle/4))
+		_ = src.SetReadDeadline(now.Add(min(s.idle/4, maxCopy)))
+		_ = dst.SetWriteDeadline(now.Add(s.idle + s.idle/4))
 		n, err := io.Copy(dst, src)
 		since := time.Since(s.began)
 		if n > 0 {
 			s.moved.Store(int64(since))
+			s.count(total, count, n)
 		}
+		late := errors.Is(err, os.ErrDeadlineExceeded)
 		switch {
 		case err == nil:
 			if half, ok := dst.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
 				s.closer.close()
 			}
 			return
-		case errors.Is(err, os.ErrDeadlineExceeded) && since-time.Duration(s.moved.Load()) < idle && time.Since(now) < idle+idle/4:
+		case late && since-time.Duration(s.moved.Load()) < s.idle && time.Since(now) < s.idle+s.idle/4:
 			// The read's deadline, not the write's: nothing is lost.
+		case late:
+			s.because(reasonIdle)
+			s.closer.close()
+			return
 		default:
+			s.because(s.culprit(err))
 			s.closer.close()
 			return
 		}
 	}
+}
+
+func (s *Stream) count(total *atomic.Int64, count func(int64), bytes int64) {
+	total.Add(bytes)
+	count(bytes)
+}
+
+// culprit says which end has failed, when one has and neither is closed yet.
+func (s *Stream) culprit(err error) string {
+	s.mu.Lock()
+	ends := s.closer.conns
+	s.mu.Unlock()
+	switch {
+	// TLS, which only the client speaks, did not end as it should.
+	case isReset(ends[0]), errors.Is(err, io.ErrUnexpectedEOF):
+		return reasonClientReset
+	case isReset(ends[1]):
+		return reasonUpstreamReset
+	}
+	return reasonReset
+}
+
+// because says why the connection ends, unless that is known already.
+func (s *Stream) because(reason string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reason == "" {
+		s.reason = reason
+	}
+}
+
+// refused is the end of a connection that reaches nobody.
+func (s *Stream) refused(reason string, wait time.Duration) {
+	refuse(s.down)
+	s.way.metrics.Refused(reason)
+	s.log("", wait, reason)
+}
+
+// done is the end of one that has reached an endpoint.
+func (s *Stream) done(up net.Conn, wait time.Duration) {
+	s.mu.Lock()
+	reason := s.reason
+	s.mu.Unlock()
+	s.way.metrics.Done(reason)
+	s.log(up.RemoteAddr().String(), wait, reason)
+}
+
+func (s *Stream) log(endpoint string, wait time.Duration, reason string) {
+	if s.p.opts.AccessLog == nil {
+		return
+	}
+	s.p.opts.AccessLog.LogConnection(&observe.Connection{
+		Start: s.began, Protocol: s.way.protocol, Remote: s.info.Remote, ServerName: s.name,
+		Listener: s.listener, Route: s.way.labels.Route, Cluster: s.way.labels.Cluster, Endpoint: endpoint,
+		Received: s.received.Load(), Sent: s.sent.Load(),
+		Duration: time.Since(s.began), Wait: wait, Reason: reason,
+	})
+}
+
+// reasonOf is why an endpoint could not be connected to.
+func reasonOf(err error) string {
+	if e, ok := errors.AsType[*exchange.UpstreamError](err); ok {
+		return e.Reason
+	}
+	return "connect_failed"
 }
 
 // Drain lets the connection go on for the drain timeout, and closes it then:
@@ -118,12 +218,16 @@ func (s *Stream) Drain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.timer == nil && !s.ended {
-		s.timer = time.AfterFunc(s.p.opts.DrainTimeout, func() { _ = s.Close() })
+		s.timer = time.AfterFunc(s.p.opts.DrainTimeout, func() {
+			s.because(reasonDrained)
+			_ = s.Close()
+		})
 	}
 }
 
 // Close ends both connections at once.
 func (s *Stream) Close() error {
+	s.because(reasonClosed)
 	s.mu.Lock()
 	s.ended = true
 	connected := s.closer.conns != nil

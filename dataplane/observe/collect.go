@@ -87,6 +87,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
 		endpointEjectionsDesc, logDroppedDesc,
+		l4ConnectionsDesc, l4ActiveDesc, l4ReceivedDesc, l4SentDesc,
 	} {
 		ch <- d
 	}
@@ -97,6 +98,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	routes := slices.Collect(maps.Values(c.m.routes))
 	shares := slices.Collect(maps.Values(c.m.shares))
 	ports := slices.Collect(maps.Values(c.m.ports))
+	unread := slices.Collect(maps.Values(c.m.l4))
 	c.m.mu.Unlock()
 
 	for _, r := range routes {
@@ -107,6 +109,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, p := range ports {
 		p.collect(ch)
+	}
+	for _, l := range unread {
+		l.collect(ch)
 	}
 	c.m.local.collect(ch, localDesc)
 	if each := c.m.endpoints.Load(); each != nil {

@@ -20,6 +20,7 @@ type Metrics struct {
 	routes map[RouteLabels]*Route
 	shares map[shareLabels]*share
 	ports  map[string]*Port
+	l4     map[RouteLabels]*L4
 
 	local     reasons
 	snapshots *snapshots
@@ -35,6 +36,7 @@ func NewMetrics(version string) *Metrics {
 		routes:   map[RouteLabels]*Route{},
 		shares:   map[shareLabels]*share{},
 		ports:    map[string]*Port{},
+		l4:       map[RouteLabels]*L4{},
 	}
 	m.snapshots = newSnapshots(m.registry)
 	m.registry.MustRegister(

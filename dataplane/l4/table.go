@@ -1,0 +1,134 @@
+package l4
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/route"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// table is where connections and flows go. It is immutable.
+type table struct {
+	listeners map[string]*listener
+	counted   []*observe.L4 // to be released
+}
+
+// listener is the live counterpart of a snapshot.Listener with targets.
+type listener struct {
+	targets route.Hosts[*target]
+	none    way // no target
+}
+
+type target struct {
+	none     way // no backend
+	backends []backend
+	weights  uint64
+}
+
+type backend struct {
+	weight uint32
+	way
+}
+
+// way is what a connection or flow is sent, and how it is told of.
+type way struct {
+	cluster Cluster // nil to refuse it, which reason says why
+	reason  string
+	// protocol is the listener's, and idle its timeout, 0 for the default.
+	protocol string
+	idle     time.Duration
+	labels   observe.RouteLabels
+	metrics  *observe.L4
+}
+
+// Why there is nowhere to go.
+const (
+	reasonNoRoute    = "no_route"
+	reasonNoBackend  = "no_backend"
+	reasonUnresolved = "unresolved_backend"
+)
+
+// Apply makes ports what new connections and flows go by. find returns a live
+// cluster, nil if there is none: its share of the connections is refused.
+func (p *Proxy) Apply(ports []*snapshot.Port, find func(key string) Cluster) {
+	p.apply.Lock()
+	defer p.apply.Unlock()
+	next := &table{listeners: map[string]*listener{}}
+	for _, port := range ports {
+		for _, cfg := range port.Listeners {
+			if cfg.Protocol == "TCP" || cfg.Protocol == "TLS" || cfg.Protocol == "UDP" {
+				next.listeners[cfg.Key] = p.newListener(next, cfg, find)
+			}
+		}
+	}
+	// What stays is counted on: its new handle is got before the old one is given back.
+	for _, counted := range p.table.Swap(next).counted {
+		counted.Release()
+	}
+}
+
+func (p *Proxy) newListener(next *table, cfg *snapshot.Listener, find func(key string) Cluster) *listener {
+	to := func(w way) way {
+		w.labels.Listener, w.protocol = cfg.Key, cfg.Protocol
+		if cfg.Client != nil {
+			w.idle = cfg.Client.IdleTimeout
+		}
+		w.metrics = p.opts.Metrics.L4(w.labels)
+		next.counted = append(next.counted, w.metrics)
+		return w
+	}
+	l := &listener{none: to(way{reason: reasonNoRoute})}
+	for _, t := range cfg.Targets {
+		if _, taken := l.targets.Get(t.Hostname); taken {
+			continue
+		}
+		labels := observe.RouteLabels{Route: t.Source.Kind + "/" + t.Source.Namespace + "/" + t.Source.Name}
+		live := &target{none: to(way{reason: reasonNoBackend, labels: labels})}
+		for _, b := range t.Backends {
+			if b.Weight == 0 {
+				continue
+			}
+			w := way{labels: labels}
+			w.labels.Cluster = b.Cluster
+			if b.Cluster != "" {
+				w.cluster = find(b.Cluster)
+			}
+			if w.cluster == nil {
+				w.reason = reasonUnresolved
+			}
+			live.backends = append(live.backends, backend{b.Weight, to(w)})
+			live.weights += uint64(b.Weight)
+		}
+		l.targets = l.targets.With(t.Hostname, live)
+	}
+	return l
+}
+
+// nowhere is the way of what comes to a listener that is gone.
+var nowhere = way{reason: reasonNoRoute, metrics: observe.NewMetrics("").L4(observe.RouteLabels{})}
+
+// find returns the way of a new connection or flow.
+func (p *Proxy) find(listener, serverName string) *way {
+	l := p.table.Load().listeners[listener]
+	if l == nil {
+		return &nowhere
+	}
+	t, ok := l.targets.Best(serverName)
+	switch {
+	case !ok:
+		return &l.none
+	case t.weights == 0:
+		return &t.none
+	}
+	n := rand.Uint64N(t.weights)
+	for i := range t.backends {
+		b := &t.backends[i]
+		if n < uint64(b.weight) {
+			return &b.way
+		}
+		n -= uint64(b.weight)
+	}
+	return &t.none
+}
