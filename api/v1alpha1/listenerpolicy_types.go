@@ -107,7 +107,8 @@ type ListenerProxyProtocol struct {
 	TrustedSources []string `json:"trustedSources"`
 	// Mode says whether connections from there must have a header. Optional is
 	// for while a load balancer is being changed: as long as it does not send
-	// headers, its clients can.
+	// headers, its clients can. And it is for protocols in which the client
+	// speaks first.
 	// +optional
 	// +kubebuilder:default=Required
 	Mode ProxyProtocolMode `json:"mode,omitempty"`

@@ -50,7 +50,7 @@ func (x *policies) checkListeners(set *objects.Set, p *compiledPolicy, at place,
 		key := at.object.Namespace + "/" + at.object.Name + "/" + string(l.Name)
 		other := x.disputed[key]
 		if _, holds := x.proxyProtocolAt(at.object, string(l.Name)); other != "" && holds.policy == p && holds.target == target {
-			fail("spec."+proxyProtocolStanza, fmt.Sprintf("listener %s shares port %d with listener %s, whose proxyProtocol differs: no header is read there", key, l.Port, other),
+			fail("spec."+proxyProtocolStanza, fmt.Sprintf("listener %s shares port %d with listener %s, which has another proxyProtocol or none: no header is read there", key, l.Port, other),
 				"the same proxyProtocol for all listeners of a port, such as by a policy without sectionName")
 			return
 		}

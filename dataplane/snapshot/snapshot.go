@@ -156,6 +156,7 @@ type Certificate struct {
 }
 
 // Client is how a listener treats its clients. Zero values mean the defaults.
+// Listeners that read no requests go by IdleTimeout alone.
 type Client struct {
 	// TrustedProxies are CIDRs whose X-Forwarded-* and Forwarded are believed.
 	TrustedProxies []string `json:"trustedProxies,omitempty"`
@@ -167,7 +168,8 @@ type Client struct {
 	BodyBytes int64 `json:"bodyBytes,omitempty"`
 	// HeaderTimeout is from a request's first byte to the end of its header section (408).
 	HeaderTimeout time.Duration `json:"headerTimeout,omitempty"`
-	// IdleTimeout is between two requests of a connection, and before the first.
+	// IdleTimeout is between two requests of a connection, and before the first;
+	// at listeners of TCP, TLS and UDP, the time in which nothing moves.
 	IdleTimeout time.Duration `json:"idleTimeout,omitempty"`
 	// BodyTimeout is how long a client may be silent while its content is
 	// awaited, or take nothing of a response.
