@@ -241,6 +241,29 @@ func TestProxyProtocolIn(t *testing.T) {
 	}
 }
 
+// What looked like a header, and is none, is served whole.
+func TestProxyProtocolOptionalPrefix(t *testing.T) {
+	p := start(t, dataplane.Options{})
+	w := &world{}
+	w.port(behind(plain(), true, loopback)).cluster("a", backend(t, "a")).host(gateway, "*", to("/", "a")).apply(t, p)
+	c := dial(t, address(t, p))
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	r := bufio.NewReader(c)
+	for range 2 {
+		_, _ = io.WriteString(c, "PRO")
+		time.Sleep(20 * time.Millisecond) // or both come together, which is as good
+		_, _ = io.WriteString(c, "PFIND /a HTTP/1.1\r\nHost: a.example.com\r\n\r\n")
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := io.ReadAll(resp.Body); string(got) != "a PROPFIND /a " {
+			t.Errorf("%q", got)
+		}
+	}
+}
+
 // Whom the header names is the peer: what that says in X-Forwarded-For counts
 // if it is a trusted proxy, and not because the load balancer would be one.
 func TestProxyProtocolAndForwardedFor(t *testing.T) {

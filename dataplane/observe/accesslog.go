@@ -46,10 +46,10 @@ const (
 )
 
 // AccessLog writes a line for each exchange, and for each connection that is
-// passed on unread. Lines are gathered and written by one goroutine, at the latest 100 ms after they were logged unless the writer
-// is slower. Lines beyond 4 MiB that wait are dropped and counted; a request
-// never waits for the writer. It is safe for concurrent use. A nil *AccessLog
-// logs nothing.
+// passed on unread. Lines are gathered and written by one goroutine, at the
+// latest 100 ms after they were logged unless the writer is slower. Lines beyond
+// 4 MiB that wait are dropped and counted; a request never waits for the writer.
+// It is safe for concurrent use. A nil *AccessLog logs nothing.
 type AccessLog struct {
 	w       io.Writer
 	format  Format
