@@ -72,7 +72,7 @@ func tooMany(ep *endpoint) *exchange.UpstreamError {
 
 // newConn makes a connection that carries one exchange at a time.
 func (p *pool) newConn(st *state, nc net.Conn) *conn {
-	return &conn{ep: p.ep, pool: p, client: h1.NewClientConn(nc, p.ep.cluster.m.opts.HTTP1), terms: st.terms, quiet: newWatch(nc)}
+	return &conn{pool: p, client: h1.NewClientConn(nc, p.ep.cluster.m.opts.HTTP1), terms: st.terms, quiet: newWatch(nc)}
 }
 
 // dial connects to an endpoint, on behalf of a client if from is not nil.

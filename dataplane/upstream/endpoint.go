@@ -56,7 +56,6 @@ type use interface {
 
 // conn is a connection to an endpoint, and the lease of who uses it.
 type conn struct {
-	ep     *endpoint
 	pool   *pool
 	client *h1.ClientConn
 	// terms are what it was made with.
@@ -116,7 +115,7 @@ func (ep *endpoint) pools(yield func(*pool) bool) {
 
 // Release implements exchange.Lease. It must be called once per lease.
 func (k *conn) Release() {
-	k.ep.load.InFlight.Add(-1)
+	k.pool.ep.load.InFlight.Add(-1)
 	if !k.client.Finish() || !k.pool.put(k) {
 		k.discard()
 	}
@@ -132,7 +131,7 @@ func (k *conn) abandon() {
 // discard closes a connection that is not in the pool.
 func (k *conn) discard() {
 	k.client.Close()
-	k.ep.unreserve()
+	k.pool.ep.unreserve()
 }
 
 // get takes an idle connection that was made on these terms, or nil.
