@@ -269,6 +269,9 @@ func (c *ClientConn) fail(err error) {
 	for _, s := range c.streams {
 		s.fail(err)
 	}
+	for _, s := range c.free {
+		s.timer.Stop() // it would keep the connection until it fires
+	}
 	c.unblock()
 }
 

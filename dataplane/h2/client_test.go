@@ -7,10 +7,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"go.uber.org/goleak"
 
@@ -169,8 +171,8 @@ func do(t testing.TB, c *h2.ClientConn, ex *exchange.Exchange) string {
 	return text
 }
 
-// serve starts a real server and returns connections to it.
-func serve(t testing.TB, h http.HandlerFunc) *h2.ClientConn {
+// listen starts a real server.
+func listen(t testing.TB, h http.HandlerFunc) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -180,14 +182,63 @@ func serve(t testing.TB, h http.HandlerFunc) *h2.ClientConn {
 	server.Protocols.SetUnencryptedHTTP2(true)
 	go server.Serve(l)
 	t.Cleanup(func() { server.Close() })
-	nc, err := net.Dial("tcp", l.Addr().String())
+	return l.Addr().String()
+}
+
+func dial(t testing.TB, address string) *h2.ClientConn {
+	t.Helper()
+	nc, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := h2.NewClientConn(nc, nil)
 	c.Start(nil)
+	return c
+}
+
+// serve starts a real server and returns a connection to it.
+func serve(t testing.TB, h http.HandlerFunc) *h2.ClientConn {
+	t.Helper()
+	c := dial(t, listen(t, h))
 	t.Cleanup(c.Close)
 	return c
+}
+
+// TestClosedClientIsForgotten holds that nothing keeps a connection's memory
+// when it has ended, in whichever order its stream and it do.
+func TestClosedClientIsForgotten(t *testing.T) {
+	address := listen(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		}
+	})
+	for name, use := range map[string]func(*h2.ClientConn){
+		"closed when idle":  func(c *h2.ClientConn) { do(t, c, request("GET", "/")); c.Close() },
+		"drained when idle": func(c *h2.ClientConn) { do(t, c, request("GET", "/")); c.Drain() },
+		"closed in use": func(c *h2.ClientConn) {
+			s := open(t, c)
+			if err := s.RoundTrip(request("GET", "/slow")); err != nil {
+				t.Error(err)
+			}
+			c.Close()
+			s.Finish()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kept := func() weak.Pointer[h2.ClientConn] {
+				c := dial(t, address)
+				use(c)
+				return weak.Make(c)
+			}()
+			for end := time.Now().Add(10 * time.Second); kept.Value() != nil; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatal("something keeps it")
+				}
+				runtime.GC()
+			}
+		})
+	}
 }
 
 func TestMain(m *testing.M) {
