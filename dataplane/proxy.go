@@ -226,10 +226,11 @@ func (p *Proxy) endpoints(yield func(observe.Endpoint)) {
 		for _, e := range c.State() {
 			yield(observe.Endpoint{
 				Cluster: key, Address: e.Address,
-				Healthy: e.State != "ejected", Draining: e.State == "draining",
+				Healthy: e.State != "ejected" && e.State != "unhealthy", Draining: e.State == "draining",
 				InFlight: int(e.InFlight), Connections: e.Connections, Idle: e.Idle,
 				Requests: e.Requests, Failures: e.Failures,
 				ConnectFailures: e.ConnectFailures, Ejections: e.Ejections,
+				ChecksPassed: e.ChecksPassed, ChecksFailed: e.ChecksFailed,
 			})
 		}
 	}

@@ -122,14 +122,15 @@ func routesTable(rows []admin.Route) *table {
 }
 
 func endpointsTable(rows []admin.Endpoint) *table {
-	t := newTable("CLUSTER", "ENDPOINT", "STATE", "WEIGHT", "IN FLIGHT", "REQUESTS", "FAILURES", "LATENCY")
+	t := newTable("CLUSTER", "ENDPOINT", "STATE", "WEIGHT", "IN FLIGHT", "REQUESTS", "FAILURES", "LATENCY", "FAILED CHECK")
 	for _, r := range rows {
 		t.row(r.Cluster, r.Address, r.State,
 			strconv.FormatUint(uint64(r.Weight), 10),
 			strconv.FormatInt(r.InFlight, 10),
 			strconv.FormatUint(r.Requests, 10),
 			strconv.FormatUint(r.Failures, 10),
-			r.Latency.Round(10*time.Microsecond).String())
+			r.Latency.Round(10*time.Microsecond).String(),
+			r.CheckFailure)
 	}
 	return t
 }

@@ -9,6 +9,7 @@ package balance
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -39,9 +40,13 @@ type Load struct {
 	// InFlight counts the requests that the endpoint is serving.
 	InFlight atomic.Int64
 	// EjectedUntil is the time on the clock of Choice.Now before which the
-	// endpoint is not to be picked; 0 if it is not ejected.
+	// endpoint is not to be picked; 0 if it is not ejected, Unhealthy if it is
+	// out until further notice.
 	EjectedUntil atomic.Int64
 }
+
+// Unhealthy is a time of Load.EjectedUntil that never comes.
+const Unhealthy = math.MaxInt64
 
 // MaxTried is how many members a Choice can rule out one by one.
 const MaxTried = 3

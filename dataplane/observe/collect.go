@@ -43,7 +43,7 @@ var (
 		"When a certificate that a listener serves expires, in seconds since 1970.",
 		"listener", "certificate")
 	endpointHealthyDesc = desc("upstream_endpoint_healthy",
-		"1 if requests may be sent to the endpoint, 0 while it is ejected.",
+		"1 if requests may be sent to the endpoint, 0 while it is ejected or unhealthy.",
 		"cluster", "endpoint")
 	endpointDrainingDesc = desc("upstream_endpoint_draining",
 		"1 while the endpoint is about to go and takes no new requests.",
@@ -69,6 +69,9 @@ var (
 	endpointEjectionsDesc = desc("upstream_endpoint_ejections_total",
 		"How often the endpoint was taken out of use because it failed.",
 		"cluster", "endpoint")
+	endpointChecksDesc = desc("upstream_endpoint_health_checks_total",
+		"Health checks of the endpoint, by result: passed or failed.",
+		"cluster", "endpoint", "result")
 	logDroppedDesc = desc("access_log_dropped_total",
 		"Access log lines that were dropped because they could not be written fast enough.")
 )
@@ -86,7 +89,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		acceptedDesc, activeDesc, rejectedDesc, certificateExpiryDesc,
 		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
-		endpointEjectionsDesc, logDroppedDesc,
+		endpointEjectionsDesc, endpointChecksDesc, logDroppedDesc,
 		l4ConnectionsDesc, l4ActiveDesc, l4ReceivedDesc, l4SentDesc,
 	} {
 		ch <- d
@@ -170,6 +173,10 @@ func (e *Endpoint) collect(ch chan<- prometheus.Metric) {
 	counter(ch, endpointFailuresDesc, e.Failures, e.Cluster, e.Address)
 	counter(ch, endpointConnectFailuresDesc, e.ConnectFailures, e.Cluster, e.Address)
 	counter(ch, endpointEjectionsDesc, e.Ejections, e.Cluster, e.Address)
+	if e.ChecksPassed+e.ChecksFailed > 0 {
+		counter(ch, endpointChecksDesc, e.ChecksPassed, e.Cluster, e.Address, "passed")
+		counter(ch, endpointChecksDesc, e.ChecksFailed, e.Cluster, e.Address, "failed")
+	}
 }
 
 func (r *reasons) collect(ch chan<- prometheus.Metric, d *prometheus.Desc, labels ...string) {

@@ -66,7 +66,7 @@ func (m *Metrics) Applied(now time.Time) { m.snapshots.applied(now) }
 type Endpoint struct {
 	// Cluster is the cluster's key, Address "ip:port".
 	Cluster, Address string
-	// Healthy is false while the endpoint is ejected.
+	// Healthy is false while the endpoint is ejected or unhealthy.
 	Healthy bool
 	// Draining endpoints take no new requests.
 	Draining bool
@@ -80,6 +80,8 @@ type Endpoint struct {
 	// ConnectFailures counts the attempts to connect that failed, Ejections
 	// how often the endpoint was taken out of use.
 	ConnectFailures, Ejections uint64
+	// ChecksPassed and ChecksFailed count the endpoint's health checks.
+	ChecksPassed, ChecksFailed uint64
 }
 
 // SetEndpoints says where to read the clusters' endpoints from at each scrape.

@@ -211,6 +211,7 @@ func TestEndpointsAreReadAtTheScrape(t *testing.T) {
 		yield(Endpoint{
 			Cluster: "Service/shop/catalogue/80", Address: "10.0.0.1:80",
 			Healthy: true, InFlight: 3, Connections: 7, Idle: 4, Requests: 5, Failures: 1, ConnectFailures: 2, Ejections: 6,
+			ChecksPassed: 9, ChecksFailed: 8,
 		})
 	})
 	lines := scrape(t, m)
@@ -227,6 +228,8 @@ func TestEndpointsAreReadAtTheScrape(t *testing.T) {
 		`headgate_upstream_endpoint_connections{endpoint="10.0.0.1:80"} 7`,
 		`headgate_upstream_endpoint_connect_failures_total{endpoint="10.0.0.1:80"} 2`,
 		`headgate_upstream_endpoint_ejections_total{endpoint="10.0.0.1:80"} 6`,
+		`headgate_upstream_endpoint_health_checks_total{endpoint="10.0.0.1:80",result="passed"} 9`,
+		`headgate_upstream_endpoint_health_checks_total{endpoint="10.0.0.1:80",result="failed"} 8`,
 	} {
 		if !lines[want] {
 			t.Errorf("missing %s", want)
@@ -242,7 +245,7 @@ func TestNamesAreConventional(t *testing.T) {
 	p.Malformed("x")
 	p.Rejected("x")
 	m.LocalReply("x")
-	m.SetEndpoints(func(yield func(Endpoint)) { yield(Endpoint{Cluster: "c", Address: "a"}) })
+	m.SetEndpoints(func(yield func(Endpoint)) { yield(Endpoint{Cluster: "c", Address: "a", ChecksPassed: 1}) })
 	families, err := m.Registry().Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -276,6 +276,58 @@ type Cluster struct {
 	// ProxyProtocol is the version of the PROXY protocol header that connections
 	// begin with, "V1" or "V2"; "" for none.
 	ProxyProtocol string `json:"proxyProtocol,omitempty"`
+	// HealthCheck asks the endpoints whether they can serve; nil asks none.
+	HealthCheck *HealthCheck `json:"healthCheck,omitempty"`
+}
+
+// HealthCheck is how endpoints are asked, each by itself, whether they can
+// serve: by HTTP, by gRPC, or, with neither, by connecting to them.
+type HealthCheck struct {
+	// Interval is from the beginning of one check to that of the next, give or
+	// take a fifth; 0 means 10 s. Timeout bounds a check; 0 means 1 s.
+	Interval time.Duration `json:"interval,omitempty"`
+	Timeout  time.Duration `json:"timeout,omitempty"`
+	// HealthyThreshold is how many checks in a row must pass until an unhealthy
+	// endpoint is healthy; 0 means 1. UnhealthyThreshold is how many must fail
+	// until a healthy one is unhealthy; 0 means 3.
+	HealthyThreshold   int `json:"healthyThreshold,omitempty"`
+	UnhealthyThreshold int `json:"unhealthyThreshold,omitempty"`
+	// Port is whom to ask at the endpoint's address; 0 means the endpoint itself.
+	Port uint16           `json:"port,omitempty"`
+	HTTP *HTTPHealthCheck `json:"http,omitempty"`
+	GRPC *GRPCHealthCheck `json:"grpc,omitempty"`
+}
+
+// HTTPHealthCheck is a request and what its response must be.
+type HTTPHealthCheck struct {
+	// Method is "GET" if it is empty.
+	Method string `json:"method,omitempty"`
+	// Path is a request target in origin form, RFC 9112 section 3.2.1; "" means "/".
+	Path string `json:"path,omitempty"`
+	// Host is the authority; "" means the name that TLS verifies, without TLS
+	// the address and port that are connected to.
+	Host    string        `json:"host,omitempty"`
+	Headers []HeaderField `json:"headers,omitempty"`
+	// Statuses are those that are fine; none means 200 to 399.
+	Statuses []StatusRange `json:"statuses,omitempty"`
+}
+
+// HeaderField is a header field line.
+type HeaderField struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// StatusRange is a range of HTTP status codes, both ends within.
+type StatusRange struct {
+	From int `json:"from"`
+	To   int `json:"to"`
+}
+
+// GRPCHealthCheck calls grpc.health.v1.Health/Check.
+type GRPCHealthCheck struct {
+	// Service is whose health is asked for; "" is the server's as a whole.
+	Service string `json:"service,omitempty"`
 }
 
 // UpstreamTLS verifies endpoints.

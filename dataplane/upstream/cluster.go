@@ -32,6 +32,7 @@ type Cluster struct {
 	cfg       *snapshot.Cluster
 	tls       *tls.Config
 	tlsErr    error
+	health    *snapshot.HealthCheck // as cfg has it; another pointer only if it differs
 	eps       *snapshot.Endpoints
 	hosts     map[string]*subscription
 	resolving chan struct{}
@@ -97,8 +98,7 @@ func (c *Cluster) Update(cfg *snapshot.Cluster) {
 	c.rebuild()
 	if c.terms() != before || c.protocol() != protocol {
 		for _, ep := range c.byAddr {
-			ep.closeIdle()
-			ep.drainMuxes(func(*mux) bool { return true })
+			ep.drain()
 		}
 	}
 }
@@ -120,8 +120,8 @@ func (c *Cluster) protocol() string {
 }
 
 // SetEndpoints replaces the endpoint set. Endpoints that stay, by address and
-// port, keep their connections, counts and ejection. Those that go finish what
-// they have in flight.
+// port, keep their connections, counts, ejection and health. Those that go
+// finish what they have in flight.
 func (c *Cluster) SetEndpoints(eps *snapshot.Endpoints) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,6 +157,9 @@ func (c *Cluster) Close() {
 func (c *Cluster) setConfig(cfg *snapshot.Cluster) {
 	before := c.cfg
 	c.cfg = cfg
+	if !reflect.DeepEqual(c.health, cfg.HealthCheck) {
+		c.health = cfg.HealthCheck
+	}
 	if before == nil || before.Protocol != cfg.Protocol || !reflect.DeepEqual(before.TLS, cfg.TLS) {
 		c.tls, c.tlsErr = clientTLS(cfg.TLS, c.protocol())
 		if c.tlsErr != nil {
@@ -227,7 +230,9 @@ func (c *Cluster) rebuild() {
 
 	stays := make(map[netip.AddrPort]*endpoint, len(members))
 	for i := range members {
-		stays[members[i].ep.addr] = members[i].ep
+		ep := members[i].ep
+		stays[ep.addr] = ep
+		ep.checkBy(c.health)
 	}
 	for addr, ep := range c.byAddr {
 		if stays[addr] == nil {
@@ -317,7 +322,8 @@ type EndpointState struct {
 	Address string `json:"address"`
 	Weight  uint32 `json:"weight"`
 	Zone    string `json:"zone,omitempty"`
-	// State is "ready", "draining" or "ejected".
+	// State is "ready", "draining", "ejected" (it refused a connection, and is
+	// tried again soon) or "unhealthy" (its health checks failed).
 	State string `json:"state"`
 	// InFlight counts requests, Idle and Connections connections.
 	InFlight    int64 `json:"inFlight"`
@@ -333,6 +339,11 @@ type EndpointState struct {
 	Ejections       uint64 `json:"ejections"`
 	// Latency is the moving average of the time to the response's first byte.
 	Latency time.Duration `json:"latency"`
+	// ChecksPassed and ChecksFailed count health checks; CheckFailure says why
+	// the last one failed, "" if it passed.
+	ChecksPassed uint64 `json:"checksPassed,omitempty"`
+	ChecksFailed uint64 `json:"checksFailed,omitempty"`
+	CheckFailure string `json:"checkFailure,omitempty"`
 }
 
 // Key returns the cluster's key.
@@ -346,10 +357,12 @@ func (c *Cluster) State() []EndpointState {
 		m := &st.members[i]
 		s := m.ep.snapshot()
 		s.Weight, s.Zone = m.weight, m.zone
-		switch {
+		switch until := m.ep.load.EjectedUntil.Load(); {
+		case until == balance.Unhealthy:
+			s.State = "unhealthy"
 		case m.draining:
 			s.State = "draining"
-		case m.ep.load.EjectedUntil.Load() != 0:
+		case until != 0:
 			s.State = "ejected"
 		default:
 			s.State = "ready"

@@ -42,7 +42,7 @@ func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe 
 		return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonTLSConfig, Err: st.tlsErr}
 	}
 	ctx, done := patience(ex, st.connectTimeout)
-	nc, reason, err := c.dial(ctx, st, ep, ex.Conn)
+	nc, reason, err := c.dial(ctx, st, ep.address, ex.Conn)
 	own := done()
 	if err == nil {
 		ep.connects.Add(1)
@@ -76,8 +76,8 @@ func (p *pool) newConn(st *state, nc net.Conn) *conn {
 }
 
 // dial connects to an endpoint, on behalf of a client if from is not nil.
-func (c *Cluster) dial(ctx context.Context, st *state, ep *endpoint, from *exchange.Conn) (nc net.Conn, reason string, err error) {
-	nc, err = c.m.opts.Dial(ctx, "tcp", ep.address)
+func (c *Cluster) dial(ctx context.Context, st *state, address string, from *exchange.Conn) (nc net.Conn, reason string, err error) {
+	nc, err = c.m.opts.Dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, reasonOf(err, reasonConnect), err
 	}

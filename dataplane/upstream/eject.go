@@ -2,6 +2,8 @@ package upstream
 
 import (
 	"time"
+
+	"github.com/headgate/headgate/dataplane/balance"
 )
 
 // How long an endpoint that refused a connection gets no requests: ejectFirst
@@ -21,7 +23,7 @@ func (c *Cluster) refused(st *state, ep *endpoint, probe bool, cause error) {
 	c.eject.Lock()
 	defer c.eject.Unlock()
 	until := ep.load.EjectedUntil.Load()
-	if ep.gone || until > now && !probe {
+	if ep.gone || until == balance.Unhealthy || until > now && !probe {
 		return // others have found out before
 	}
 	if until == 0 {
@@ -51,16 +53,24 @@ func (c *Cluster) othersThan(st *state, ep *endpoint) bool {
 	return others && member
 }
 
-// accepted ends an ejection: the endpoint could be connected to.
+// accepted ends an ejection: the endpoint could be connected to. Whether an
+// unhealthy one is healthy again is for its checks to say.
 func (c *Cluster) accepted(ep *endpoint) {
 	if ep.load.EjectedUntil.Load() == 0 {
 		return
 	}
 	c.eject.Lock()
 	defer c.eject.Unlock()
-	if ep.load.EjectedUntil.Swap(0) != 0 {
-		c.ejected.Add(-1)
-		ep.strikes = 0
+	if until := ep.load.EjectedUntil.Load(); until != 0 && until != balance.Unhealthy {
+		c.readmit(ep)
 		c.m.opts.Log.Info("Endpoint is back", "cluster", c.Key(), "endpoint", ep.address)
 	}
+}
+
+// readmit lets the endpoint have requests again. c.eject is held.
+func (c *Cluster) readmit(ep *endpoint) {
+	if ep.load.EjectedUntil.Swap(0) != 0 {
+		c.ejected.Add(-1)
+	}
+	ep.strikes = 0
 }

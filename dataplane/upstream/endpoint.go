@@ -10,6 +10,7 @@ import (
 	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h1"
+	"github.com/headgate/headgate/dataplane/health"
 )
 
 // endpoint is one address and port of a cluster, with what it has gathered.
@@ -24,6 +25,9 @@ type endpoint struct {
 	ejections                 atomic.Uint64
 	// latency is a moving average, in nanoseconds.
 	latency atomic.Int64
+
+	// check is nil if the endpoint is not checked.
+	check atomic.Pointer[health.Check]
 
 	// strikes counts the ejections in a row; Cluster.eject guards it and gone.
 	strikes int
@@ -247,14 +251,18 @@ func (p *pool) takeIdle(n int) []*conn {
 func (c *Cluster) retire(ep *endpoint) {
 	c.eject.Lock()
 	ep.gone = true
-	if ep.load.EjectedUntil.Swap(0) != 0 {
-		c.ejected.Add(-1)
-	}
+	c.readmit(ep)
 	c.eject.Unlock()
+	ep.checkBy(nil)
 
 	ep.mu.Lock()
 	ep.retired = true
 	ep.mu.Unlock()
+	ep.drain()
+}
+
+// drain keeps no connections; those that are in use finish what they have.
+func (ep *endpoint) drain() {
 	ep.closeIdle()
 	ep.drainMuxes(func(*mux) bool { return true })
 }
@@ -280,6 +288,13 @@ func (ep *endpoint) snapshot() EndpointState {
 		ConnectFailures: ep.connectFailures.Load(),
 		Ejections:       ep.ejections.Load(),
 		Latency:         time.Duration(ep.latency.Load()),
+	}
+	if check := ep.check.Load(); check != nil {
+		outcome := check.Outcome()
+		s.ChecksPassed, s.ChecksFailed = outcome.Passed, outcome.Failed
+		if outcome.Why != nil {
+			s.CheckFailure = outcome.Why.Error()
+		}
 	}
 	ep.mu.Lock()
 	s.Idle, s.Connections = ep.idle, ep.total

@@ -1,6 +1,6 @@
 // Package upstream sends exchanges to the endpoints of clusters: it picks one,
 // keeps connections to it, tries another where nothing was sent yet, and stays
-// away from those that refuse connections.
+// away from those that refuse connections or fail their health checks.
 //
 // A Cluster's configuration, endpoint set and balancer are one immutable value
 // behind an atomic pointer: a round trip loads it once and keeps it to its
@@ -21,6 +21,7 @@ import (
 
 	"github.com/headgate/headgate/dataplane/h1"
 	"github.com/headgate/headgate/dataplane/h2"
+	"github.com/headgate/headgate/dataplane/health"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -35,9 +36,12 @@ type Options struct {
 	// MaxConnections bounds the connections per endpoint, idle ones included;
 	// 0 means no bound. Where it is reached, another endpoint is tried.
 	MaxConnections int
+	// HealthChecks bounds the health checks at a time, over all clusters; what
+	// is due beyond that waits. 0 means 512.
+	HealthChecks int
 	// DNS says how hosts are resolved.
 	DNS DNS
-	// Log gets ejections and failing lookups. Its zero value discards.
+	// Log gets ejections, changes of health and failing lookups. Its zero value discards.
 	Log logr.Logger
 	// Now is the clock of ejections and idle times; nil means time.Now.
 	Now func() time.Time
@@ -46,14 +50,15 @@ type Options struct {
 	SweepInterval time.Duration
 }
 
-// Manager owns what clusters share: the sweeper of idle connections and the
-// resolver. It is safe for concurrent use.
+// Manager owns what clusters share: the sweeper of idle connections, the
+// resolver and the health checker. It is safe for concurrent use.
 type Manager struct {
 	opts  Options
 	start time.Time
 	// coarse is the clock as of the last sweep, for what needs no better.
 	coarse   atomic.Int64
 	resolver *resolver
+	checker  *health.Checker
 
 	mu       sync.Mutex
 	clusters map[*Cluster]struct{}
@@ -81,6 +86,7 @@ func NewManager(opts Options) *Manager {
 		opts:     opts,
 		start:    opts.Now().Add(-1), // so that no time is 0
 		resolver: newResolver(ctx, opts.DNS, opts.Log),
+		checker:  health.NewChecker(opts.HealthChecks),
 		clusters: map[*Cluster]struct{}{},
 		stop:     stop,
 		done:     make(chan struct{}),
@@ -98,6 +104,7 @@ func (m *Manager) Close() {
 	for _, c := range m.list() {
 		c.Close()
 	}
+	m.checker.Close()
 	m.resolver.wait()
 }
 
