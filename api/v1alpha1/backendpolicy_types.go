@@ -38,7 +38,7 @@ type BackendPolicyList struct {
 }
 
 // BackendPolicySpec says how to use a backend.
-// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool and proxyProtocol must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.proxyProtocol)"
+// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, proxyProtocol and healthCheck must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.proxyProtocol) || has(self.healthCheck)"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
 	// +required
@@ -70,6 +70,10 @@ type BackendPolicySpec struct {
 	// such a backend.
 	// +optional
 	ProxyProtocol *BackendProxyProtocol `json:"proxyProtocol,omitempty"`
+	// HealthCheck asks the endpoints whether they can serve; those that can't
+	// get no requests, as long as there are others. It is replaced as a whole.
+	// +optional
+	HealthCheck *HealthCheck `json:"healthCheck,omitempty"`
 }
 
 // ProxyProtocolVersion is a version of the PROXY protocol.
@@ -120,3 +124,102 @@ type ConnectionPool struct {
 	// +optional
 	IdleTimeout *gatewayv1.Duration `json:"idleTimeout,omitempty"`
 }
+
+// HealthCheck says how each endpoint is asked whether it can serve: by HTTP,
+// by gRPC or by connecting to it over TCP. With TLS to the backend, checks
+// speak TLS too, and hold the endpoint to the same name and authorities.
+// +kubebuilder:validation:XValidation:message="exactly one of http, grpc and tcp must be set",rule="(has(self.http) ? 1 : 0) + (has(self.grpc) ? 1 : 0) + (has(self.tcp) ? 1 : 0) == 1"
+// +kubebuilder:validation:XValidation:message="timeout must not be longer than interval",rule="(has(self.timeout) ? duration(self.timeout) : duration('1s')) <= (has(self.interval) ? duration(self.interval) : duration('10s'))"
+type HealthCheck struct {
+	// Interval is from one check to the next, give or take a fifth, so that
+	// replicas and endpoints are not in step. It is from 100ms to 1h; the
+	// default is 10s.
+	// +optional
+	// +kubebuilder:validation:XValidation:message="must be from 100ms to 1h",rule="duration(self) >= duration('100ms') && duration(self) <= duration('1h')"
+	Interval *gatewayv1.Duration `json:"interval,omitempty"`
+	// Timeout is for how long an answer is awaited, connecting included. It is
+	// from 10ms to 1m, and not longer than interval; the default is 1s.
+	// +optional
+	// +kubebuilder:validation:XValidation:message="must be from 10ms to 1m",rule="duration(self) >= duration('10ms') && duration(self) <= duration('1m')"
+	Timeout *gatewayv1.Duration `json:"timeout,omitempty"`
+	// HealthyThreshold is how many checks in a row must pass until an unhealthy
+	// endpoint is healthy again. The default is 1.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	HealthyThreshold *int32 `json:"healthyThreshold,omitempty"`
+	// UnhealthyThreshold is how many checks in a row must fail until a healthy
+	// endpoint is unhealthy. The default is 3. An endpoint's very first check
+	// counts alone.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	UnhealthyThreshold *int32 `json:"unhealthyThreshold,omitempty"`
+	// Port is the TCP port to ask at, of the endpoint's address: a pod's port,
+	// where the endpoint is a pod. The default is the endpoint's own. Where that
+	// is a UDP port, it must be set.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	Port *int32 `json:"port,omitempty"`
+	// HTTP passes when a request is answered with one of the statuses. It is
+	// sent in the version of HTTP that the backend's requests have.
+	// +optional
+	HTTP *HTTPHealthCheck `json:"http,omitempty"`
+	// GRPC passes when grpc.health.v1.Health/Check is answered with SERVING.
+	// +optional
+	GRPC *GRPCHealthCheck `json:"grpc,omitempty"`
+	// TCP passes when the endpoint can be connected to, and with TLS to the
+	// backend, when the handshake succeeds.
+	// +optional
+	TCP *TCPHealthCheck `json:"tcp,omitempty"`
+}
+
+// HTTPHealthCheck is the request of a health check, and what its response must be.
+type HTTPHealthCheck struct {
+	// Method is the request's method. The default is GET.
+	// +optional
+	// +kubebuilder:validation:Enum=GET;HEAD;OPTIONS;POST
+	Method *string `json:"method,omitempty"`
+	// Path is the path to ask for, with a query if need be. The default is "/".
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:Pattern=`^/[!"$-\[\]-~]*$`
+	Path *string `json:"path,omitempty"`
+	// Host is the request's host, with a port if need be. The default is the
+	// name in TLS to the backend, without TLS the address and port that are asked.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=259
+	Host *string `json:"host,omitempty"`
+	// Headers are sent along.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	Headers []gatewayv1.HTTPHeader `json:"headers,omitempty"`
+	// Statuses are the statuses that pass, such as "200" or "200-299". The
+	// default is 200-399.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=16
+	Statuses []HTTPStatusRange `json:"statuses,omitempty"`
+}
+
+// HTTPStatusRange is an HTTP status code, or two with a hyphen between them
+// for all from one to the other.
+// +kubebuilder:validation:MaxLength=7
+// +kubebuilder:validation:Pattern=`^[2-5][0-9]{2}(-[2-5][0-9]{2})?$`
+type HTTPStatusRange string
+
+// GRPCHealthCheck calls grpc.health.v1.Health/Check.
+type GRPCHealthCheck struct {
+	// Service is the name whose health is asked for. The default is the
+	// server's health as a whole.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	Service string `json:"service,omitempty"`
+}
+
+// TCPHealthCheck connects, and says nothing.
+type TCPHealthCheck struct{}

@@ -55,8 +55,14 @@ func compileBackendPolicy(c *policyCompiler) {
 		}
 		set("proxyProtocol", before, func(cl *snapshot.Cluster) { cl.ProxyProtocol = version })
 	}
+	if spec.HealthCheck != nil {
+		before := len(c.findings)
+		check := compileHealthCheck(c, spec)
+		set("healthCheck", before, func(cl *snapshot.Cluster) { cl.HealthCheck = check })
+		reportUnaskable(c, spec.TargetRefs, check)
+	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool or proxyProtocol")
+		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, proxyProtocol or healthCheck")
 	}
 }
 
@@ -72,6 +78,9 @@ func (x *policies) cluster(at backendUse, c *snapshot.Cluster) (target string) {
 	for _, w := range x.effective(backendPolicies, places...) {
 		w.stanza.value.(clusterSetting)(c)
 		nearest = max(nearest, slices.Index(places, w.place))
+	}
+	if c.HealthCheck != nil && at.Port != nil && !askable(c.HealthCheck, at.Port) {
+		c.HealthCheck = nil
 	}
 	if nearest >= own {
 		p := places[nearest]

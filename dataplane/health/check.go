@@ -108,7 +108,7 @@ func (k *Check) run() {
 		return
 	}
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(k.checker.ctx, cmp.Or(settings.Timeout, time.Second))
+	ctx, cancel := context.WithTimeout(k.checker.ctx, cmp.Or(settings.Timeout, snapshot.HealthCheckTimeout))
 	defer cancel()
 	k.cancel = cancel
 	k.mu.Unlock()

@@ -81,7 +81,9 @@ func next(s *snapshot.HealthCheck, began time.Time) time.Time {
 	return began.Add(time.Duration((0.8 + 0.4*rand.Float64()) * float64(interval(s))))
 }
 
-func interval(s *snapshot.HealthCheck) time.Duration { return cmp.Or(s.Interval, 10*time.Second) }
+func interval(s *snapshot.HealthCheck) time.Duration {
+	return cmp.Or(s.Interval, snapshot.HealthCheckInterval)
+}
 
 // schedule says when a check is due; it may be scheduled already. k.mu is held.
 func (c *Checker) schedule(k *Check, at time.Time) {

@@ -284,7 +284,8 @@ type Cluster struct {
 // serve: by HTTP, by gRPC, or, with neither, by connecting to them.
 type HealthCheck struct {
 	// Interval is from the beginning of one check to that of the next, give or
-	// take a fifth; 0 means 10 s. Timeout bounds a check; 0 means 1 s.
+	// take a fifth; 0 means HealthCheckInterval. Timeout bounds a check; 0 means
+	// HealthCheckTimeout.
 	Interval time.Duration `json:"interval,omitempty"`
 	Timeout  time.Duration `json:"timeout,omitempty"`
 	// HealthyThreshold is how many checks in a row must pass until an unhealthy
@@ -297,6 +298,12 @@ type HealthCheck struct {
 	HTTP *HTTPHealthCheck `json:"http,omitempty"`
 	GRPC *GRPCHealthCheck `json:"grpc,omitempty"`
 }
+
+// The defaults of HealthCheck.
+const (
+	HealthCheckInterval = 10 * time.Second
+	HealthCheckTimeout  = time.Second
+)
 
 // HTTPHealthCheck is a request and what its response must be.
 type HTTPHealthCheck struct {

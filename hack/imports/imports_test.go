@@ -36,7 +36,7 @@ var rules = []rule{
 	},
 	{
 		of: []string{
-			"dataplane/balance", "dataplane/deadline", "dataplane/exchange", "dataplane/h1",
+			"dataplane/balance", "dataplane/deadline", "dataplane/exchange", "dataplane/h1", "dataplane/health",
 			"dataplane/pipeline", "dataplane/route", "dataplane/upstream", "dataplane/observe",
 			"dataplane/policy/*",
 		},

@@ -515,6 +515,8 @@ func TestBadPoliciesAreRefused(t *testing.T) {
 		{"an unknown field", "AuthPolicy", target + "\n  apiKeys: {}", "apiKeys"},
 		{"two places at once", "AuthPolicy", target + "\n  apiKey: {from: [{header: A, cookie: b}], secretRefs: [{name: s}]}", "exactly one of header, query and cookie"},
 		{"an algorithm that there is not", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  balance: {algorithm: Fastest}", "Fastest"},
+		{"two health checks at once", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  healthCheck: {tcp: {}, grpc: {}}", "exactly one of http, grpc and tcp"},
+		{"a health check that outlasts its interval", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  healthCheck: {tcp: {}, interval: 500ms}", "timeout must not be longer than interval"},
 		{"a Backend without endpoints", "Backend", "endpoints: []", "endpoints"},
 		{"an endpoint with two addresses", "Backend", "endpoints: [{ip: 192.0.2.1, hostname: a.example.com, port: 80}]", "exactly one"},
 	} {
