@@ -56,8 +56,10 @@ test: bin/helm ## run every test under the race detector, also against a real AP
 	@# The race detector allocates and costs memory itself, so what holds that nothing does runs without it.
 	go test -run 'Allocat|AreSmall' ./dataplane/... 2>&1 | tee -a out/test.log
 
-test-protocols: bin/headgate bin/h2spec bin/grpc-client bin/grpc-server ## hold bin/headgate to h2spec and gRPC's interop tests, over TLS and without
-	HEADGATE=$(CURDIR)/bin/headgate H2SPEC=$(CURDIR)/bin/h2spec \
+test-protocols: bin/headgate bin/h2spec bin/grpc-client bin/grpc-server ## hold bin/headgate to others' clients and suites: h2spec, gRPC, curl, Chromium, testssl.sh, slowhttptest
+	hack/protocols/install
+	@# http2xconnect lets Go's client of HTTP/2 ask for tunnels.
+	GODEBUG=http2xconnect=1 HEADGATE=$(CURDIR)/bin/headgate H2SPEC=$(CURDIR)/bin/h2spec \
 	GRPC_CLIENT=$(CURDIR)/bin/grpc-client GRPC_SERVER=$(CURDIR)/bin/grpc-server go test -count=1 -v ./hack/protocols
 
 quickstart: bin/headgate bin/demo bin/quickstart ## see the shop at work; CHECK=1 to check its answers and end

@@ -53,6 +53,7 @@ type headgate struct {
 	plain, secure int            // the listeners' ports
 	ca            string         // the file with the authority that signed for localhost
 	roots         *x509.CertPool // the same
+	chain         []byte         // the certificate
 	folder        string         // of the manifests
 	out, log      *output        // what it writes
 	cmd           *exec.Cmd
@@ -88,6 +89,7 @@ func start(t *testing.T, objects string, flags ...string) *headgate {
 		out: new(output), log: new(output), ended: make(chan struct{}),
 	}
 	authority, chain, key := certificate(t)
+	h.chain = chain
 	h.ca = filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(h.ca, authority, 0o600); err != nil {
 		t.Fatal(err)
