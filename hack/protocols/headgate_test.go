@@ -84,10 +84,7 @@ func installed(t *testing.T, name string) string {
 // start serves base and these objects, until the test ends.
 func start(t *testing.T, objects string, flags ...string) *headgate {
 	t.Helper()
-	h := &headgate{
-		plain: freePort(t), secure: freePort(t), folder: t.TempDir(),
-		out: new(output), log: new(output), ended: make(chan struct{}),
-	}
+	h := &headgate{plain: freePort(t), secure: freePort(t), folder: t.TempDir()}
 	authority, chain, key := certificate(t)
 	h.chain = chain
 	h.ca = filepath.Join(t.TempDir(), "ca.pem")
@@ -99,7 +96,16 @@ func start(t *testing.T, objects string, flags ...string) *headgate {
 	encode := base64.StdEncoding.EncodeToString
 	h.write(t, "base.yaml", fmt.Sprintf(base, encode(chain), encode(key), h.plain, h.secure))
 	h.apply(t, objects)
+	h.run(t, flags...)
+	await(t, h.plain)
+	await(t, h.secure)
+	return h
+}
 
+// run serves the folder until the test ends.
+func (h *headgate) run(t *testing.T, flags ...string) {
+	t.Helper()
+	h.out, h.log, h.ended = new(output), new(output), make(chan struct{})
 	flags = append([]string{"--manifests", h.folder, "--bind-address", "127.0.0.1", "--admin-address", "", "--shutdown-timeout", "5s"}, flags...)
 	h.cmd = exec.Command(program(t, "HEADGATE"), flags...)
 	h.cmd.Stdout, h.cmd.Stderr = h.out, h.log
@@ -123,9 +129,6 @@ func start(t *testing.T, objects string, flags ...string) *headgate {
 			t.Errorf("headgate: %v\n%s", h.err, h.log)
 		}
 	})
-	await(t, h.plain)
-	await(t, h.secure)
-	return h
 }
 
 // apply replaces the test's objects.
