@@ -91,7 +91,7 @@ func TestCurl(t *testing.T) {
 		w.Header().Set("X-Sum", "7")
 	})
 	mux.HandleFunc("/compressed", func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, text) })
-	mux.HandleFunc("/refuse", func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", 403) })
+	mux.HandleFunc("/refuse", func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusForbidden) })
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
 		select {
 		case <-r.Context().Done():

@@ -1,5 +1,7 @@
 package protocols
 
+//lint:file-ignore SA1019 net/http's own client of HTTP/2 does not send :protocol
+
 import (
 	"bufio"
 	"context"

@@ -54,7 +54,7 @@ func (c *chat) serve(w *tapped, r *http.Request) error {
 	ctx, query := context.Background(), r.URL.Query()
 	switch r.URL.Path {
 	case "/refuse":
-		http.Error(w, "not you", 403)
+		http.Error(w, "not you", http.StatusForbidden)
 		return nil
 	case "/bytes", "/first": // a tunnel of bytes; at /first the server ends its direction first
 		s, ok := accept(c.t, w, r)
