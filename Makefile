@@ -56,7 +56,7 @@ test: bin/helm ## run every test under the race detector, also against a real AP
 	@# The race detector allocates and costs memory itself, so what holds that nothing does runs without it.
 	go test -run 'Allocat|AreSmall' ./dataplane/... 2>&1 | tee -a out/test.log
 
-test-protocols: bin/headgate bin/h2spec bin/grpc-client bin/grpc-server ## hold bin/headgate to others' clients and suites: h2spec, gRPC, curl, Chromium, testssl.sh, slowhttptest
+test-protocols: bin/headgate bin/h2spec bin/grpc-client bin/grpc-server ## hold bin/headgate to others' clients and suites: h2spec, gRPC, curl, Chromium, HAProxy, testssl.sh, slowhttptest
 	hack/protocols/install
 	@# http2xconnect lets Go's client of HTTP/2 ask for tunnels.
 	GODEBUG=http2xconnect=1 HEADGATE=$(CURDIR)/bin/headgate H2SPEC=$(CURDIR)/bin/h2spec \

@@ -45,11 +45,7 @@ frontend behind
 // TestHAProxy has HAProxy in front of Headgate and behind it, with the PROXY
 // protocol between them.
 func TestHAProxy(t *testing.T) {
-	program(t, "HEADGATE")
-	path, err := exec.LookPath("haproxy")
-	if err != nil {
-		t.Skip("HAProxy is not installed")
-	}
+	path := installed(t, "haproxy")
 	v1, v2, secure, behind := freePort(t), freePort(t), freePort(t), freePort(t)
 	objects := func(version string) string {
 		return backend("backend", behind) + route("backend") + fmt.Sprintf(`
