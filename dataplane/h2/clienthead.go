@@ -2,6 +2,7 @@ package h2
 
 import (
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/section"
 	"github.com/headgate/headgate/dataplane/syntax"
 )
 
@@ -24,7 +25,7 @@ func (c *ClientConn) appendRequest(b []byte, id uint32, out *exchange.Request, w
 	}
 	b = appendPseudo(b, staticAuthority, out.Authority)
 	for i := range out.Fields {
-		if f := &out.Fields[i]; !unsent[f.Key] && !(websocket && isWebSocketKey(f)) {
+		if f := &out.Fields[i]; !section.Unsent[f.Key] && !(websocket && isWebSocketKey(f)) {
 			b = c.enc.appendField(b, f)
 		}
 	}
@@ -95,7 +96,7 @@ func (c *ClientConn) appendTrailers(b []byte, id uint32, trailers exchange.Field
 	start := len(b)
 	b = c.enc.begin(beginHeaders(b))
 	for i := range trailers {
-		if f := &trailers[i]; syntax.MayTrail(f.Key) && !unsent[f.Key] {
+		if f := &trailers[i]; syntax.MayTrail(f.Key) && !section.Unsent[f.Key] {
 			b = c.enc.appendField(b, f)
 		}
 	}

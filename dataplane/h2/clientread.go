@@ -6,6 +6,7 @@ import (
 
 	"github.com/headgate/headgate/dataplane/deadline"
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/section"
 )
 
 // clientReader is the receiving half of a ClientConn: its one goroutine.
@@ -27,7 +28,7 @@ const clientReadBuffer = 32 << 10 // at least one frame
 func (in *clientReader) init(c *ClientConn) {
 	in.c = c
 	in.limit = minFrameSize
-	in.dec.maxBytes, in.dec.maxCount = c.opts.MaxHeaderBytes, c.opts.MaxHeaderCount
+	in.dec.MaxBytes, in.dec.MaxCount = c.opts.MaxHeaderBytes, c.opts.MaxHeaderCount
 	in.first = true
 	in.buf = make([]byte, clientReadBuffer)
 }
@@ -163,9 +164,9 @@ func (in *clientReader) headers(h frameHeader, payload []byte) *connError {
 		}
 		in.c.mu.Lock()
 		s, err := in.c.stream(h.stream)
-		kind := responseBlock
+		kind := section.Response
 		if s != nil && s.answered {
-			kind = trailerBlock
+			kind = section.Trailers
 		}
 		in.c.mu.Unlock()
 		if err != nil {
@@ -202,16 +203,16 @@ func (in *clientReader) headers(h frameHeader, payload []byte) *connError {
 func (in *clientReader) deliver(s *ClientStream) (malformed string) {
 	d := &in.dec
 	switch {
-	case d.malformed != "":
-		return d.malformed
-	case d.tooLarge:
+	case d.Malformed != "":
+		return d.Malformed
+	case d.TooLarge:
 		return "header_too_large"
 	case s.ended:
 		return "after_the_end"
 	}
 	s.progress = deadline.Now()
 	defer s.cond.Broadcast()
-	if d.kind == trailerBlock {
+	if d.Kind == section.Trailers {
 		if !in.last {
 			return "trailer" // RFC 9113 section 8.1
 		}
@@ -219,25 +220,25 @@ func (in *clientReader) deliver(s *ClientStream) (malformed string) {
 		return s.end()
 	}
 	switch {
-	case d.seen != hasStatus:
+	case d.Seen != section.HasStatus:
 		return "status"
-	case d.status == 101:
+	case d.Status == 101:
 		return "switching_protocols" // RFC 9113 section 8.6
-	case d.status < 200:
-		if in.last || d.length >= 0 {
+	case d.Status < 200:
+		if in.last || d.Length >= 0 {
 			return "interim_with_content"
 		}
 		if s.informed++; s.informed > interimLimit {
 			return "interim_many"
 		}
-		s.interims = append(s.interims, interim{d.status, append(exchange.Fields(nil), in.fields...)})
+		s.interims = append(s.interims, interim{d.Status, append(exchange.Fields(nil), in.fields...)})
 		return ""
 	}
-	s.length = d.length
+	s.length = d.Length
 	switch {
-	case s.pump.tunnel && d.status < 300:
+	case s.pump.tunnel && d.Status < 300:
 		s.length = -1
-	case s.method == "HEAD" || d.status == 204 || d.status == 304:
+	case s.method == "HEAD" || d.Status == 204 || d.Status == 304:
 		s.bodiless, s.length = true, 0
 	}
 	if in.last {
@@ -245,7 +246,7 @@ func (in *clientReader) deliver(s *ClientStream) (malformed string) {
 			return reason
 		}
 	}
-	s.head.status, s.head.length = d.status, d.length
+	s.head.status, s.head.length = d.Status, d.Length
 	s.head.fields, in.fields = in.fields, s.head.fields[:0]
 	s.answered = true
 	in.c.served++

@@ -1,11 +1,10 @@
 package h2
 
 import (
-	"crypto/sha1"
-	"encoding/base64"
 	"io"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/section"
 )
 
 // clientTunnel is the upstream's side of a tunnel on a stream: what follows a
@@ -28,15 +27,8 @@ func (s *ClientStream) openTunnel() {
 	r.Status = 101
 	r.Fields = append(r.Fields, exchange.Field{Key: exchange.KeyUpgrade, Name: "Upgrade", Value: out.Upgrade})
 	if key, ok := out.Fields.Get("Sec-WebSocket-Key"); ok {
-		r.Fields.Add("Sec-WebSocket-Accept", webSocketAccept(key))
+		r.Fields.Add("Sec-WebSocket-Accept", section.WebSocketAccept(key))
 	}
-}
-
-// webSocketAccept answers a Sec-WebSocket-Key, RFC 6455 section 4.2.2. HTTP/2
-// has neither, RFC 8441 section 5: it is for us to answer a client of HTTP/1.1.
-func webSocketAccept(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 // Read implements exchange.Tunnel.

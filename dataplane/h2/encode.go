@@ -6,10 +6,8 @@ import (
 	"strconv"
 	"unsafe"
 
-	"golang.org/x/net/http2/hpack"
-
 	"github.com/headgate/headgate/dataplane/exchange"
-	"github.com/headgate/headgate/dataplane/syntax"
+	"github.com/headgate/headgate/dataplane/section"
 )
 
 // encoder writes field blocks, RFC 7541. It is ours, with hpack's Huffman code,
@@ -74,7 +72,7 @@ func (e *encoder) begin(b []byte) []byte {
 		e.shrunk = tableSize
 		e.evict(0)
 		if e.shrunk = shrunk; shrunk < tableSize {
-			b = appendInt(b, 0x20, 5, uint64(tableSize-shrunk))
+			b = section.AppendInt(b, 0x20, 5, uint64(tableSize-shrunk))
 		}
 	}
 	return b
@@ -100,7 +98,7 @@ func (e *encoder) appendField(b []byte, f *exchange.Field) []byte {
 	name, index := f.Name, uint64(0)
 	if f.Key != exchange.KeyOther {
 		name, index = f.Key.Name(), uint64(staticNames[f.Key])
-	} else if !validName(name) {
+	} else if !section.ValidName(name) {
 		return b
 	}
 	switch f.Key {
@@ -124,7 +122,7 @@ func (e *encoder) appendField(b []byte, f *exchange.Field) []byte {
 		s.hash, s.number = hash, 0
 		return appendLiteral(b, 0, 4, index, name, f.Value)
 	case s.number != 0 && s.is(name, f.Value):
-		return appendInt(b, 0x80, 7, uint64(staticCount+e.next-s.number+1))
+		return section.AppendInt(b, 0x80, 7, uint64(staticCount+e.next-s.number+1))
 	case size > tableSize-e.shrunk:
 		return appendLiteral(b, 0, 4, index, name, f.Value)
 	}
@@ -202,71 +200,12 @@ func (e *encoder) appendLength(b []byte, n int64) []byte {
 
 // appendLiteral appends a literal of the kind, whose index has a prefix of bits.
 func appendLiteral(b []byte, kind byte, bits uint, index uint64, name, value string) []byte {
-	b = appendInt(b, kind, bits, index)
+	b = section.AppendInt(b, kind, bits, index)
 	if index == 0 {
-		b = appendString(b, name, true)
+		b = section.AppendName(b, 0, 7, name)
 	}
-	return appendString(b, value, false)
+	return section.AppendValue(b, 0, 7, value)
 }
-
-// appendInt appends an integer, RFC 7541 section 5.1.
-func appendInt(b []byte, kind byte, bits uint, n uint64) []byte {
-	limit := uint64(1)<<bits - 1
-	if n < limit {
-		return append(b, kind|byte(n))
-	}
-	b = append(b, kind|byte(limit))
-	for n -= limit; n >= 0x80; n >>= 7 {
-		b = append(b, byte(n)|0x80)
-	}
-	return append(b, byte(n))
-}
-
-// appendString appends a string literal, RFC 7541 section 5.2: a name in lower
-// case, or a value that has nothing in it which must not be there.
-func appendString(b []byte, s string, name bool) []byte {
-	var scratch [128]byte
-	switch {
-	case name:
-		s = lowered(s, scratch[:0])
-	case !syntax.CleanValue(bytesOf(s)):
-		s = cleaned(s, scratch[:0])
-	}
-	n := hpack.HuffmanEncodeLength(s)
-	if n >= uint64(len(s)) {
-		b = appendInt(b, 0, 7, uint64(len(s)))
-		return append(b, s...)
-	}
-	b = appendInt(b, 0x80, 7, n)
-	return hpack.AppendHuffmanString(b, s)
-}
-
-func lowered(s string, scratch []byte) string {
-	for i := range len(s) {
-		if 'A' <= s[i] && s[i] <= 'Z' {
-			scratch = append(scratch, s...)
-			for ; i < len(s); i++ {
-				if c := s[i]; 'A' <= c && c <= 'Z' {
-					scratch[i] = c + ('a' - 'A')
-				}
-			}
-			return str(scratch)
-		}
-	}
-	return s
-}
-
-func cleaned(s string, scratch []byte) string {
-	scratch = append(scratch, s...)
-	for i, c := range scratch {
-		if syntax.Classes[c]&syntax.ValueChar == 0 {
-			scratch[i] = ' '
-		}
-	}
-	return str(scratch)
-}
-
-func validName(name string) bool { return name != "" && syntax.All(name, syntax.TChar) }
 
 // beginHeaders appends room for the header of a HEADERS frame.
 func beginHeaders(b []byte) []byte { return append(b, "123456789"...) }
@@ -303,14 +242,6 @@ func putFrameHeader(b []byte, n int, kind frameType, flags frameFlags, stream ui
 	binary.BigEndian.PutUint32(b[5:], stream)
 }
 
-// unsent are the fields that a codec alone writes, or that belong to one
-// connection and must not be in HTTP/2, RFC 9113 section 8.2.2.
-var unsent = [256]bool{
-	exchange.KeyHost: true, exchange.KeyContentLength: true, exchange.KeyTransferEncoding: true,
-	exchange.KeyConnection: true, exchange.KeyKeepAlive: true, exchange.KeyProxyConnection: true,
-	exchange.KeyTE: true, exchange.KeyUpgrade: true, exchange.KeyExpect: true, exchange.KeyHTTP2Settings: true,
-}
-
 // staticNames are the entries of RFC 7541 appendix A by name.
 var staticNames = [256]uint8{
 	exchange.KeyAccept: 19, exchange.KeyAcceptEncoding: 16, exchange.KeyAge: 21, exchange.KeyAuthorization: 23,
@@ -325,6 +256,3 @@ var staticNames = [256]uint8{
 
 // str makes a view of bytes.
 func str(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
-
-// bytesOf returns the string's bytes, which must not be written to.
-func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }

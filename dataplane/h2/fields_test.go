@@ -10,6 +10,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/section"
 )
 
 // What is encoded reads the same in another's decoder, whatever the tables' sizes.
@@ -109,7 +110,7 @@ func TestEndHeaders(t *testing.T) {
 }
 
 // decode decodes a block of name, value pairs.
-func decode(t *testing.T, kind blockKind, pairs ...string) (fieldBlock, exchange.Fields) {
+func decode(t *testing.T, kind section.Kind, pairs ...string) (section.Section, exchange.Fields) {
 	t.Helper()
 	var b strings.Builder
 	enc := hpack.NewEncoder(&b)
@@ -119,7 +120,7 @@ func decode(t *testing.T, kind blockKind, pairs ...string) (fieldBlock, exchange
 		}
 	}
 	var fields exchange.Fields
-	d := decoder{maxBytes: 1000, maxCount: 20}
+	d := decoder{Reader: section.Reader{MaxBytes: 1000, MaxCount: 20}}
 	d.begin(kind, &fields, &exchange.Arena{})
 	block := b.String()
 	for i := range len(block) {
@@ -131,12 +132,12 @@ func decode(t *testing.T, kind blockKind, pairs ...string) (fieldBlock, exchange
 	if err := d.end(); err != nil {
 		t.Fatal(err)
 	}
-	return d.fieldBlock, fields
+	return d.Section, fields
 }
 
 func TestDecoderFields(t *testing.T) {
-	block, fields := decode(t, requestBlock, ":method", "GET", "cookie", "a=1", "x", "y", "cookie", "b=2", "cookie", "c=3", "te", "trailers", "content-length", "3")
-	if block.malformed != "" || block.method != "GET" || block.length != 3 || len(fields) != 3 || fields[0].Value != "a=1; b=2; c=3" {
+	block, fields := decode(t, section.Request, ":method", "GET", "cookie", "a=1", "x", "y", "cookie", "b=2", "cookie", "c=3", "te", "trailers", "content-length", "3")
+	if block.Malformed != "" || block.Method != "GET" || block.Length != 3 || len(fields) != 3 || fields[0].Value != "a=1; b=2; c=3" {
 		t.Errorf("%+v %q", block, fields)
 	}
 	for want, cases := range map[string][][]string{
@@ -151,21 +152,21 @@ func TestDecoderFields(t *testing.T) {
 		"content_length_repeated": {{"content-length", "1", "content-length", "1"}},
 	} {
 		for _, c := range cases {
-			if block, _ := decode(t, requestBlock, c...); block.malformed != want {
-				t.Errorf("%q: %q, want %q", c, block.malformed, want)
+			if block, _ := decode(t, section.Request, c...); block.Malformed != want {
+				t.Errorf("%q: %q, want %q", c, block.Malformed, want)
 			}
 		}
 	}
-	if block, _ := decode(t, responseBlock, ":status", "099"); block.malformed != "status" {
+	if block, _ := decode(t, section.Response, ":status", "099"); block.Malformed != "status" {
 		t.Error(block)
 	}
-	if block, _ := decode(t, trailerBlock, ":status", "200"); block.malformed != "pseudo_field_place" {
+	if block, _ := decode(t, section.Trailers, ":status", "200"); block.Malformed != "pseudo_field_place" {
 		t.Error(block)
 	}
-	if block, fields := decode(t, trailerBlock, "authorization", "x", "grpc-status", "0"); block.malformed != "" || len(fields) != 1 {
+	if block, fields := decode(t, section.Trailers, "authorization", "x", "grpc-status", "0"); block.Malformed != "" || len(fields) != 1 {
 		t.Error(block, fields)
 	}
-	if block, _ := decode(t, requestBlock, "a", strings.Repeat("x", 1000)); !block.tooLarge {
+	if block, _ := decode(t, section.Request, "a", strings.Repeat("x", 1000)); !block.TooLarge {
 		t.Error("a list that is too large is taken")
 	}
 }
@@ -191,15 +192,15 @@ func TestDecoderBounds(t *testing.T) {
 		errCompression: "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
 	} {
 		var fields exchange.Fields
-		d := decoder{maxBytes: 1000, maxCount: 20}
-		d.begin(requestBlock, &fields, &exchange.Arena{})
+		d := decoder{Reader: section.Reader{MaxBytes: 1000, MaxCount: 20}}
+		d.begin(section.Request, &fields, &exchange.Arena{})
 		if err := d.add([]byte(block)); err != want {
 			t.Errorf("%v, want %v", err, want)
 		}
 	}
-	d := decoder{maxBytes: 1000, maxCount: 20}
+	d := decoder{Reader: section.Reader{MaxBytes: 1000, MaxCount: 20}}
 	var fields exchange.Fields
-	d.begin(requestBlock, &fields, &exchange.Arena{})
+	d.begin(section.Request, &fields, &exchange.Arena{})
 	var err *connError
 	for i := 0; err == nil && i < 1000; i++ {
 		err = d.add(nil)
@@ -207,8 +208,8 @@ func TestDecoderBounds(t *testing.T) {
 	if err != errContinuations {
 		t.Errorf("empty frames: %v", err)
 	}
-	d = decoder{maxBytes: 1000, maxCount: 20}
-	d.begin(requestBlock, &fields, &exchange.Arena{})
+	d = decoder{Reader: section.Reader{MaxBytes: 1000, MaxCount: 20}}
+	d.begin(section.Request, &fields, &exchange.Arena{})
 	if err := d.add([]byte(cookies)); err != errHeaderBomb {
 		t.Errorf("tiny cookies: %v", err)
 	}
@@ -219,14 +220,14 @@ func FuzzDecoder(f *testing.F) {
 	f.Add([]byte("\x40\x01a\x01b\xbe\xbe\x20\x3f\xe1\x1f"), uint8(1))
 	f.Add([]byte{0x60, 0x02, 'a', '='}, uint8(2))
 	f.Fuzz(func(t *testing.T, block []byte, kind uint8) {
-		d := decoder{maxBytes: 500, maxCount: 10}
+		d := decoder{Reader: section.Reader{MaxBytes: 500, MaxCount: 10}}
 		var fields exchange.Fields
-		d.begin(blockKind(kind%3), &fields, &exchange.Arena{})
-		if d.add(block) != nil || d.end() != nil || d.malformed != "" {
+		d.begin(section.Kind(kind%3), &fields, &exchange.Arena{})
+		if d.add(block) != nil || d.end() != nil || d.Malformed != "" {
 			return
 		}
 		for _, f := range fields {
-			if !lowerName(f.Name) || strings.ContainsAny(f.Value, "\r\n\x00") || f.Key == exchange.KeyHost ||
+			if !section.ValidName(f.Name) || f.Name != strings.ToLower(f.Name) || strings.ContainsAny(f.Value, "\r\n\x00") || f.Key == exchange.KeyHost ||
 				f.Key == exchange.KeyContentLength || f.Key == exchange.KeyTransferEncoding || f.Key == exchange.KeyConnection {
 				t.Errorf("%q", f)
 			}

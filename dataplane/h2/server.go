@@ -52,7 +52,7 @@ type ServerConn struct {
 	drain     drainState
 	drainTime *time.Timer
 
-	resets, provoked, frames budget
+	resets, provoked, frames link.Budget
 	gathering                *gathering // nil while there is nothing to write
 	// ours are the streams that we reset last: what is on its way for them is no error.
 	ours [64]uint32
@@ -95,7 +95,7 @@ func NewServerConn(nc net.Conn, info *exchange.Conn, h exchange.Handler, opts *S
 	l.Open(nc)
 	c.awaiter.Init(l, c.takeRoom, c.dropRoom)
 	c.in.limit = minFrameSize
-	c.dec.maxBytes, c.dec.maxCount = c.opts.MaxHeaderBytes, c.opts.MaxHeaderCount
+	c.dec.MaxBytes, c.dec.MaxCount = c.opts.MaxHeaderBytes, c.opts.MaxHeaderCount
 	c.send, c.window = initialWindow, initialWindow
 	c.recv = newRecvWindow(initialWindow)
 	c.est = estimator{window: c.opts.StreamWindow, limit: c.opts.MaxStreamWindow}
@@ -109,8 +109,8 @@ func (c *ServerConn) Unread(b []byte) { c.unread = append(c.unread, b...) }
 // Serve serves the connection to its end and closes it. It returns when the
 // last of its requests is over.
 func (c *ServerConn) Serve() {
-	pool.use()
-	defer pool.unuse()
+	pool.Use()
+	defer pool.Unuse()
 	c.mu.Lock()
 	c.out = appendSettings(c.out,
 		setting{settingMaxConcurrentStreams, uint32(c.opts.MaxStreams)},
@@ -424,6 +424,9 @@ func (c *ServerConn) cut() error {
 		}
 	}
 }
+
+// pool serves streams.
+var pool link.Workers
 
 // now is the time for budgets and bandwidth.
 func now() time.Duration { return deadline.Now() }

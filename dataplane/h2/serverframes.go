@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/section"
 )
 
 // openBlock is the field block that is being received.
@@ -12,7 +13,7 @@ type openBlock struct {
 	open bool
 	id   uint32
 	st   *stream // nil if the fields are of no use, and only decoded
-	kind blockKind
+	kind section.Kind
 	end  bool // END_STREAM
 	// refused says that the stream is one too many.
 	refused bool
@@ -66,7 +67,7 @@ func (c *ServerConn) frame(h frameHeader, payload []byte) *connError {
 
 // nothing accounts for frames that carry nothing. mu is held.
 func (c *ServerConn) nothing(n int) *connError {
-	if !c.frames.spend(n, c.opts.Frames, c.opts.Frames/10, now()) {
+	if !c.frames.Spend(n, c.opts.Frames, c.opts.Frames/10, now()) {
 		return errFrameFlood
 	}
 	return nil
@@ -101,7 +102,7 @@ func (c *ServerConn) takeHeaders(h frameHeader, payload []byte) *connError {
 			c.mu.Unlock()
 			return errStreamClosed
 		}
-		b.st, b.kind = st, trailerBlock
+		b.st, b.kind = st, section.Trailers
 	case h.stream <= c.lastID:
 		if !c.isOurs(h.stream) {
 			c.mu.Unlock()
@@ -120,11 +121,11 @@ func (c *ServerConn) takeHeaders(h frameHeader, payload []byte) *connError {
 
 	switch {
 	case b.st == nil:
-		c.dec.begin(requestBlock, &b.scrap, &b.arena)
-	case b.kind == trailerBlock:
-		c.dec.begin(trailerBlock, &b.scrap, &b.arena)
+		c.dec.begin(section.Request, &b.scrap, &b.arena)
+	case b.kind == section.Trailers:
+		c.dec.begin(section.Trailers, &b.scrap, &b.arena)
 	default:
-		c.dec.begin(requestBlock, &b.st.ex.In.Fields, &b.st.ex.Arena)
+		c.dec.begin(section.Request, &b.st.ex.In.Fields, &b.st.ex.Arena)
 	}
 	return c.takeFragment(h, payload)
 }
@@ -150,7 +151,7 @@ func (c *ServerConn) takeFragment(h frameHeader, payload []byte) *connError {
 		return c.reset(b.id, nil, RefusedStream, "")
 	case st == nil:
 		return nil
-	case b.kind == trailerBlock:
+	case b.kind == section.Trailers:
 		return c.takeTrailers(st, b)
 	}
 	return c.open(st, b)
@@ -158,7 +159,7 @@ func (c *ServerConn) takeFragment(h frameHeader, payload []byte) *connError {
 
 // open begins to serve a request.
 func (c *ServerConn) open(st *stream, b *openBlock) *connError {
-	status, reason := st.accept(&c.dec.fieldBlock, b.end)
+	status, reason := st.accept(&c.dec.Section, b.end)
 	if reason == "" {
 		c.mu.Lock()
 		c.streams[st.id] = st
@@ -166,7 +167,7 @@ func (c *ServerConn) open(st *stream, b *openBlock) *connError {
 		c.takeOut()
 		c.setPhase()
 		c.mu.Unlock()
-		pool.start(st)
+		pool.Start(st)
 		return nil
 	}
 	c.handler.Malformed(c.info, status, reason)
@@ -189,7 +190,7 @@ func (c *ServerConn) refuse(id uint32, status int) {
 	out := c.enc.begin(beginHeaders(c.out))
 	out = appendStatus(out, status)
 	out = c.enc.appendLength(out, 0)
-	out = c.appendDate(out)
+	out = c.enc.appendField(out, section.Date())
 	c.out = endHeaders(out, start, id, true, minFrameSize)
 }
 
@@ -200,11 +201,11 @@ func (c *ServerConn) takeTrailers(st *stream, b *openBlock) *connError {
 		return nil // it has ended in between
 	}
 	switch d := &c.dec; {
-	case d.malformed != "":
-		return c.reset(b.id, st, ProtocolError, d.malformed)
+	case d.Malformed != "":
+		return c.reset(b.id, st, ProtocolError, d.Malformed)
 	case !b.end:
 		return c.reset(b.id, st, ProtocolError, "trailers_without_end") // RFC 9113 section 8.1
-	case d.tooLarge:
+	case d.TooLarge:
 		return c.reset(b.id, st, ProtocolError, "trailers_too_large")
 	}
 	st.trailers = append(st.trailers, b.scrap...)
@@ -317,7 +318,7 @@ func (c *ServerConn) takeReset(id uint32) *connError {
 		return c.nothing(1)
 	}
 	c.gone(st, errReset)
-	if !c.resets.spend(1, c.opts.Resets, c.opts.Resets/4, now()) {
+	if !c.resets.Spend(1, c.opts.Resets, c.opts.Resets/4, now()) {
 		return errResetFlood
 	}
 	return nil
@@ -434,7 +435,7 @@ func (c *ServerConn) reset(id uint32, st *stream, code ErrCode, reason string) *
 		}
 		c.gone(st, errMalformed)
 	}
-	if code != NoError && !c.provoked.spend(1, c.opts.Resets, c.opts.Resets/4, now()) {
+	if code != NoError && !c.provoked.Spend(1, c.opts.Resets, c.opts.Resets/4, now()) {
 		return errProvoked
 	}
 	return nil

@@ -7,7 +7,7 @@ import (
 
 	"github.com/headgate/headgate/dataplane/deadline"
 	"github.com/headgate/headgate/dataplane/exchange"
-	"github.com/headgate/headgate/dataplane/syntax"
+	"github.com/headgate/headgate/dataplane/section"
 )
 
 // stream is one request and its response. It is its request's body, and the
@@ -100,112 +100,14 @@ func (st *stream) reuse() {
 
 // accept fills ex.In from a decoded block. It returns a reason if the request
 // is not to be served: with the status to answer, or 0 if it is malformed.
-func (st *stream) accept(b *fieldBlock, end bool) (status int, reason string) {
+func (st *stream) accept(s *section.Section, end bool) (status int, reason string) {
 	c, in := st.c, &st.ex.In
-	in.Proto, in.Scheme, in.Method = exchange.HTTP2, c.scheme, b.method
-	if b.malformed != "" {
-		return 0, b.malformed
-	}
-	if b.tooLarge {
-		return 431, "header_too_large"
-	}
-	if c.opts.RefuseUnderscores {
-		for i := range in.Fields {
-			for j := range in.Fields[i].Name {
-				if in.Fields[i].Name[j] == '_' {
-					return 0, "field_underscore"
-				}
-			}
-		}
-	}
-	if reason := st.acceptTarget(b); reason != "" {
-		return 0, reason
-	}
-	if len(b.path) > c.opts.MaxPath {
-		return 414, "path_too_long"
-	}
-	st.priority = parsePriority(b.priority)
-	st.declared = b.length
-	if in.Method == "CONNECT" || b.protocol != "" {
-		return st.acceptConnect(b, end)
-	}
-	switch {
-	case end && b.length > 0:
-		return 0, "content_length" // RFC 9113 section 8.1.1
-	case end:
-		st.remoteClosed = true
-	default:
-		in.Length, in.Body = b.length, (*requestBody)(st)
-		if c.opts.MaxBody > 0 && b.length > c.opts.MaxBody {
-			return 413, "content_too_large"
-		}
-	}
-	if b.expect != "" {
-		if !exchange.EqualFold(b.expect, "100-continue") {
-			return 417, "expectation" // RFC 9110 section 10.1.1
-		}
-		in.ExpectContinue = in.Body != nil
-	}
-	return 0, ""
-}
-
-// acceptTarget reads the pseudo-header fields and Host, RFC 9113 section 8.3.1.
-func (st *stream) acceptTarget(b *fieldBlock) (malformed string) {
-	in := &st.ex.In
-	if !validName(b.method) {
-		return "method"
-	}
-	connect := b.method == "CONNECT"
-	switch {
-	case b.seen&hasProtocol != 0 && (!connect || !validName(b.protocol)):
-		return "protocol" // RFC 8441 section 4
-	case connect && b.protocol == "":
-		if b.seen&(hasScheme|hasPath) != 0 || b.seen&hasAuthority == 0 {
-			return "connect" // section 8.5
-		}
-	case b.seen&(hasScheme|hasPath) != hasScheme|hasPath:
-		return "pseudo_field_missing"
-	case !exchange.EqualFold(b.scheme, "http") && !exchange.EqualFold(b.scheme, "https"):
-		return "scheme"
-	case b.path == "*" && b.method == "OPTIONS":
-		in.Path = "*"
-	case b.path == "" || b.path[0] != '/' || !syntax.All(b.path, syntax.TargetChar):
-		return "path"
-	default:
-		var ok bool
-		if in.Path, in.Query, in.HasQuery, ok = syntax.SplitPath(b.path); !ok {
-			return "path"
-		}
-	}
-	return st.acceptAuthority(b)
-}
-
-// acceptAuthority settles Authority and Host: if both are there they must say
-// the same, since not everybody behind us looks at the same one.
-func (st *stream) acceptAuthority(b *fieldBlock) (malformed string) {
-	in := &st.ex.In
-	if b.hosts > 1 {
-		return "host_repeated"
-	}
-	in.Authority = b.authority
-	if b.seen&hasAuthority == 0 {
-		if b.hosts == 0 {
-			return "authority_missing"
-		}
-		in.Authority = b.host
-	}
-	host, port, ok := syntax.ParseAuthority(in.Authority)
-	if !ok || in.Method == "CONNECT" && b.protocol == "" && port == "" {
-		return "authority"
-	}
-	if b.hosts == 1 && !exchange.EqualFold(b.host, in.Authority) {
-		return "host_differs"
-	}
-	if n := len(host); n > 1 && host[n-1] == '.' {
-		host = host[:n-1]
-	}
-	in.Host = syntax.Lower(host, &st.ex.Arena)
-	return ""
+	in.Proto, in.Scheme = exchange.HTTP2, c.scheme
+	st.tunnels, status, reason = s.Accept(in, &st.ex.Arena, section.Limits{
+		MaxPath: c.opts.MaxPath, MaxBody: c.opts.MaxBody, AllowConnect: c.opts.AllowConnect, RefuseUnderscores: c.opts.RefuseUnderscores,
+	}, (*requestBody)(st), end)
+	st.remoteClosed, st.declared, st.priority = end, s.Length, parsePriority(s.Priority)
+	return status, reason
 }
 
 // gone takes a stream out of the connection; its worker finds out. mu is held.
@@ -226,8 +128,8 @@ func (c *ServerConn) gone(st *stream, err error) {
 	}
 }
 
-// run serves the request.
-func (st *stream) run() {
+// Run serves the request. It implements link.Task.
+func (st *stream) Run() {
 	c, ex := st.c, &st.ex
 	c.handler.Serve(ex)
 	var err error
@@ -333,7 +235,7 @@ func (t *streamTimer) SetWriteDeadline(time.Time) error {
 		st.writable.Broadcast()
 		if c.send <= 0 {
 			c.fail(errStalled)
-		} else if !c.provoked.spend(1, c.opts.Resets, c.opts.Resets/4, now()) {
+		} else if !c.provoked.Spend(1, c.opts.Resets, c.opts.Resets/4, now()) {
 			c.fail(errProvoked)
 		}
 	}()

@@ -2,11 +2,9 @@ package h2
 
 import (
 	"io"
-	"sync/atomic"
-	"time"
 
-	"github.com/headgate/headgate/dataplane/deadline"
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/section"
 	"github.com/headgate/headgate/dataplane/syntax"
 )
 
@@ -18,7 +16,7 @@ func (st *stream) respond() error {
 		ex.Answer(500, "no_response", "")
 	}
 	body := r.Body
-	if bodiless(ex.In.Method, r.Status) {
+	if section.Bodiless(ex.In.Method, r.Status) {
 		body = nil
 	}
 	if body == nil {
@@ -99,11 +97,6 @@ func (st *stream) respond() error {
 	return st.flushEnd()
 }
 
-// bodiless reports whether a response has no content whatever it says.
-func bodiless(method string, status int) bool {
-	return method == "HEAD" || status == 204 || status == 304
-}
-
 // appendHead appends the response's header section. mu is held.
 func (st *stream) appendHead(r *exchange.Response, body exchange.Body, end bool) {
 	c := st.c
@@ -114,38 +107,20 @@ func (st *stream) appendHead(r *exchange.Response, body exchange.Body, end bool)
 	dated := false
 	for i := range r.Fields {
 		f := &r.Fields[i]
-		if unsent[f.Key] {
+		if section.Unsent[f.Key] {
 			continue
 		}
 		dated = dated || f.Key == exchange.KeyDate
 		out = c.enc.appendField(out, f)
 	}
 	if !dated {
-		out = c.appendDate(out)
+		out = c.enc.appendField(out, section.Date())
 	}
-	if n := lengthOf(r, st.ex.In.Method, body); n >= 0 {
+	if n := section.Length(r, st.ex.In.Method, body); n >= 0 {
 		out = c.enc.appendLength(out, n)
 	}
 	c.out = endHeaders(out, start, st.id, end, minFrameSize)
-	c.frames.earn(4)
-}
-
-// lengthOf returns what Content-Length says, or -1 for none, RFC 9110 section 8.6.
-func lengthOf(r *exchange.Response, method string, body exchange.Body) int64 {
-	switch {
-	case r.Status == 204 || method == "CONNECT" && r.Status < 300:
-		return -1
-	case r.Status == 304:
-		if r.Length > 0 { // 0 is rather what nobody has set
-			return r.Length
-		}
-		return -1
-	case method == "HEAD":
-		return r.Length
-	case body == nil:
-		return 0
-	}
-	return r.Length
+	c.frames.Earn(4)
 }
 
 // appendTrailers ends the stream with a trailer section. It reports false if
@@ -156,7 +131,7 @@ func (st *stream) appendTrailers(trailers exchange.Fields) bool {
 	out := c.enc.begin(beginHeaders(c.out))
 	some := false
 	for i := range trailers {
-		if f := &trailers[i]; syntax.MayTrail(f.Key) && !unsent[f.Key] {
+		if f := &trailers[i]; syntax.MayTrail(f.Key) && !section.Unsent[f.Key] {
 			out = c.enc.appendField(out, f)
 			some = true
 		}
@@ -175,8 +150,8 @@ func (st *stream) flushEnd() error {
 	st.localClosed = true
 	if st.remoteClosed && st.err == nil {
 		c.gone(st, errBodyClosed)
-		c.resets.earn(1)
-		c.provoked.earn(1)
+		c.resets.Earn(1)
+		c.provoked.Earn(1)
 	}
 	c.gatherAndFlush()
 	return nil
@@ -263,7 +238,7 @@ func (c *ServerConn) pump() {
 		c.send.take(n)
 		end := st.last && n == len(st.pending)
 		c.out = appendData(c.out, st.id, st.pending[:n], end)
-		c.frames.earn(4)
+		c.frames.Earn(4)
 		if st.pending = st.pending[n:]; len(st.pending) == 0 {
 			st.pending = nil
 			st.localClosed = end
@@ -294,7 +269,7 @@ func (st *stream) Inform(status int, fields exchange.Fields) error {
 	start := len(c.out)
 	out := appendStatus(c.enc.begin(beginHeaders(c.out)), status)
 	for i := range fields {
-		if f := &fields[i]; !unsent[f.Key] {
+		if f := &fields[i]; !section.Unsent[f.Key] {
 			out = c.enc.appendField(out, f)
 		}
 	}
@@ -302,23 +277,3 @@ func (st *stream) Inform(status int, fields exchange.Fields) error {
 	c.flush()
 	return nil
 }
-
-// appendDate appends Date, RFC 9110 section 6.6.1, which is made once a second.
-func (c *ServerConn) appendDate(b []byte) []byte {
-	now := deadline.Unix()
-	d := date.Load()
-	if d == nil || d.second != now {
-		d = &dateField{now, exchange.Field{
-			Key: exchange.KeyDate, Name: "date", Value: time.Unix(now, 0).UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT"),
-		}}
-		date.Store(d)
-	}
-	return c.enc.appendField(b, &d.field)
-}
-
-type dateField struct {
-	second int64
-	field  exchange.Field
-}
-
-var date atomic.Pointer[dateField]

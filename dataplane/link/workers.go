@@ -1,32 +1,32 @@
-package h2
+package link
 
 import "sync"
 
-// task is what a worker does.
-type task interface{ run() }
+// Task is what a worker does.
+type Task interface{ Run() }
 
-// workers are goroutines that wait for the next task, so that their stacks,
+// Workers are goroutines that wait for the next task, so that their stacks,
 // which serving a request makes grow, are used again. There are as many as
-// tasks at once, and when no connection is left there are none.
-type workers struct {
+// tasks at once, and when no connection is left there are none. The zero value
+// is ready for use.
+type Workers struct {
 	mu    sync.Mutex
-	idle  []chan task // the last one has waited the shortest
+	idle  []chan Task // the last one has waited the shortest
 	users int
 }
 
 // maxIdle is how many may wait for a task.
 const maxIdle = 256
 
-var pool workers
-
-// use keeps workers alive until unuse.
-func (w *workers) use() {
+// Use keeps workers alive until Unuse.
+func (w *Workers) Use() {
 	w.mu.Lock()
 	w.users++
 	w.mu.Unlock()
 }
 
-func (w *workers) unuse() {
+// Unuse takes back one Use.
+func (w *Workers) Unuse() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.users--; w.users > 0 {
@@ -39,8 +39,8 @@ func (w *workers) unuse() {
 	w.idle = w.idle[:0]
 }
 
-// start runs t soon.
-func (w *workers) start(t task) {
+// Start runs t soon.
+func (w *Workers) Start(t Task) {
 	w.mu.Lock()
 	if n := len(w.idle); n > 0 {
 		tasks := w.idle[n-1]
@@ -54,10 +54,10 @@ func (w *workers) start(t task) {
 	go w.work(t)
 }
 
-func (w *workers) work(t task) {
-	tasks := make(chan task, 1)
+func (w *Workers) work(t Task) {
+	tasks := make(chan Task, 1)
 	for {
-		t.run()
+		t.Run()
 		t = nil
 		w.mu.Lock()
 		if w.users == 0 || len(w.idle) >= maxIdle {
