@@ -413,7 +413,7 @@ func (c *ServerConn) takePriority(payload []byte) *connError {
 		return errPriorityFrame // we push nothing
 	}
 	if st := c.streams[id]; st != nil {
-		st.priority = parsePriority(string(payload[4:]))
+		st.priority = section.ParsePriority(string(payload[4:]))
 		if st.queued {
 			c.ready.remove(st)
 			c.ready.push(st)

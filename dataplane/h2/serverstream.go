@@ -47,7 +47,7 @@ type stream struct {
 	last     bool   // END_STREAM goes with the last of pending
 	stalled  bool
 	writable sync.Cond
-	priority priority
+	priority section.Priority
 	queued   bool
 	at       uint8 // the queue's list
 	next     *stream
@@ -106,7 +106,7 @@ func (st *stream) accept(s *section.Section, end bool) (status int, reason strin
 	st.tunnels, status, reason = s.Accept(in, &st.ex.Arena, section.Limits{
 		MaxPath: c.opts.MaxPath, MaxBody: c.opts.MaxBody, AllowConnect: c.opts.AllowConnect, RefuseUnderscores: c.opts.RefuseUnderscores,
 	}, (*requestBody)(st), end)
-	st.remoteClosed, st.declared, st.priority = end, s.Length, parsePriority(s.Priority)
+	st.remoteClosed, st.declared, st.priority = end, s.Length, section.ParsePriority(s.Priority)
 	return status, reason
 }
 

@@ -1,0 +1,122 @@
+package h3
+
+import (
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// ServerOptions bound what a client may make the server side do. The zero
+// value of a field means the default that stands beside it. Options are
+// read-only once a connection uses them.
+type ServerOptions struct {
+	// MaxStreams is how many requests a client may have open at once (128). One
+	// that it has given up counts until its handler has returned.
+	MaxStreams int
+	// MaxPath is the longest :path in bytes (8 KiB); beyond it 414.
+	MaxPath int
+	// MaxHeaderBytes is the largest header section, as
+	// SETTINGS_MAX_FIELD_SECTION_SIZE counts (64 KiB); beyond it 431.
+	MaxHeaderBytes int
+	// MaxHeaderCount is the greatest number of fields, crumbs of Cookie not
+	// counted (128); beyond it 431.
+	MaxHeaderCount int
+	// MaxBody is the longest content in bytes (no bound); beyond it 413.
+	MaxBody int64
+	// StreamWindow is how much content of one request is held at first (64
+	// KiB), MaxStreamWindow how much at most, once the path has proved to be
+	// long and fat enough (1 MiB). A connection's windows are four times theirs.
+	StreamWindow, MaxStreamWindow int
+
+	// HandshakeTimeout is how long a handshake may take (10 s).
+	HandshakeTimeout time.Duration
+	// HeaderTimeout is how long a header section may take (10 s); beyond it 408.
+	HeaderTimeout time.Duration
+	// IdleTimeout is how long a connection may be without a request (75 s), and
+	// how long a client may send nothing at all.
+	IdleTimeout time.Duration
+	// BodyTimeout is how long a request's content may pause (30 s).
+	BodyTimeout time.Duration
+	// WriteTimeout is how long one write may wait for the client to read (30 s).
+	WriteTimeout time.Duration
+	// TunnelTimeout is how long a tunnel may be silent both ways (1 h).
+	TunnelTimeout time.Duration
+
+	// Resets is how many streams a client may reset, or make us reset, at once
+	// (200), and Frames how many frames it may send that carry nothing (1,000);
+	// a fourth and a tenth of these are added every second.
+	Resets, Frames int
+
+	// AllowConnect hands CONNECT to the handler; without it CONNECT is answered
+	// 501. It does not concern WebSocket, RFC 9220.
+	AllowConnect bool
+	// RefuseUnderscores ends requests with "_" in a field name, which CGI-like
+	// upstreams cannot tell from "-". By default they pass as they are.
+	RefuseUnderscores bool
+	// EarlyData lets clients send requests with their first packet when they
+	// resume a session. See ServerConn.
+	EarlyData bool
+	// Poison overwrites buffers as soon as what was lent of them is no longer
+	// valid. It is for tests.
+	Poison bool
+}
+
+func or[T int | time.Duration](value, otherwise T) T {
+	if value == 0 {
+		return otherwise
+	}
+	return value
+}
+
+func (o *ServerOptions) withDefaults() ServerOptions {
+	var v ServerOptions
+	if o != nil {
+		v = *o
+	}
+	v.MaxStreams = or(v.MaxStreams, 128)
+	v.MaxPath = or(v.MaxPath, 8<<10)
+	v.MaxHeaderBytes = or(v.MaxHeaderBytes, 64<<10)
+	v.MaxHeaderCount = or(v.MaxHeaderCount, 128)
+	v.StreamWindow = or(v.StreamWindow, 64<<10)
+	v.MaxStreamWindow = max(or(v.MaxStreamWindow, 1<<20), v.StreamWindow)
+	v.HandshakeTimeout = or(v.HandshakeTimeout, 10*time.Second)
+	v.HeaderTimeout = or(v.HeaderTimeout, 10*time.Second)
+	v.IdleTimeout = or(v.IdleTimeout, 75*time.Second)
+	v.BodyTimeout = or(v.BodyTimeout, 30*time.Second)
+	v.WriteTimeout = or(v.WriteTimeout, 30*time.Second)
+	v.TunnelTimeout = or(v.TunnelTimeout, time.Hour)
+	v.Resets = or(v.Resets, 200)
+	v.Frames = or(v.Frames, 1000)
+	return v
+}
+
+const (
+	// connWindows is how many streams' windows a connection has.
+	connWindows = 4
+	// uniStreams is how many streams of its own a client may have open: it needs
+	// three, RFC 9114 section 6.2.
+	uniStreams = 8
+	// minSilence is the least time after which a silent connection is given up,
+	// whatever IdleTimeout says of requests: clients answer for theirs.
+	minSilence = 10 * time.Second
+)
+
+// QUIC returns what a connection must have been accepted with. A nil o means
+// the defaults.
+func (o *ServerOptions) QUIC() *quic.Config {
+	v := o.withDefaults()
+	return &quic.Config{
+		// A handshake may take twice that.
+		HandshakeIdleTimeout: max(v.HandshakeTimeout/2, time.Millisecond),
+		MaxIdleTimeout:       max(v.IdleTimeout, minSilence),
+		MaxIncomingStreams:   int64(v.MaxStreams), MaxIncomingUniStreams: uniStreams,
+		// A request counts until its handler has returned: resetting it makes no
+		// room for another one.
+		RequireStreamCreditRelease:     true,
+		InitialStreamReceiveWindow:     uint64(v.StreamWindow),
+		MaxStreamReceiveWindow:         uint64(v.MaxStreamWindow),
+		InitialConnectionReceiveWindow: uint64(connWindows * v.StreamWindow),
+		MaxConnectionReceiveWindow:     uint64(connWindows * v.MaxStreamWindow),
+		Allow0RTT:                      v.EarlyData,
+	}
+}

@@ -1,0 +1,103 @@
+package h3
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/link"
+	"github.com/headgate/headgate/dataplane/section"
+)
+
+// tunnel answers CONNECT, and if that succeeded carries bytes both ways until
+// both directions have ended or one has failed.
+func (st *stream) tunnel() error {
+	if !section.Upgrade(&st.ex) {
+		return st.respond()
+	}
+	t := st.ex.Response.Tunnel
+	defer t.Close()
+	st.beginResponse(&st.ex.Response, (*requestBody)(st))
+	if err := st.flush(); err != nil {
+		return err
+	}
+	ctx := st.str.Context()
+	defer context.AfterFunc(ctx, func() {
+		// It also ends when we end our side, which leaves the other one open.
+		if context.Cause(ctx) != quic.ErrStreamClosed {
+			_ = t.Close()
+		}
+	})()
+	up := &upward{st: st, t: t, done: make(chan error, 1)}
+	pool.Start(up)
+	err := st.carryDown(t)
+	if err != nil {
+		(*requestBody)(st).Close()
+	}
+	return errors.Join(err, <-up.done)
+}
+
+// upward carries what the client sends.
+type upward struct {
+	st   *stream
+	t    exchange.Tunnel
+	done chan error
+}
+
+// Run implements link.Task.
+func (u *upward) Run() {
+	err := u.carry()
+	if err != nil {
+		_ = u.t.Close()
+	}
+	u.done <- err
+}
+
+func (u *upward) carry() error {
+	for {
+		u.st.pulling.Lock()
+		p, err := u.st.pull()
+		u.st.pulling.Unlock()
+		if err == io.EOF {
+			return u.t.CloseWrite()
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := u.t.Write(p); err != nil {
+			return err
+		}
+	}
+}
+
+// maxFrameHeader is the longest header of a frame of a buffer's length.
+const maxFrameHeader = 1 + 4
+
+// carryDown carries what the upstream sends.
+func (st *stream) carryDown(t exchange.Tunnel) error {
+	buf := link.TakeBuffer(link.MediumBuffer)
+	defer link.GiveBuffer(buf)
+	for {
+		n, err := t.Read(buf[maxFrameHeader:])
+		if n > 0 {
+			var header [maxFrameHeader]byte
+			h := appendFrameHeader(header[:0], frameData, int64(n))
+			start := maxFrameHeader - len(h)
+			copy(buf[start:], h)
+			if err := st.write(buf[start : maxFrameHeader+n]); err != nil {
+				return err
+			}
+			st.ex.Sent += int64(n)
+			st.timer.Read(st.c.opts.TunnelTimeout) // it is not silent
+		}
+		if err == io.EOF {
+			return st.endResponse()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
