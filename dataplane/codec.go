@@ -5,9 +5,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/quic-go/quic-go"
+
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h1"
 	"github.com/headgate/headgate/dataplane/h2"
+	"github.com/headgate/headgate/dataplane/h3"
 	"github.com/headgate/headgate/dataplane/listener"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -26,6 +29,17 @@ func codecs(h exchange.Handler) []listener.Codec {
 			}
 			return &plaintext{ServerConn: h1.NewServerConn(c, info, h, prior(opts)), nc: c, info: info, handler: h, opts: opts}
 		}},
+	}
+}
+
+// http3Codec serves listeners that have HTTP/3.
+func http3Codec(h exchange.Handler) *listener.QUIC {
+	return &listener.QUIC{
+		ALPN:   "h3",
+		Config: func(clients []*snapshot.Client) *quic.Config { return http3(bounds(clients)).QUIC() },
+		New: func(c *quic.Conn, info *exchange.Conn, client *snapshot.Client) listener.Session {
+			return h3.NewServerConn(c, info, h, http3(bounds([]*snapshot.Client{client})))
+		},
 	}
 }
 
@@ -116,6 +130,18 @@ func prior(o *h1.ServerOptions) *h1.ServerOptions {
 // http2 returns the same bounds for HTTP/2.
 func http2(o *h1.ServerOptions) *h2.ServerOptions {
 	return &h2.ServerOptions{
+		MaxHeaderBytes: o.MaxHeaderBytes,
+		MaxHeaderCount: o.MaxHeaderCount,
+		HeaderTimeout:  o.HeaderTimeout,
+		IdleTimeout:    o.IdleTimeout,
+		BodyTimeout:    o.BodyTimeout,
+		WriteTimeout:   o.WriteTimeout,
+	}
+}
+
+// http3 returns the same bounds for HTTP/3.
+func http3(o *h1.ServerOptions) *h3.ServerOptions {
+	return &h3.ServerOptions{
 		MaxHeaderBytes: o.MaxHeaderBytes,
 		MaxHeaderCount: o.MaxHeaderCount,
 		HeaderTimeout:  o.HeaderTimeout,

@@ -105,7 +105,7 @@ func New(opts Options) *Proxy {
 	opts.L4.Log, opts.L4.Metrics, opts.L4.AccessLog = opts.Log, opts.Metrics, opts.AccessLog
 	p.raw = l4.New(opts.L4)
 	p.sockets = listener.NewSet(listener.Options{
-		Addresses: opts.BindAddresses, Codecs: codecs(p.pipeline), Raw: p.raw,
+		Addresses: opts.BindAddresses, Codecs: codecs(p.pipeline), QUIC: http3Codec(p.pipeline), Raw: p.raw,
 		MaxConnections: opts.MaxConnections, HandshakeTimeout: opts.HandshakeTimeout,
 		Metrics: opts.Metrics, Log: opts.Log,
 	})

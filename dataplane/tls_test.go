@@ -23,7 +23,7 @@ import (
 )
 
 // selfSigned is a certificate for the names, with its serial number.
-func selfSigned(t *testing.T, serial int64, names ...string) *snapshot.TLS {
+func selfSigned(t testing.TB, serial int64, names ...string) *snapshot.TLS {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

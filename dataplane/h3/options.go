@@ -28,8 +28,6 @@ type ServerOptions struct {
 	// long and fat enough (1 MiB). A connection's windows are four times theirs.
 	StreamWindow, MaxStreamWindow int
 
-	// HandshakeTimeout is how long a handshake may take (10 s).
-	HandshakeTimeout time.Duration
 	// HeaderTimeout is how long a header section may take (10 s); beyond it 408.
 	HeaderTimeout time.Duration
 	// IdleTimeout is how long a connection may be without a request (75 s), and
@@ -53,9 +51,6 @@ type ServerOptions struct {
 	// RefuseUnderscores ends requests with "_" in a field name, which CGI-like
 	// upstreams cannot tell from "-". By default they pass as they are.
 	RefuseUnderscores bool
-	// EarlyData lets clients send requests with their first packet when they
-	// resume a session. See ServerConn.
-	EarlyData bool
 	// Poison overwrites buffers as soon as what was lent of them is no longer
 	// valid. It is for tests.
 	Poison bool
@@ -79,7 +74,6 @@ func (o *ServerOptions) withDefaults() ServerOptions {
 	v.MaxHeaderCount = or(v.MaxHeaderCount, 128)
 	v.StreamWindow = or(v.StreamWindow, 64<<10)
 	v.MaxStreamWindow = max(or(v.MaxStreamWindow, 1<<20), v.StreamWindow)
-	v.HandshakeTimeout = or(v.HandshakeTimeout, 10*time.Second)
 	v.HeaderTimeout = or(v.HeaderTimeout, 10*time.Second)
 	v.IdleTimeout = or(v.IdleTimeout, 75*time.Second)
 	v.BodyTimeout = or(v.BodyTimeout, 30*time.Second)
@@ -101,15 +95,13 @@ const (
 	minSilence = 10 * time.Second
 )
 
-// QUIC returns what a connection must have been accepted with. A nil o means
-// the defaults.
+// QUIC returns what a connection must have been accepted with. The caller may
+// add how handshakes are made. A nil o means the defaults.
 func (o *ServerOptions) QUIC() *quic.Config {
 	v := o.withDefaults()
 	return &quic.Config{
-		// A handshake may take twice that.
-		HandshakeIdleTimeout: max(v.HandshakeTimeout/2, time.Millisecond),
-		MaxIdleTimeout:       max(v.IdleTimeout, minSilence),
-		MaxIncomingStreams:   int64(v.MaxStreams), MaxIncomingUniStreams: uniStreams,
+		MaxIdleTimeout:     max(v.IdleTimeout, minSilence),
+		MaxIncomingStreams: int64(v.MaxStreams), MaxIncomingUniStreams: uniStreams,
 		// A request counts until its handler has returned: resetting it makes no
 		// room for another one.
 		RequireStreamCreditRelease:     true,
@@ -117,6 +109,5 @@ func (o *ServerOptions) QUIC() *quic.Config {
 		MaxStreamReceiveWindow:         uint64(v.MaxStreamWindow),
 		InitialConnectionReceiveWindow: uint64(connWindows * v.StreamWindow),
 		MaxConnectionReceiveWindow:     uint64(connWindows * v.MaxStreamWindow),
-		Allow0RTT:                      v.EarlyData,
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/quic-go/quic-go"
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/l4"
@@ -55,6 +56,8 @@ type Options struct {
 	// Codecs are in order of preference. The last one serves connections
 	// without TLS, and those that negotiate nothing.
 	Codecs []Codec
+	// QUIC serves listeners with HTTP/3; nil refuses them.
+	QUIC *QUIC
 	// Raw takes what is passed on without being read: listeners of TCP, TLS and
 	// UDP. nil refuses it all.
 	Raw *l4.Proxy
@@ -85,12 +88,14 @@ type Set struct {
 	// room has an element for each open connection.
 	room chan struct{}
 
-	mu     sync.Mutex
-	ports  map[string]*port
-	gone   sync.WaitGroup // ports that were removed, until they are drained
-	drains map[*port]bool // the same, to be closed by Shutdown
-	retry  *time.Timer    // nil unless a socket waits to be bound
-	closed bool
+	mu    sync.Mutex
+	ports map[string]*port
+	// transports are the UDP sockets of QUIC, by address.
+	transports map[string]*transport
+	gone       sync.WaitGroup // ports that were removed, until they are drained
+	drains     map[*port]bool // the same, to be closed by Shutdown
+	retry      *time.Timer    // nil unless a socket waits to be bound
+	closed     bool
 }
 
 // NewSet returns a Set without sockets.
@@ -115,6 +120,8 @@ func NewSet(opts Options) *Set {
 		room:   make(chan struct{}, opts.MaxConnections),
 		ports:  map[string]*port{},
 		drains: map[*port]bool{},
+
+		transports: map[string]*transport{},
 	}
 }
 
@@ -140,6 +147,10 @@ func (s *Set) Apply(ports []*snapshot.Port) error {
 			continue
 		}
 		p := s.ports[cfg.Key]
+		if p != nil && p.quic != isQUIC(cfg) {
+			s.remove(p)
+			p = nil
+		}
 		if p == nil {
 			p = newPort(s, cfg)
 		}
@@ -206,6 +217,9 @@ func (s *Set) remove(p *port) {
 		p.busy.Wait()
 		p.metrics.Release()
 		s.mu.Lock()
+		for _, t := range p.transports {
+			s.release(t)
+		}
 		delete(s.drains, p)
 		s.mu.Unlock()
 	}()
@@ -283,15 +297,22 @@ type socket struct {
 	address string
 	local   net.Addr // nil until it is bound
 	err     error
-	ln      *net.TCPListener // or packets, if it is UDP
+	ln      *net.TCPListener // or packets or quic, if it is UDP
 	packets Session
+	quic    *quic.EarlyListener
 }
 
 // bind opens the socket. Go sets SO_REUSEADDR, so that connections of a former
 // process in TIME_WAIT are no obstacle, the longest queue that the kernel
 // allows (net.core.somaxconn), and TCP_NODELAY and keep-alive on what it accepts.
 func (k *socket) bind(p *port) error {
-	if p.udp {
+	switch {
+	case p.quic && p.set.opts.QUIC == nil:
+		k.err = fmt.Errorf("port %s: HTTP/3 is not served here", p.key)
+		return k.err
+	case p.quic:
+		return k.bindQUIC(p)
+	case p.udp:
 		return k.bindPackets(p)
 	}
 	ln, err := net.Listen("tcp", k.address)
@@ -306,9 +327,14 @@ func (k *socket) bind(p *port) error {
 	return nil
 }
 
+// isQUIC reports whether a port is of UDP for HTTP/3, and not to be passed on.
+func isQUIC(cfg *snapshot.Port) bool {
+	return cfg.Transport == "udp" && slices.ContainsFunc(cfg.Listeners, func(l *snapshot.Listener) bool { return l.HTTP3 != nil })
+}
+
 func newPort(s *Set, cfg *snapshot.Port) *port {
 	p := &port{
-		set: s, key: cfg.Key, handle: cfg.Key, udp: cfg.Transport == "udp",
+		set: s, key: cfg.Key, handle: cfg.Key, udp: cfg.Transport == "udp", quic: isQUIC(cfg),
 		metrics: s.opts.Metrics.Port(cfg.Key),
 		closing: make(chan struct{}),
 		conns:   map[*conn]struct{}{},

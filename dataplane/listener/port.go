@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -24,11 +25,14 @@ type port struct {
 	handle  any // the key, as exchange.Conn.Port
 	metrics *observe.Port
 	udp     bool
+	quic    bool // of udp: what comes is QUIC
 	outer   *tls.Config
 	table   atomic.Pointer[table]
 	raw     atomic.Pointer[raw]
 	trusted atomic.Pointer[trustedSources] // nil without PROXY protocol
 	sockets []*socket                      // guarded by set.mu
+	// transports are what QUIC sockets are of, until the port is drained; guarded by set.mu.
+	transports []*transport
 
 	closing   chan struct{}  // closed when nothing more is to be accepted
 	accepting sync.WaitGroup // accept loops
@@ -40,7 +44,7 @@ type port struct {
 
 // conn is an open connection.
 type conn struct {
-	nc      net.Conn
+	nc      io.Closer
 	since   time.Time
 	session Session // nil before the handshake is over; guarded by port.mu
 }
@@ -103,6 +107,9 @@ func (p *port) stop() {
 		}
 		if socket.packets != nil {
 			socket.packets.Drain()
+		}
+		if socket.quic != nil {
+			_ = socket.quic.Close()
 		}
 	}
 	p.accepting.Wait()
@@ -231,10 +238,10 @@ func (p *port) session(nc *net.TCPConn, head []byte, info *exchange.Conn) (Sessi
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
-	tcp, ok := a.(*net.TCPAddr)
+	at, ok := a.(interface{ AddrPort() netip.AddrPort }) // *net.TCPAddr or *net.UDPAddr
 	if !ok {
 		return netip.AddrPort{}
 	}
-	ap := tcp.AddrPort()
+	ap := at.AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }

@@ -23,8 +23,11 @@ import (
 type table struct {
 	tls     bool
 	clients []*snapshot.Client // of all listeners; nil elements for defaults
-	names   route.Hosts[*terminator]
-	byKey   map[string]*terminator
+	// earlyData says that one of the listeners takes requests before the
+	// handshake is over.
+	earlyData bool
+	names     route.Hosts[*terminator]
+	byKey     map[string]*terminator
 }
 
 // terminator is a listener's TLS.
@@ -34,11 +37,13 @@ type terminator struct {
 	client   *snapshot.Client
 	// raw says that what is decrypted is passed on unread: nothing is negotiated
 	// by ALPN, as nobody here speaks anything.
-	raw     bool
-	usable  []usable
-	clients *clientCertificates // nil if clients are not asked for any
-	config  *tls.Config         // nil if no certificate of it can be used
-	failed  error               // what of source could not be used
+	raw bool
+	// earlyData says that requests are taken before the handshake is over.
+	earlyData bool
+	usable    []usable
+	clients   *clientCertificates // nil if clients are not asked for any
+	config    *tls.Config         // nil if no certificate of it can be used
+	failed    error               // what of source could not be used
 }
 
 // usable is a certificate that was parsed.
@@ -68,6 +73,7 @@ func (p *port) update(cfg *snapshot.Port) error {
 			errs = append(errs, fmt.Errorf("listener %s: %w", l.Key, err))
 		}
 		t.byKey[l.Key] = now
+		t.earlyData = t.earlyData || now.earlyData
 		certificates = append(certificates, now.expiries()...)
 		if _, taken := t.names.Get(l.Hostname); !taken {
 			t.names = t.names.With(l.Hostname, now)
@@ -77,7 +83,9 @@ func (p *port) update(cfg *snapshot.Port) error {
 	errs = append(errs, err)
 	p.trusted.Store(trusted)
 	p.table.Store(t)
-	p.metrics.SetCertificates(certificates)
+	if !p.quic { // they are the TCP port's too
+		p.metrics.SetCertificates(certificates)
+	}
 	return errors.Join(errs...)
 }
 
@@ -87,7 +95,9 @@ func (p *port) update(cfg *snapshot.Port) error {
 // its ReferenceGrant is; the listener's status says so), and handshakes fail.
 func (p *port) terminator(l *snapshot.Listener, before *terminator) (*terminator, error) {
 	t := &terminator{listener: l.Key, source: l.TLS, client: l.Client, raw: l.Protocol == "TLS"}
-	if before != nil && before.config != nil && before.raw == t.raw && before.failed == nil && reflect.DeepEqual(before.source, l.TLS) {
+	// Who shows a certificate is known when the handshake is over.
+	t.earlyData = p.quic && l.HTTP3 != nil && l.HTTP3.EarlyData && l.TLS.Clients == nil
+	if before != nil && before.config != nil && before.raw == t.raw && before.earlyData == t.earlyData && before.failed == nil && reflect.DeepEqual(before.source, l.TLS) {
 		t.usable, t.config, t.clients = before.usable, before.config, before.clients
 		return t, nil
 	}
@@ -149,15 +159,18 @@ func (p *port) config(t *terminator) *tls.Config {
 	}
 	config.WrapSession = func(state tls.ConnectionState, session *tls.SessionState) ([]byte, error) {
 		session.Extra = append(session.Extra, mark)
+		session.EarlyData = session.EarlyData && t.earlyData
 		return keys.EncryptTicket(state, session)
 	}
 	config.UnwrapSession = func(identity []byte, state tls.ConnectionState) (*tls.SessionState, error) {
 		session, err := keys.DecryptTicket(identity, state)
-		if session == nil || err != nil || !slices.ContainsFunc(session.Extra, func(e []byte) bool { return bytes.Equal(e, mark) }) {
+		isMark := func(e []byte) bool { return bytes.Equal(e, mark) }
+		if session == nil || err != nil || !slices.ContainsFunc(session.Extra, isMark) {
 			return nil, err
 		}
-		// A resumed session is wrapped again.
-		session.Extra = nil
+		// A resumed session is wrapped again. What else is there is QUIC's.
+		session.Extra = slices.DeleteFunc(session.Extra, isMark)
+		session.EarlyData = session.EarlyData && t.earlyData
 		return session, nil
 	}
 	return config
@@ -191,6 +204,9 @@ func (p *port) newOuter() *tls.Config {
 	for _, c := range p.set.opts.Codecs {
 		outer.NextProtos = append(outer.NextProtos, c.ALPN)
 	}
+	if p.quic {
+		outer.NextProtos = []string{p.set.opts.QUIC.ALPN}
+	}
 	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		// The most specific listener takes the connection or nobody does: with
 		// another's certificate it would also get the other's requests.
@@ -200,6 +216,9 @@ func (p *port) newOuter() *tls.Config {
 		}
 		if picked, ok := hello.Context().Value(pickedKey{}).(**terminator); ok {
 			*picked = t
+		}
+		if a, ok := hello.Context().Value(attemptKey{}).(*attempt); ok {
+			a.picked = t
 		}
 		return t.config, nil
 	}
@@ -221,15 +240,21 @@ func (p *port) handshake(nc net.Conn, info *exchange.Conn) (*tls.Conn, *terminat
 	}
 	_ = nc.SetDeadline(time.Time{})
 	state := secure.ConnectionState()
-	info.TLS = &exchange.TLS{
+	info.TLS = picked.settled(&state)
+	return secure, picked, nil
+}
+
+// settled is what a handshake settled.
+func (t *terminator) settled(state *tls.ConnectionState) *exchange.TLS {
+	s := &exchange.TLS{
 		ServerName:  strings.ToLower(state.ServerName),
 		ALPN:        state.NegotiatedProtocol,
 		Version:     state.Version,
 		CipherSuite: state.CipherSuite,
-		Listener:    picked.listener,
+		Listener:    t.listener,
 	}
-	info.TLS.PeerCertificates, info.TLS.ForwardedCert = picked.clients.identify(&state)
-	return secure, picked, nil
+	s.PeerCertificates, s.ForwardedCert = t.clients.identify(state)
+	return s
 }
 
 // answerPlaintext tells who speaks HTTP where TLS is spoken.

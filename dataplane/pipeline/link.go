@@ -139,7 +139,7 @@ func (l *linker) ports(next *tables) {
 		for _, c := range cfg.Listeners {
 			// Of listeners that conflict the first is served; compile says so in status.
 			if _, taken := live.listeners.Get(c.Hostname); !taken {
-				live.listeners = live.listeners.With(c.Hostname, l.listener(next, c))
+				live.listeners = live.listeners.With(c.Hostname, l.listener(next, c, cfg.Transport))
 			}
 		}
 		next.ports[cfg.Key] = live
@@ -157,13 +157,17 @@ func (l *linker) slot(next *tables, listener string) int {
 	return slot
 }
 
-func (l *linker) listener(next *tables, cfg *snapshot.Listener) *listener {
+func (l *linker) listener(next *tables, cfg *snapshot.Listener, transport string) *listener {
 	live := &listener{
 		key:     cfg.Key,
 		slot:    l.slot(next, cfg.Key),
 		tls:     cfg.TLS != nil,
 		port:    strconv.Itoa(int(cfg.Port)),
 		metrics: l.p.opts.Metrics.Route(observe.RouteLabels{Listener: cfg.Key}),
+	}
+	if h := cfg.HTTP3; h != nil && h.AltSvcMaxAge > 0 && transport == "tcp" {
+		// RFC 7838 section 3: at the same host, at the port that clients see.
+		live.altSvc = fmt.Sprintf(`h3=":%d"; ma=%d`, cfg.Port, int64(h.AltSvcMaxAge.Seconds()))
 	}
 	if c := cfg.Client; c != nil {
 		live.headers, live.headerBytes, live.bodyBytes = c.Headers, c.HeaderBytes, c.BodyBytes

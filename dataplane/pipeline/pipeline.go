@@ -144,6 +144,11 @@ func (p *Pipeline) Serve(ex *exchange.Exchange) {
 	if st.rule != nil {
 		respond(ex, st.rule.filters[:st.passed])
 	}
+	if l := st.listener; l != nil && l.altSvc != "" && ex.Response.Tunnel == nil {
+		// Whatever the upstream says of itself: clients see us.
+		ex.Response.Fields.DelKey(exchange.KeyAltSvc)
+		ex.Response.Fields = append(ex.Response.Fields, exchange.Field{Key: exchange.KeyAltSvc, Name: "Alt-Svc", Value: l.altSvc})
+	}
 	// Last, so that filters see the status that is meant.
 	answerGRPC(ex)
 	st.tunnel = ex.Response.Tunnel != nil

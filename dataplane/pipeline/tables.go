@@ -31,6 +31,7 @@ type listener struct {
 	slot    int
 	tls     bool
 	port    string // the declared port, in decimal
+	altSvc  string // what clients over TCP are told of HTTP/3; "" for nothing
 	trusted []netip.Prefix
 	metrics *observe.Route // of requests that match no route
 

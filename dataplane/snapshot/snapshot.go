@@ -52,6 +52,8 @@ type Ref struct {
 // Port is one socket and the listeners that share it.
 type Port struct {
 	// Key is stable across snapshots: "protocol/number", such as "tcp/80".
+	// Listeners with HTTP/3 are of a port of TCP and of one of UDP, whose numbers
+	// may differ.
 	Key string `json:"key"`
 	// Number is the port to bind.
 	Number uint16 `json:"number"`
@@ -91,6 +93,19 @@ type Listener struct {
 	Targets []*Target `json:"targets,omitempty"`
 	// Client is nil for defaults.
 	Client *Client `json:"client,omitempty"`
+	// HTTP3 is nil unless the listener (of HTTPS) speaks HTTP/3 too.
+	HTTP3 *HTTP3 `json:"http3,omitempty"`
+}
+
+// HTTP3 says how a listener speaks HTTP/3.
+type HTTP3 struct {
+	// EarlyData takes requests with safe methods before the handshake is over,
+	// from clients that resume a session (0-RTT, RFC 8470). It has no effect where
+	// clients are asked for certificates.
+	EarlyData bool `json:"earlyData,omitempty"`
+	// AltSvcMaxAge is how long clients that came over TCP may remember that there
+	// is HTTP/3, RFC 7838 section 3.1; 0 means that they are not told.
+	AltSvcMaxAge time.Duration `json:"altSvcMaxAge,omitempty"`
 }
 
 // Target is what a TLSRoute, TCPRoute or UDPRoute says of a listener.

@@ -51,7 +51,7 @@ var rules = []rule{
 		why:   "the exchange is what everything else is about",
 	},
 	{
-		of: []string{"dataplane/h1", "dataplane/h2"},
+		of: []string{"dataplane/h1", "dataplane/h2", "dataplane/h3", "dataplane/section"},
 		never: []string{
 			module + "dataplane/route", module + "dataplane/pipeline", module + "dataplane/policy/...",
 			module + "dataplane/upstream", module + "dataplane/snapshot", "net/http",
@@ -68,13 +68,13 @@ var rules = []rule{
 		of: []string{"dataplane/policy/..."},
 		never: []string{
 			module + "dataplane/route", module + "dataplane/pipeline", module + "dataplane/upstream",
-			module + "dataplane/listener", module + "dataplane/h1", module + "dataplane/h2", module + "dataplane/snapshot",
+			module + "dataplane/listener", module + "dataplane/h1", module + "dataplane/h2", module + "dataplane/h3", module + "dataplane/snapshot",
 		},
 		why: "a policy sees exchanges, and nothing of what is around them",
 	},
 	{
 		of:    []string{"dataplane/listener"},
-		never: []string{module + "dataplane/pipeline", module + "dataplane/h1", module + "dataplane/h2"},
+		never: []string{module + "dataplane/pipeline", module + "dataplane/h1", module + "dataplane/h2", module + "dataplane/h3"},
 		why:   "sockets know neither protocols nor what is served on them",
 	},
 	{
