@@ -80,7 +80,9 @@ func text(t testing.TB, resp *http.Response, err error) string {
 func TestHTTP3(t *testing.T) {
 	p := start(t, dataplane.Options{})
 	w := &world{}
-	w.port3(listener3(t, "one", "one.example.com"), listener3(t, "two", "*.example.com")).
+	without := listener3(t, "without", "without.example.com")
+	without.HTTP3 = nil
+	w.port3(listener3(t, "one", "one.example.com"), listener3(t, "two", "*.example.com"), without).
 		cluster("a", backend(t, "a")).cluster("b", backend(t, "b")).
 		host("one", "one.example.com", to("/", "a")).host("two", "*.example.com", to("/", "b")).apply(t, p)
 	one := client3(t, address3(t, p), &tls.Config{ServerName: "one.example.com"})
@@ -96,6 +98,7 @@ func TestHTTP3(t *testing.T) {
 		{two, "one.example.com", "", 421},
 		{one, "two.example.com", "", 421},
 		{one, "example.org", "", 404},
+		{two, "without.example.com", "", 421}, // is not two's, though nobody has it here
 	} {
 		resp, body := get(t, tt.c, "https://gateway/x", func(r *http.Request) { r.Host = tt.host })
 		if resp.StatusCode != tt.status || tt.want != "" && body != tt.want || resp.ProtoMajor != 3 {
@@ -114,8 +117,10 @@ func TestHTTP3(t *testing.T) {
 	}
 
 	// No name that a listener has: no connection, and the others stay.
-	if _, err := client3(t, address3(t, p), &tls.Config{ServerName: "example.org"}).Get("https://example.org/"); err == nil {
-		t.Error("a connection without a certificate")
+	for _, name := range []string{"example.org", "without.example.com"} {
+		if _, err := client3(t, address3(t, p), &tls.Config{ServerName: name}).Get("https://" + name + "/"); err == nil {
+			t.Error("a connection for " + name)
+		}
 	}
 
 	// Over TCP clients learn of it, at the port that they see.

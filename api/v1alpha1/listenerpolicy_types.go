@@ -37,7 +37,7 @@ type ListenerPolicyList struct {
 }
 
 // ListenerPolicySpec says how clients are treated.
-// +kubebuilder:validation:XValidation:message="one of trustedProxies, proxyProtocol, limits, timeouts and tls must be set",rule="has(self.trustedProxies) || has(self.proxyProtocol) || has(self.limits) || has(self.timeouts) || has(self.tls)"
+// +kubebuilder:validation:XValidation:message="one of trustedProxies, proxyProtocol, limits, timeouts, tls and http3 must be set",rule="has(self.trustedProxies) || has(self.proxyProtocol) || has(self.limits) || has(self.timeouts) || has(self.tls) || has(self.http3)"
 type ListenerPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
 	// +required
@@ -77,6 +77,26 @@ type ListenerPolicySpec struct {
 	// a policy that is not enforced.
 	// +optional
 	TLS *ListenerTLS `json:"tls,omitempty"`
+	// HTTP3 lets HTTPS listeners speak HTTP/3 too, over UDP at the port of the
+	// same number. Nothing need be in it: {} turns HTTP/3 on.
+	// +optional
+	HTTP3 *ListenerHTTP3 `json:"http3,omitempty"`
+}
+
+// ListenerHTTP3 says how listeners speak HTTP/3.
+type ListenerHTTP3 struct {
+	// EarlyData takes requests before the handshake is over, from clients that
+	// resume a session (0-RTT). Somebody who has recorded them can send them again:
+	// those with a method that is not safe wait, and the others reach backends with
+	// Early-Data: 1, who may answer 425. It needs a listener that asks clients for
+	// no certificates.
+	// +optional
+	EarlyData bool `json:"earlyData,omitempty"`
+	// AltSvcMaxAge is how long clients that came over TCP may remember that there
+	// is HTTP/3, which every response tells them in Alt-Svc. The default is 24h;
+	// 0s tells them nothing.
+	// +optional
+	AltSvcMaxAge *gatewayv1.Duration `json:"altSvcMaxAge,omitempty"`
 }
 
 // ProxyProtocolMode says whether a connection from a trusted source must begin

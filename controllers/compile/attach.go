@@ -63,16 +63,20 @@ type policies struct {
 	// disputed are listeners that share a port with another one and do not agree
 	// with it on the PROXY protocol: that other one, by the listener's key.
 	disputed map[string]string
+	// withoutHTTP3 says why listeners do not have the HTTP/3 that a policy gives
+	// them, by the listener's key. It is complete when the ports are bound.
+	withoutHTTP3 map[string]Finding
 }
 
 // newPolicyIndex compiles all policies of a set.
 func newPolicyIndex(set *objects.Set, _ grants, _ Options) policyIndex {
 	x := &policies{
-		compiled: map[objects.Ref]*compiledPolicy{},
-		attached: map[objects.Ref][]attached{},
-		routes:   make([][]objects.Ref, len(policyKinds)),
-		outer:    make([][]objects.Ref, len(policyKinds)),
-		disputed: map[string]string{},
+		compiled:     map[objects.Ref]*compiledPolicy{},
+		attached:     map[objects.Ref][]attached{},
+		routes:       make([][]objects.Ref, len(policyKinds)),
+		outer:        make([][]objects.Ref, len(policyKinds)),
+		disputed:     map[string]string{},
+		withoutHTTP3: map[string]Finding{},
 	}
 	for i := range policyKinds {
 		kind := &policyKinds[i]

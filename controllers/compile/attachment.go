@@ -46,6 +46,11 @@ type policyIndex interface {
 	proxyProtocol(shared []*listener) *snapshot.ProxyProtocol
 	// tls adds what policies and the listener's own options say to its TLS.
 	tls(l *listener, t *snapshot.TLS)
+	// http3 returns how a listener speaks HTTP/3, nil if it does not.
+	http3(l *listener) *snapshot.HTTP3
+	// refuseHTTP3 keeps in mind what status is to say of a listener that does not
+	// get what http3 returned; field is below the stanza.
+	refuseHTTP3(l *listener, field, message, want string)
 	// cluster fills in what the effective BackendPolicies say for one backendRef:
 	// those on the backend, its port, the route and the rule. target, if not "",
 	// names the route or rule ("HTTPRoute/namespace/name" or with "/rule") whose

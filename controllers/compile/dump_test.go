@@ -77,6 +77,9 @@ func (d *dumper) ports() {
 					text += fmt.Sprintf(" authorities=%d", strings.Count(string(c.Roots), "BEGIN"))
 				}
 			}
+			if l.HTTP3 != nil {
+				text += " http3=" + toJSON(l.HTTP3)
+			}
 			if l.Client != nil {
 				text += " client=" + toJSON(l.Client)
 			}

@@ -47,9 +47,10 @@ func (b *frameBuilder) compileGateway(object *gatewayv1.Gateway, class *gatewayC
 		g.listeners = append(g.listeners, l)
 	}
 	g.markConflicts()
+	g.markHTTP3(b.policies)
 	if b.opts.Namespace == "" {
 		for _, l := range g.listeners {
-			l.bound = uint16(l.spec.Port)
+			l.bound, l.boundUDP = uint16(l.spec.Port), uint16(l.spec.Port)
 		}
 		for _, address := range b.opts.Addresses {
 			g.addAddress(address)
@@ -101,8 +102,13 @@ func (b *frameBuilder) bindThroughService(g *gateway) {
 	for _, l := range g.listeners {
 		if service != nil {
 			for _, p := range service.Spec.Ports {
-				if p.Port == l.spec.Port && string(transportOf(p)) == strings.ToUpper(l.transport()) && p.TargetPort.IntVal > 0 && p.TargetPort.IntVal <= 65535 {
+				if p.Port != l.spec.Port || p.TargetPort.IntVal <= 0 || p.TargetPort.IntVal > 65535 {
+					continue
+				}
+				if string(transportOf(p)) == strings.ToUpper(l.transport()) {
 					l.bound = uint16(p.TargetPort.IntVal)
+				} else if l.http3 != nil {
+					l.boundUDP = uint16(p.TargetPort.IntVal)
 				}
 			}
 		}
@@ -228,9 +234,15 @@ func (b *frameBuilder) service(g *gateway) (Service, bool) {
 	}
 	s := Service{Gateway: g.ref(), Name: ServiceName(types.NamespacedName{Namespace: g.object.Namespace, Name: g.object.Name})}
 	for _, l := range g.listeners {
-		port := ServicePort{Name: fmt.Sprintf("%s-%d", l.transport(), l.spec.Port), Port: l.spec.Port, Protocol: strings.ToUpper(l.transport())}
-		if l.accepted.ok() && !slices.Contains(s.Ports, port) {
-			s.Ports = append(s.Ports, port)
+		transports := []string{l.transport()}
+		if l.http3 != nil {
+			transports = append(transports, "udp")
+		}
+		for _, transport := range transports {
+			port := ServicePort{Name: fmt.Sprintf("%s-%d", transport, l.spec.Port), Port: l.spec.Port, Protocol: strings.ToUpper(transport)}
+			if l.accepted.ok() && !slices.Contains(s.Ports, port) {
+				s.Ports = append(s.Ports, port)
+			}
 		}
 	}
 	slices.SortFunc(s.Ports, func(x, y ServicePort) int { return cmp.Or(int(x.Port-y.Port), cmp.Compare(x.Protocol, y.Protocol)) })

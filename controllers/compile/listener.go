@@ -31,6 +31,10 @@ type listener struct {
 	options      []tlsSetting
 	// bound is the port to bind, 0 if it is not known yet.
 	bound uint16
+	// http3 is nil unless the listener speaks HTTP/3, over UDP at boundUDP, which
+	// is 0 if it is not known yet.
+	http3    *snapshot.HTTP3
+	boundUDP uint16
 
 	accepted, resolved, conflicted, programmed verdict
 	// overlapping says with which listeners the TLS configuration overlaps.
@@ -352,16 +356,28 @@ func (s sockets) bind(g *gateway) {
 // ports returns the snapshot's ports.
 func (s sockets) ports(policies policyIndex) []*snapshot.Port {
 	ports := make([]*snapshot.Port, 0, len(s))
+	add := func(transport string, number uint16, listeners []*snapshot.Listener) *snapshot.Port {
+		port := &snapshot.Port{Key: fmt.Sprintf("%s/%d", transport, number), Number: number, Transport: transport, Listeners: listeners}
+		ports = append(ports, port)
+		return port
+	}
+	over := s.settleHTTP3(policies)
 	for key, shared := range s {
-		port := &snapshot.Port{Key: fmt.Sprintf("%s/%d", key.transport, key.number), Number: key.number, Transport: key.transport}
+		var listeners []*snapshot.Listener
 		for _, l := range shared.listeners {
-			port.Listeners = append(port.Listeners, l.compiled(policies))
+			listeners = append(listeners, l.compiled(policies))
 		}
+		slices.SortFunc(listeners, func(x, y *snapshot.Listener) int { return cmp.Compare(x.Key, y.Key) })
+		port := add(key.transport, key.number, listeners)
 		if key.transport == "tcp" {
 			port.ProxyProtocol = policies.proxyProtocol(shared.listeners)
 		}
-		slices.SortFunc(port.Listeners, func(x, y *snapshot.Listener) int { return cmp.Compare(x.Key, y.Key) })
-		ports = append(ports, port)
+		for number, speaks := range over {
+			if speaks == shared {
+				// All of them, so that over UDP too none takes another's hosts.
+				add("udp", number, listeners)
+			}
+		}
 	}
 	slices.SortFunc(ports, func(x, y *snapshot.Port) int { return cmp.Compare(x.Key, y.Key) })
 	return ports
@@ -378,6 +394,14 @@ func (l *listener) compiled(policies policyIndex) *snapshot.Listener {
 	if l.terminates() {
 		c.TLS = &snapshot.TLS{Certificates: l.certificates, Clients: l.clients}
 		policies.tls(l, c.TLS)
+	}
+	if l.http3 != nil && l.boundUDP != 0 {
+		c.HTTP3 = l.http3
+		if c.TLS.Clients != nil && c.HTTP3.EarlyData {
+			c.HTTP3 = &snapshot.HTTP3{AltSvcMaxAge: c.HTTP3.AltSvcMaxAge}
+			policies.refuseHTTP3(l, ".earlyData", fmt.Sprintf("listener %s asks clients for certificates, which early data comes before", l.key),
+				"no earlyData, or no certificates of clients")
+		}
 	}
 	return c
 }

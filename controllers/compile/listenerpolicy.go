@@ -63,8 +63,11 @@ func compileListenerPolicy(c *policyCompiler) {
 	if spec.TLS != nil {
 		compileListenerTLS(c, spec.TLS)
 	}
+	if spec.HTTP3 != nil {
+		compileHTTP3(c, spec.HTTP3)
+	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "trustedProxies, proxyProtocol, limits, timeouts or tls")
+		c.invalid("spec", "it sets nothing", "trustedProxies, proxyProtocol, limits, timeouts, tls or http3")
 	}
 }
 

@@ -79,6 +79,8 @@ func reachOf(stanza string) reach {
 		return reach{terminatesTLS, "terminates no TLS", "a listener with protocol HTTPS, or TLS with mode Terminate"}
 	case stanza == proxyProtocolStanza:
 		return reach{takesConnections, "takes no connections", "a listener with protocol HTTP, HTTPS, TLS or TCP"}
+	case stanza == http3Stanza:
+		return reach{speaksHTTPS, "speaks no HTTPS", "a listener with protocol HTTPS"}
 	case stanza == "timeouts.idle":
 		return reach{func(*gatewayv1.Listener) bool { return true }, "", ""}
 	}
@@ -88,6 +90,8 @@ func reachOf(stanza string) reach {
 func takesRequests(l *gatewayv1.Listener) bool {
 	return l.Protocol == gatewayv1.HTTPProtocolType || l.Protocol == gatewayv1.HTTPSProtocolType
 }
+
+func speaksHTTPS(l *gatewayv1.Listener) bool { return l.Protocol == gatewayv1.HTTPSProtocolType }
 
 func takesConnections(l *gatewayv1.Listener) bool { return l.Protocol != gatewayv1.UDPProtocolType }
 

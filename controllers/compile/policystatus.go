@@ -42,6 +42,7 @@ func (x *policies) status(set *objects.Set, ref objects.Ref) (*Status, []Finding
 		var overridden *metav1.Condition
 		if at, found := x.find(set, p, i, &r, &accepted); found {
 			x.checkListeners(set, p, at, i, &r, &accepted)
+			x.checkHTTP3(set, p, at, i, &r, &accepted)
 			overridden = x.overridden(set, p, at, i, &r, &accepted)
 		}
 		entry.Conditions = append(entry.Conditions, newCondition(string(gatewayv1.PolicyConditionAccepted),

@@ -59,6 +59,13 @@ func (p *port) update(cfg *snapshot.Port) error {
 	t := &table{byKey: map[string]*terminator{}}
 	var certificates []observe.Certificate
 	for _, l := range cfg.Listeners {
+		if p.quic && l.HTTP3 == nil {
+			// Its names are not another's, though nobody takes them here.
+			if _, taken := t.names.Get(l.Hostname); !taken {
+				t.names = t.names.With(l.Hostname, &terminator{listener: l.Key})
+			}
+			continue
+		}
 		t.clients = append(t.clients, l.Client)
 		if l.TLS == nil {
 			continue

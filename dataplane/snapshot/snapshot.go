@@ -52,8 +52,8 @@ type Ref struct {
 // Port is one socket and the listeners that share it.
 type Port struct {
 	// Key is stable across snapshots: "protocol/number", such as "tcp/80".
-	// Listeners with HTTP/3 are of a port of TCP and of one of UDP, whose numbers
-	// may differ.
+	// Where a listener speaks HTTP/3, the listeners of the port of TCP are also
+	// those of one of UDP, whose number may differ.
 	Key string `json:"key"`
 	// Number is the port to bind.
 	Number uint16 `json:"number"`
