@@ -441,8 +441,9 @@ func TestServerDrain(t *testing.T) {
 }
 
 func TestServerCancel(t *testing.T) {
-	failed := make(chan error, 1)
+	began, failed := make(chan struct{}), make(chan error, 1)
 	h := &handler{serve: func(ex *exchange.Exchange) {
+		close(began)
 		_, err := ex.In.Body.Next()
 		failed <- err
 		ex.Answer(400, "test", "")
@@ -452,7 +453,7 @@ func TestServerCancel(t *testing.T) {
 	pr, pw := io.Pipe()
 	defer pw.Close()
 	req, _ := http.NewRequestWithContext(ctx, "POST", f.url("/"), pr)
-	time.AfterFunc(50*time.Millisecond, cancel)
+	go func() { <-began; cancel() }()
 	if _, err := f.web().Do(req); err == nil {
 		t.Error("it was not cancelled")
 	}
