@@ -62,7 +62,9 @@ func data(s string) []byte { return frame(0, []byte(s)) }
 var getFields = []string{":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/"}
 
 // get is a GET's header section, with more.
-func get(more ...string) []byte { return headers(append(append([]string(nil), getFields...), more...)...) }
+func get(more ...string) []byte {
+	return headers(append(append([]string(nil), getFields...), more...)...)
+}
 
 // post is a POST's.
 func post(more ...string) []byte {
@@ -188,7 +190,9 @@ var hostile = []struct {
 	{"crumbs of Cookie", func(g *guest) { g.request(get("cookie", "a=1", "cookie", "b=2")) }, "200"},
 	{"TE: trailers", func(g *guest) { g.request(get("te", "trailers")) }, "200"},
 	{"Host beside :authority", func(g *guest) { g.request(get("host", "a.test")) }, "200"},
-	{"OPTIONS *", func(g *guest) { g.request(headers(":method", "OPTIONS", ":scheme", "https", ":authority", "a.test", ":path", "*")) }, "200"},
+	{"OPTIONS *", func(g *guest) {
+		g.request(headers(":method", "OPTIONS", ":scheme", "https", ":authority", "a.test", ":path", "*"))
+	}, "200"},
 
 	// Requests, RFC 9114 section 4.
 	{"no HEADERS", func(g *guest) { g.request() }, "RESET H3_REQUEST_INCOMPLETE"},
@@ -219,20 +223,38 @@ var hostile = []struct {
 	{"no :scheme", func(g *guest) { g.request(headers(":method", "GET", ":authority", "a.test", ":path", "/")) }, malformed},
 	{"no :path", func(g *guest) { g.request(headers(getFields[:6]...)) }, malformed},
 	{"no :authority and no Host", func(g *guest) { g.request(headers(":method", "GET", ":scheme", "https", ":path", "/")) }, malformed},
-	{"an empty :authority", func(g *guest) { g.request(headers(":method", "GET", ":scheme", "https", ":authority", "", ":path", "/")) }, malformed},
+	{"an empty :authority", func(g *guest) {
+		g.request(headers(":method", "GET", ":scheme", "https", ":authority", "", ":path", "/"))
+	}, malformed},
 	{":path twice", func(g *guest) { g.request(headers(append([]string{":path", "/b"}, getFields...)...)) }, malformed},
 	{":status in a request", func(g *guest) { g.request(headers(append([]string{":status", "200"}, getFields...)...)) }, malformed},
 	{"an unknown pseudo-header field", func(g *guest) { g.request(headers(append([]string{":x", "y"}, getFields...)...)) }, malformed},
 	{"a pseudo-header field behind others", func(g *guest) { g.request(get("a", "b", ":method", "GET")) }, malformed},
 	{"a pseudo-header field in trailers", func(g *guest) { g.request(post(), headers(":path", "/")) }, malformed},
-	{"an empty :path", func(g *guest) { g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "")) }, malformed},
-	{"a :path of another form", func(g *guest) { g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "https://b.test/")) }, malformed},
-	{"a :path with a space", func(g *guest) { g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/a HTTP/1.1")) }, malformed},
-	{"a :path with a fragment", func(g *guest) { g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/a#b")) }, malformed},
-	{"another :scheme", func(g *guest) { g.request(headers(":method", "GET", ":scheme", "ftp", ":authority", "a.test", ":path", "/")) }, malformed},
-	{"a :method with a space", func(g *guest) { g.request(headers(":method", "GET /x", ":scheme", "https", ":authority", "a.test", ":path", "/")) }, malformed},
-	{"user information in :authority", func(g *guest) { g.request(headers(":method", "GET", ":scheme", "https", ":authority", "u@a.test", ":path", "/")) }, malformed},
-	{"a slash in :authority", func(g *guest) { g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test/b", ":path", "/")) }, malformed},
+	{"an empty :path", func(g *guest) {
+		g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", ""))
+	}, malformed},
+	{"a :path of another form", func(g *guest) {
+		g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "https://b.test/"))
+	}, malformed},
+	{"a :path with a space", func(g *guest) {
+		g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/a HTTP/1.1"))
+	}, malformed},
+	{"a :path with a fragment", func(g *guest) {
+		g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/a#b"))
+	}, malformed},
+	{"another :scheme", func(g *guest) {
+		g.request(headers(":method", "GET", ":scheme", "ftp", ":authority", "a.test", ":path", "/"))
+	}, malformed},
+	{"a :method with a space", func(g *guest) {
+		g.request(headers(":method", "GET /x", ":scheme", "https", ":authority", "a.test", ":path", "/"))
+	}, malformed},
+	{"user information in :authority", func(g *guest) {
+		g.request(headers(":method", "GET", ":scheme", "https", ":authority", "u@a.test", ":path", "/"))
+	}, malformed},
+	{"a slash in :authority", func(g *guest) {
+		g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test/b", ":path", "/"))
+	}, malformed},
 	{"Host that differs", func(g *guest) { g.request(get("host", "b.test")) }, malformed},
 	{"Host twice", func(g *guest) { g.request(get("host", "a.test", "host", "a.test")) }, malformed},
 	{"an upper-case name", func(g *guest) { g.request(get("Accept", "x")) }, malformed},
@@ -263,16 +285,26 @@ var hostile = []struct {
 	{"trailers that are malformed", func(g *guest) { g.request(post(), data("x"), headers("A", "b")) }, malformed},
 	{"Expect of something else", func(g *guest) { g.request(post("expect", "a miracle")) }, "417"},
 	{"CONNECT", func(g *guest) { g.request(headers(":method", "CONNECT", ":authority", "a.test:1")) }, "501"},
-	{"CONNECT with :path", func(g *guest) { g.request(headers(":method", "CONNECT", ":authority", "a.test:1", ":path", "/", ":scheme", "https")) }, malformed},
+	{"CONNECT with :path", func(g *guest) {
+		g.request(headers(":method", "CONNECT", ":authority", "a.test:1", ":path", "/", ":scheme", "https"))
+	}, malformed},
 	{"CONNECT without a port", func(g *guest) { g.request(headers(":method", "CONNECT", ":authority", "a.test")) }, malformed},
 	{":protocol with GET", func(g *guest) { g.request(headers(append([]string{":protocol", "websocket"}, getFields...)...)) }, malformed},
-	{"an unknown :protocol", func(g *guest) { g.request(headers(":method", "CONNECT", ":protocol", "connect-udp", ":scheme", "https", ":authority", "a.test", ":path", "/")) }, "501"},
-	{"WebSocket with a key of its own", func(g *guest) { g.request(headers(":method", "CONNECT", ":protocol", "websocket", ":scheme", "https", ":authority", "a.test", ":path", "/", "sec-websocket-key", "x")) }, malformed},
+	{"an unknown :protocol", func(g *guest) {
+		g.request(headers(":method", "CONNECT", ":protocol", "connect-udp", ":scheme", "https", ":authority", "a.test", ":path", "/"))
+	}, "501"},
+	{"WebSocket with a key of its own", func(g *guest) {
+		g.request(headers(":method", "CONNECT", ":protocol", "websocket", ":scheme", "https", ":authority", "a.test", ":path", "/", "sec-websocket-key", "x"))
+	}, malformed},
 
 	// Sizes.
-	{"a long :path", func(g *guest) { g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/"+strings.Repeat("x", 9000))) }, "414"},
+	{"a long :path", func(g *guest) {
+		g.request(headers(":method", "GET", ":scheme", "https", ":authority", "a.test", ":path", "/"+strings.Repeat("x", 9000)))
+	}, "414"},
 	{"a large field", func(g *guest) { g.request(get("a", strings.Repeat("x", 17000))) }, "431"},
-	{"many fields", func(g *guest) { g.request(headers(append(getFields[:8:8], strings.Fields(strings.Repeat("a b ", 200))...)...)) }, "431"},
+	{"many fields", func(g *guest) {
+		g.request(headers(append(getFields[:8:8], strings.Fields(strings.Repeat("a b ", 200))...)...))
+	}, "431"},
 	{"a bomb of static entries", func(g *guest) { g.request(frame(1, []byte{0, 0}, bytes.Repeat([]byte{0xc0 | 31}, 30000))) }, "431"},
 	{"a section too large to be read", func(g *guest) { g.begin(append(varint(1, 1<<30), make([]byte, 1000)...)) }, "431"},
 	{"large trailers", func(g *guest) { g.request(post(), data("x"), headers("a", strings.Repeat("x", 17000))) }, malformed},
@@ -328,7 +360,10 @@ var hostile = []struct {
 	{"CANCEL_PUSH of what was not promised", func(g *guest) { g.control(frame(3, varint(0))) }, "CONN H3_ID_ERROR id"},
 	{"PRIORITY_UPDATE of no request", func(g *guest) { g.control(frame(0xf0700, varint(2), []byte("u=1"))) }, "CONN H3_ID_ERROR priority_update"},
 	{"PRIORITY_UPDATE of a push", func(g *guest) { g.control(frame(0xf0701, varint(0), []byte("u=1"))) }, "CONN H3_ID_ERROR priority_update"},
-	{"PRIORITY_UPDATE", func(g *guest) { g.control(frame(0xf0700, varint(0), []byte("u=1"))); g.request(get("priority", "u=2, i")) }, "200"},
+	{"PRIORITY_UPDATE", func(g *guest) {
+		g.control(frame(0xf0700, varint(0), []byte("u=1")))
+		g.request(get("priority", "u=2, i"))
+	}, "200"},
 
 	// Floods.
 	{"resets", func(g *guest) {

@@ -1,7 +1,6 @@
 package h3
 
 import (
-	"context"
 	"errors"
 	"io"
 	"os"
@@ -76,15 +75,14 @@ func (st *stream) sendContent(r *exchange.Response, body exchange.Body) error {
 	if left > 0 {
 		st.out = appendFrameHeader(st.out, frameData, left)
 	}
-	watching := false
+	if !st.ex.Await(body) {
+		return exchange.ErrAbandoned
+	}
+	defer st.ex.Await(nil)
 	for {
 		if !body.Ready() {
 			if err := st.flush(); err != nil {
 				return err
-			}
-			if !watching {
-				watching = true
-				defer st.watch(body)()
 			}
 		}
 		p, err := body.Next()
@@ -111,30 +109,6 @@ func (st *stream) sendContent(r *exchange.Response, body exchange.Body) error {
 		return errContentShort
 	}
 	return nil
-}
-
-// watch closes the content if the client gives the stream up, so that who
-// waits for it sees its end. It ends when the function that it returns is called.
-func (st *stream) watch(body exchange.Body) (stop func()) {
-	key := streamKey{st.c, st.id}
-	st.responseMu.Lock()
-	st.response, st.responseOf = body, key
-	st.responseMu.Unlock()
-	cancel := context.AfterFunc(st.str.Context(), func() { st.cutOff(key) })
-	return func() {
-		cancel()
-		st.responseMu.Lock()
-		st.response = nil
-		st.responseMu.Unlock()
-	}
-}
-
-func (st *stream) cutOff(key streamKey) {
-	st.responseMu.Lock()
-	defer st.responseMu.Unlock()
-	if st.response != nil && st.responseOf == key {
-		st.response.Close()
-	}
 }
 
 // appendTrailers gathers a trailer section, or nothing if nothing of it may be sent.

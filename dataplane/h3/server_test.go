@@ -167,8 +167,21 @@ func (f *front) web() *http.Client {
 	tr.Dial = func(ctx context.Context, _ string, conf *tls.Config, qconf *quic.Config) (*quic.Conn, error) {
 		return quic.DialAddr(ctx, f.addr.String(), conf, qconf)
 	}
-	f.t.Cleanup(func() { _ = tr.Close() })
-	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	f.t.Cleanup(func() { cancel(); _ = tr.Close() })
+	return &http.Client{Transport: bounded{tr, ctx}}
+}
+
+// bounded ends requests with a context's.
+type bounded struct {
+	http.RoundTripper
+	ctx context.Context
+}
+
+func (b bounded) RoundTrip(req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithCancel(req.Context())
+	context.AfterFunc(b.ctx, cancel)
+	return b.RoundTripper.RoundTrip(req.WithContext(ctx))
 }
 
 func (f *front) url(path string) string { return "https://a.test" + path }
@@ -472,22 +485,39 @@ func (b *waiting) Next() ([]byte, error) { <-b.closed; return nil, errors.New("c
 func (b *waiting) Ready() bool           { return false }
 func (b *waiting) Close()                { b.once.Do(func() { close(b.closed) }) }
 
-// A client that gives up a response that is awaited ends the waiting.
+// A client that gives up a response that is awaited ends the waiting, be it for
+// the head or for content.
 func TestServerCancelResponse(t *testing.T) {
+	began := make(chan struct{}, 1)
 	h := &handler{serve: func(ex *exchange.Exchange) {
-		ex.Response.Status, ex.Response.Length = 200, -1
-		ex.Response.Body = &waiting{closed: make(chan struct{})}
+		body := &waiting{closed: make(chan struct{})}
+		if ex.In.Path == "/head" {
+			ex.Await(body)
+			began <- struct{}{}
+			_, _ = body.Next()
+			ex.Await(nil)
+			ex.Answer(499, "test", "")
+			return
+		}
+		ex.Response.Status, ex.Response.Length, ex.Response.Body = 200, -1, body
+		began <- struct{}{}
 	}}
 	f := serveH3(t, h, nil)
-	ctx, cancel := context.WithCancel(context.Background())
-	req, _ := http.NewRequestWithContext(ctx, "GET", f.url("/"), nil)
-	res, err := f.web().Do(req)
-	if err != nil {
-		t.Fatal(err)
+	for i, path := range []string{"/head", "/content"} {
+		ctx, cancel := context.WithCancel(context.Background())
+		go func() { <-began; cancel() }()
+		req, _ := http.NewRequestWithContext(ctx, "GET", f.url(path), nil)
+		if res, err := f.web().Do(req); err == nil {
+			if _, err := io.ReadAll(res.Body); err == nil {
+				t.Error("it was not cancelled")
+			}
+			_ = res.Body.Close()
+		}
+		await(t, func() bool { return len(h.done()) == i+1 })
+		if err := h.done()[i]; err == nil {
+			t.Error("no error")
+		}
 	}
-	cancel()
-	_ = res.Body.Close()
-	await(t, func() bool { return len(h.done()) == 1 })
 }
 
 // await waits until a condition holds.

@@ -1,6 +1,7 @@
 package h3
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -54,18 +55,14 @@ type stream struct {
 	// timer bounds how long the stream waits for the client.
 	timer deadline.Conn
 
-	// response is the response's content while somebody waits for it, to be
-	// closed if the client gives the stream up.
-	responseMu sync.Mutex
-	response   exchange.Body
-	responseOf streamKey
+	// unwatch ends the watch for a client that goes, which only exchanges have
+	// that take long. It is the janitor's until the timer is stopped.
+	unwatch func() bool
 }
 
-// streamKey names a stream for good: the struct may be another's by then.
-type streamKey struct {
-	c  *ServerConn
-	id quic.StreamID
-}
+// watchAfter is how long an exchange may take before its client is watched. It
+// costs more than most exchanges take.
+const watchAfter = 250 * time.Millisecond
 
 var (
 	errReset        = &exchange.ClientError{Status: 400, Reason: "stream_reset", Err: errors.New("the client has reset the stream")}
@@ -79,7 +76,11 @@ var (
 	errContentLong  = errors.New("h3: the response's content is longer than its length")
 )
 
-var streams = sync.Pool{New: func() any { return new(stream) }}
+var streams = sync.Pool{New: func() any {
+	st := new(stream)
+	st.timer.Ring = st.watch
+	return st
+}}
 
 func newStream(c *ServerConn, str *quic.Stream) *stream {
 	st := streams.Get().(*stream)
@@ -126,6 +127,7 @@ func (st *stream) Run() {
 	c, ex := st.c, &st.ex
 	st.timer.Start((*streamTimer)(st))
 	if st.readRequest() {
+		st.timer.Alarm(watchAfter)
 		c.handler.Serve(ex)
 		var err error
 		if st.tunnels {
@@ -141,6 +143,10 @@ func (st *stream) Run() {
 		st.finish(err)
 	}
 	st.timer.Stop()
+	if st.unwatch != nil {
+		st.unwatch()
+		st.unwatch = nil
+	}
 	if !st.ended {
 		// The rest of the request is of no use, RFC 9114 section 4.1.
 		st.str.CancelRead(NoError.stream())
@@ -151,6 +157,17 @@ func (st *stream) Run() {
 	st.str.ReleaseStreamCredit()
 	c.forget(st.id)
 	st.reuse()
+}
+
+// watch gives the exchange up when the client does so. The janitor calls it.
+func (st *stream) watch() {
+	ex, turn, ctx := &st.ex, st.ex.Turn(), st.str.Context()
+	st.unwatch = context.AfterFunc(ctx, func() {
+		// It also ends when we end our side, which leaves a tunnel's other one open.
+		if context.Cause(ctx) != quic.ErrStreamClosed {
+			ex.Abandon(turn)
+		}
+	})
 }
 
 // finish ends both sides.

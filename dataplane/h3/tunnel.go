@@ -1,11 +1,8 @@
 package h3
 
 import (
-	"context"
 	"errors"
 	"io"
-
-	"github.com/quic-go/quic-go"
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/link"
@@ -24,13 +21,10 @@ func (st *stream) tunnel() error {
 	if err := st.flush(); err != nil {
 		return err
 	}
-	ctx := st.str.Context()
-	defer context.AfterFunc(ctx, func() {
-		// It also ends when we end our side, which leaves the other one open.
-		if context.Cause(ctx) != quic.ErrStreamClosed {
-			_ = t.Close()
-		}
-	})()
+	if !st.ex.Await(tunnelCloser{t}) {
+		return exchange.ErrAbandoned
+	}
+	defer st.ex.Await(nil)
 	up := &upward{st: st, t: t, done: make(chan error, 1)}
 	pool.Start(up)
 	err := st.carryDown(t)
@@ -39,6 +33,11 @@ func (st *stream) tunnel() error {
 	}
 	return errors.Join(err, <-up.done)
 }
+
+// tunnelCloser is a tunnel as what an exchange waits for.
+type tunnelCloser struct{ t exchange.Tunnel }
+
+func (c tunnelCloser) Close() { _ = c.t.Close() }
 
 // upward carries what the client sends.
 type upward struct {
