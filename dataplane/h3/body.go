@@ -92,10 +92,7 @@ func (st *stream) wait() {
 		st.bodyErr = errBodySlow
 		return
 	}
-	if in := &st.in; len(in.buf) < link.MediumBuffer {
-		in.release()
-		in.from, in.buf = st.str, link.TakeBuffer(link.MediumBuffer)
-	}
+	st.in.enlarge()
 	if st.ex.In.ExpectContinue && !st.readsContinue.Swap(true) {
 		_ = st.inform(100, nil)
 	}

@@ -24,7 +24,8 @@ func (a *uniAccepter) Run() {
 			return
 		}
 		c.begin(1)
-		pool.Start(&uniStream{c: c, str: str, in: reader{from: str}})
+		// They live as long as the connection, and are silent most of the time.
+		pool.Start(&uniStream{c: c, str: str, in: reader{from: str, buf: make([]byte, 64)}})
 	}
 }
 
@@ -123,10 +124,10 @@ func (u *uniStream) readControl() error {
 			case h.kind.reserved():
 				return errFrameReserved
 			}
-			if err := u.in.skip(h.length); err != nil {
+			if err := u.c.nothingErr(1 + int(h.length>>10)); err != nil {
 				return err
 			}
-			if err := u.c.nothingErr(1 + int(h.length>>10)); err != nil {
+			if err := u.in.skip(h.length); err != nil {
 				return err
 			}
 			continue

@@ -54,7 +54,8 @@ type frameHeader struct {
 // errCutOff says that a stream has ended amid a frame.
 var errCutOff = errors.New("h3: the stream has ended amid a frame")
 
-// reader reads a stream by frames. Its buffer comes from link's pools.
+// reader reads a stream by frames. Its buffer comes from link's pools, unless
+// it was given one.
 type reader struct {
 	from io.Reader
 	buf  []byte
@@ -79,7 +80,7 @@ func (in *reader) fill() error {
 		return io.EOF
 	}
 	if in.buf == nil {
-		in.buf = link.TakeBuffer(link.MediumBuffer)
+		in.buf = link.TakeBuffer(link.SmallBuffer)
 	}
 	if in.r > 0 {
 		in.w = copy(in.buf, in.buf[in.r:in.w])
@@ -94,6 +95,16 @@ func (in *reader) fill() error {
 		}
 	}
 	return err
+}
+
+// enlarge makes the buffer fit for content. Nothing is buffered.
+func (in *reader) enlarge() {
+	if len(in.buf) < link.MediumBuffer {
+		if in.buf != nil {
+			link.GiveBuffer(in.buf)
+		}
+		in.buf, in.r, in.w = link.TakeBuffer(link.MediumBuffer), 0, 0
+	}
 }
 
 // need reads until n bytes are buffered, for n that are bounded.
