@@ -21,6 +21,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 
 	"github.com/headgate/headgate/dataplane"
+	"github.com/headgate/headgate/dataplane/observe"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -319,6 +320,118 @@ func TestHTTP3EarlyData(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A call of gRPC, both ways at once, and what is logged and counted of it.
+func TestHTTP3GRPC(t *testing.T) {
+	up := h2cBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Trailer", "Grpc-Status")
+		w.WriteHeader(200)
+		w.(http.Flusher).Flush()
+		for buf := make([]byte, 100); ; {
+			n, err := r.Body.Read(buf)
+			_, _ = w.Write(buf[:n])
+			w.(http.Flusher).Flush()
+			if err != nil {
+				break
+			}
+		}
+		w.Header().Set("Grpc-Status", "0")
+	})
+	var logged lockedBuffer
+	accessLog := observe.NewAccessLog(&logged, observe.JSON)
+	metrics := observe.NewMetrics("test")
+	p := start(t, dataplane.Options{AccessLog: accessLog, Metrics: metrics})
+	w := &world{}
+	w.port3(listener3(t, "one", "one.example.com")).h2cCluster("a", up).host("one", "one.example.com", to("/shop.Orders", "a")).apply(t, p)
+	c := client3(t, address3(t, p), &tls.Config{ServerName: "one.example.com"})
+	messages, pipe := io.Pipe()
+	call := func(method string, body io.Reader) *http.Response {
+		t.Helper()
+		req, _ := http.NewRequest("POST", "https://one.example.com"+method, body)
+		req.Header.Set("Content-Type", "application/grpc")
+		req.Header.Set("Te", "trailers")
+		resp, err := c.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	resp := call("/shop.Orders/Talk", messages) // it is answered before anything is said
+	for _, message := range []string{"one", "another"} {
+		_, _ = io.WriteString(pipe, message)
+		got := make([]byte, len(message))
+		if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != message {
+			t.Fatalf("%q %v", got, err)
+		}
+	}
+	_ = pipe.Close()
+	if rest := text(t, resp, nil); rest != "" || resp.Trailer.Get("Grpc-Status") != "0" {
+		t.Errorf("%q %v", rest, resp.Trailer)
+	}
+	resp = call("/shop.Nothing/Talk", http.NoBody)
+	if rest := text(t, resp, nil); rest != "" || resp.StatusCode != 200 || resp.Header.Get("Grpc-Status")+resp.Trailer.Get("Grpc-Status") != "12" {
+		t.Errorf("%q %v %v", rest, resp.Header, resp.Trailer)
+	}
+	_ = c.Transport.(*http3.Transport).Close()
+	if _, err := client3(t, address3(t, p), &tls.Config{ServerName: "example.org"}).Get("https://example.org/"); err == nil {
+		t.Error("a connection without a certificate")
+	}
+	for name, want := range map[string]float64{
+		"headgate_connections_accepted_total": 1, "headgate_connections_active": 0, "headgate_connections_rejected_total": 1,
+	} {
+		for until := time.Now().Add(10 * time.Second); counted(t, metrics, name, "udp/0") != want; time.Sleep(time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatalf("%s is %v, want %v", name, counted(t, metrics, name, "udp/0"), want)
+			}
+		}
+	}
+
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_ = p.Shutdown(ctx)
+	accessLog.Close()
+	if got := logged.String(); strings.Count(got, `"HTTP/3.0"`) != 2 {
+		t.Errorf("logged:\n%s", got)
+	}
+}
+
+// counted returns a port's metric.
+func counted(t *testing.T, m *observe.Metrics, name, port string) (sum float64) {
+	t.Helper()
+	families, err := m.Registry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, metric := range f.GetMetric() {
+			for _, l := range metric.GetLabel() {
+				if f.GetName() == name && l.GetName() == "port" && l.GetValue() == port {
+					sum += metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
+				}
+			}
+		}
+	}
+	return sum
+}
+
+// lockedBuffer is a buffer for several goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }
 
 // WebSocket over HTTP/3, RFC 9220, to an upstream that knows it from HTTP/1.1.
