@@ -298,17 +298,18 @@ func TestHTTP3EarlyData(t *testing.T) {
 			for range 3 {
 				c := client3(t, address3(t, p), &tls.Config{ServerName: "one.example.com", ClientSessionCache: cache})
 				dial := c.Transport.(*http3.Transport).Dial
-				var qc *quic.Conn
-				c.Transport.(*http3.Transport).Dial = func(ctx context.Context, a string, conf *tls.Config, config *quic.Config) (_ *quic.Conn, err error) {
-					qc, err = dial(ctx, a, conf, config)
+				var dialled atomic.Pointer[quic.Conn]
+				c.Transport.(*http3.Transport).Dial = func(ctx context.Context, a string, conf *tls.Config, config *quic.Config) (*quic.Conn, error) {
+					qc, err := dial(ctx, a, conf, config)
+					dialled.Store(qc)
 					return qc, err
 				}
 				req, _ := http.NewRequest(http3.MethodGet0RTT, "https://one.example.com/", nil)
 				resp, err := c.Do(req)
-				if got := text(t, resp, err); got != "GET" && (got != "GET1" || !qc.ConnectionState().Used0RTT) {
+				if got := text(t, resp, err); got != "GET" && (got != "GET1" || !dialled.Load().ConnectionState().Used0RTT) {
 					t.Errorf("%q", got)
 				}
-				used = used || qc.ConnectionState().Used0RTT
+				used = used || dialled.Load().ConnectionState().Used0RTT
 				resp, err = c.Post("https://one.example.com/", "text/plain", strings.NewReader("x"))
 				if got := text(t, resp, err); got != "POST" {
 					t.Errorf("%q", got)

@@ -211,6 +211,7 @@ func (p *port) serveQUIC(t *transport, qc *quic.Conn, a *attempt) {
 		Remote: addrPort(qc.RemoteAddr()), Local: addrPort(qc.LocalAddr()),
 		TLS: a.picked.settled(&state),
 	}
+	defer info.End()
 	session := p.set.opts.QUIC.New(qc, info, a.picked.client)
 	p.mu.Lock()
 	c.session = session
