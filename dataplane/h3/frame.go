@@ -107,17 +107,16 @@ func (in *reader) enlarge() {
 	}
 }
 
-// need reads until n bytes are buffered, for n that are bounded.
+// need reads until n bytes are buffered, for n that are bounded. The buffer
+// grows with what comes, not with what is announced.
 func (in *reader) need(n int) error {
-	if n > len(in.buf) {
-		bigger := link.TakeBuffer(n)
-		in.w = copy(bigger, in.buf[in.r:in.w])
-		if in.buf != nil {
-			link.GiveBuffer(in.buf)
-		}
-		in.buf, in.r = bigger, 0
-	}
 	for in.w-in.r < n {
+		if in.buf != nil && in.r == 0 && in.w == len(in.buf) {
+			bigger := link.TakeBuffer(min(n, 4*len(in.buf)))
+			copy(bigger, in.buf)
+			link.GiveBuffer(in.buf)
+			in.buf = bigger
+		}
 		if err := in.fill(); err == io.EOF {
 			return errCutOff
 		} else if err != nil {

@@ -158,16 +158,25 @@ func (st *stream) flush() error {
 	return err
 }
 
-// write returns when the client's windows let the bytes pass.
+// write returns when the client's windows let the bytes pass. WriteTimeout is
+// for a buffer of them, however many there are.
 func (st *stream) write(p []byte) error {
-	if !st.timer.Write(st.c.opts.WriteTimeout) {
-		return errNotRead
+	for len(p) > 0 {
+		if !st.timer.Write(st.c.opts.WriteTimeout) {
+			return errNotRead
+		}
+		n, err := st.str.Write(p[:min(len(p), link.LargeBuffer)])
+		st.timer.Write(0)
+		if err != nil {
+			return st.unwritten(err)
+		}
+		p = p[n:]
 	}
-	_, err := st.str.Write(p)
-	st.timer.Write(0)
-	if err == nil {
-		return nil
-	}
+	return nil
+}
+
+// unwritten tells why writing failed.
+func (st *stream) unwritten(err error) error {
 	var reset *quic.StreamError
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
