@@ -60,10 +60,12 @@ func TestBrowser(t *testing.T) {
 		logged string // as the access log does
 	}{
 		{"H2", []string{"--disable-quic"}, "h2", "HTTP/2.0"},
+		// Over UDP the first address that localhost has is the only one that is tried.
+		{"H3", []string{"--enable-quic", "--origin-to-force-quic-on=localhost:PORT", "--host-resolver-rules=MAP localhost 127.0.0.1"}, "h3", "HTTP/3.0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			clear(objects)
-			h := start(t, backend("a", portOf(up.Listener.Addr()))+route("a"), "--access-log", "json")
+			h := start(t, http3+backend("a", portOf(up.Listener.Addr()))+route("a"), "--access-log", "json")
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			args := append([]string{
@@ -71,6 +73,9 @@ func TestBrowser(t *testing.T) {
 				"--disable-component-update", "--disable-sync", "--user-data-dir=" + t.TempDir(),
 				"--ignore-certificate-errors-spki-list=" + h.pin(t), "--dump-dom",
 			}, test.flags...)
+			for i := range args {
+				args[i] = strings.ReplaceAll(args[i], "PORT", fmt.Sprint(h.secure))
+			}
 			cmd := exec.CommandContext(ctx, chromium, append(args, fmt.Sprintf("https://localhost:%d/", h.secure))...)
 			cmd.WaitDelay = 5 * time.Second
 			var stderr output
@@ -100,6 +105,17 @@ func TestBrowser(t *testing.T) {
 		})
 	}
 }
+
+// http3 turns HTTP/3 on.
+const http3 = `
+---
+apiVersion: headgate.dev/v1alpha1
+kind: ListenerPolicy
+metadata: {name: http3, namespace: default}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gateway}]
+  http3: {}
+`
 
 // pin returns the SHA-256 of the certificate's public key.
 func (h *headgate) pin(t *testing.T) string {
