@@ -229,7 +229,7 @@ func (p *Proxy) endpoints(yield func(observe.Endpoint)) {
 				Healthy: e.State != "ejected" && e.State != "unhealthy", Draining: e.State == "draining",
 				InFlight: int(e.InFlight), Connections: e.Connections, Idle: e.Idle,
 				Requests: e.Requests, Failures: e.Failures,
-				ConnectFailures: e.ConnectFailures, Ejections: e.Ejections,
+				ConnectFailures: e.ConnectFailures, TLSFailures: e.TLSFailures, Ejections: e.Ejections,
 				ChecksPassed: e.ChecksPassed, ChecksFailed: e.ChecksFailed,
 			})
 		}

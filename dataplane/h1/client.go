@@ -416,6 +416,8 @@ func (c *ClientConn) explain(err error) error {
 		e.Reason = "timeout"
 	case errors.As(err, &malformed):
 		e.Reason = "malformed_response"
+	case link.IsAlert(err):
+		e.Reason = "tls_alert" // such as that it wants a certificate of ours: TLS 1.3 tells so late
 	case errors.Is(err, io.EOF):
 		e.Reason = "closed"
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/headgate/headgate/dataplane/deadline"
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/link"
 )
 
 // ClientStream is one exchange's use of a ClientConn. It belongs to one
@@ -326,6 +327,8 @@ func (s *ClientStream) explain(err error) error {
 		e.Reason = "malformed_response"
 	case errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, errClosed):
 		e.Reason = "closed"
+	case link.IsAlert(err):
+		e.Reason = "tls_alert"
 	case errors.As(err, &peer):
 	}
 	switch {

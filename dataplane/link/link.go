@@ -50,6 +50,13 @@ func IsGone(err error) bool {
 		errors.Is(err, io.ErrClosedPipe) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
+// IsAlert reports whether the peer has ended TLS with an alert, RFC 8446
+// section 6.2, other than to say that it sends no more.
+func IsAlert(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
+}
+
 // CloseWrite ends our direction. It reports whether the connection can do that.
 func CloseWrite(nc net.Conn) bool {
 	c, ok := nc.(interface{ CloseWrite() error })

@@ -66,6 +66,9 @@ var (
 	endpointConnectFailuresDesc = desc("upstream_endpoint_connect_failures_total",
 		"Attempts to connect that failed.",
 		"cluster", "endpoint")
+	endpointTLSFailuresDesc = desc("upstream_endpoint_tls_failures_total",
+		"Attempts to connect that failed in the TLS handshake, by reason.",
+		"cluster", "endpoint", "reason")
 	endpointEjectionsDesc = desc("upstream_endpoint_ejections_total",
 		"How often the endpoint was taken out of use because it failed.",
 		"cluster", "endpoint")
@@ -89,7 +92,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		acceptedDesc, activeDesc, rejectedDesc, certificateExpiryDesc,
 		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
-		endpointEjectionsDesc, endpointChecksDesc, logDroppedDesc,
+		endpointTLSFailuresDesc, endpointEjectionsDesc, endpointChecksDesc, logDroppedDesc,
 		l4ConnectionsDesc, l4ActiveDesc, l4ReceivedDesc, l4SentDesc,
 	} {
 		ch <- d
@@ -172,6 +175,9 @@ func (e *Endpoint) collect(ch chan<- prometheus.Metric) {
 	counter(ch, endpointRequestsDesc, e.Requests, e.Cluster, e.Address)
 	counter(ch, endpointFailuresDesc, e.Failures, e.Cluster, e.Address)
 	counter(ch, endpointConnectFailuresDesc, e.ConnectFailures, e.Cluster, e.Address)
+	for reason, n := range e.TLSFailures {
+		counter(ch, endpointTLSFailuresDesc, n, e.Cluster, e.Address, reason)
+	}
 	counter(ch, endpointEjectionsDesc, e.Ejections, e.Cluster, e.Address)
 	if e.ChecksPassed+e.ChecksFailed > 0 {
 		counter(ch, endpointChecksDesc, e.ChecksPassed, e.Cluster, e.Address, "passed")

@@ -80,6 +80,8 @@ type Endpoint struct {
 	// ConnectFailures counts the attempts to connect that failed, Ejections
 	// how often the endpoint was taken out of use.
 	ConnectFailures, Ejections uint64
+	// TLSFailures are those of ConnectFailures that TLS is the reason of, by reason.
+	TLSFailures map[string]uint64
 	// ChecksPassed and ChecksFailed count the endpoint's health checks.
 	ChecksPassed, ChecksFailed uint64
 }

@@ -270,14 +270,16 @@ type Mirror struct {
 // Cluster is a compiled backend: how to choose among its endpoints and how to
 // speak to them.
 type Cluster struct {
-	// Key is "Service/namespace/name/port", with "/udp" where it is a UDP port,
-	// or "Backend/namespace/name", with "@target" appended where a policy holds
-	// for one target only.
+	// Key is "Service/namespace/name/port" or "Backend/namespace/name", with the
+	// protocol appended where one backend is spoken to in several ("/h2c", "/tcp",
+	// "/udp"), "@target" where a policy holds for one target only, and
+	// "@Gateway/namespace/name" where TLS.Certificate is that Gateway's.
 	Key    string `json:"key"`
 	Source Ref    `json:"source"`
 	// Protocol is what to speak to the endpoints: "http1" (the default), "h2c"
-	// (HTTP/2 alone, by prior knowledge, or with TLS by ALPN), or "alpn" (with
-	// TLS what the endpoint prefers of the two, else http1).
+	// (HTTP/2 alone, by prior knowledge, or with TLS by ALPN), "alpn" (with
+	// TLS what the endpoint prefers of the two, else http1), or "tcp" or "udp"
+	// where nothing is spoken: bytes are passed on.
 	Protocol string  `json:"protocol"`
 	Balance  Balance `json:"balance"`
 	// ConnectTimeout bounds one connection attempt; 0 means 5 s.
@@ -352,12 +354,26 @@ type GRPCHealthCheck struct {
 	Service string `json:"service,omitempty"`
 }
 
-// UpstreamTLS verifies endpoints.
+// UpstreamTLS says how endpoints are verified, and who Headgate is to them.
 type UpstreamTLS struct {
-	// ServerName is sent as SNI and verified.
+	// ServerName is sent as SNI. The endpoint's certificate must be for it,
+	// unless there are Names.
 	ServerName string `json:"serverName"`
+	// Names are subject alternative names of which the certificate must have
+	// one, in place of ServerName. Types are "DNS", where "*.suffix" stands for
+	// all names with one label more, and "URI".
+	Names []SubjectAltName `json:"names,omitempty"`
 	// Roots are PEM certificates; empty means the system's.
 	Roots []byte `json:"-"`
+	// MinVersion, CipherSuites and Curves are as for TLS.
+	MinVersion   uint16   `json:"minVersion,omitempty"`
+	CipherSuites []uint16 `json:"cipherSuites,omitempty"`
+	Curves       []uint16 `json:"curves,omitempty"`
+	// Certificate is shown to endpoints that ask for one; nil is none.
+	Certificate *Certificate `json:"certificate,omitempty"`
+	// Broken, if not "", says why endpoints cannot be verified as it was meant,
+	// or shown the certificate. None is connected to.
+	Broken string `json:"broken,omitempty"`
 }
 
 // Balance chooses an endpoint.

@@ -115,6 +115,8 @@ func (c *Cluster) protocol() string {
 		return protocolHTTP2
 	case c.cfg.Protocol == protocolALPN && c.cfg.TLS != nil:
 		return protocolALPN
+	case c.cfg.Protocol == protocolTCP:
+		return protocolTCP
 	}
 	return protocolHTTP1
 }
@@ -336,7 +338,10 @@ type EndpointState struct {
 	// Connects and ConnectFailures count attempts to connect by their outcome.
 	Connects        uint64 `json:"connects"`
 	ConnectFailures uint64 `json:"connectFailures"`
-	Ejections       uint64 `json:"ejections"`
+	// TLSFailures are those of ConnectFailures that TLS is the reason of, by
+	// reason; nil if there are none.
+	TLSFailures map[string]uint64 `json:"tlsFailures,omitempty"`
+	Ejections   uint64            `json:"ejections"`
 	// Latency is the moving average of the time to the response's first byte.
 	Latency time.Duration `json:"latency"`
 	// ChecksPassed and ChecksFailed count health checks; CheckFailure says why

@@ -3,7 +3,6 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h1"
-	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
 // Reasons of failures to connect.
@@ -22,8 +20,6 @@ const (
 	reasonUnreachable = "connect_unreachable"
 	reasonConnectTime = "connect_timeout"
 	reasonConnect     = "connect_failed"
-	reasonTLS         = "tls_handshake"
-	reasonTLSConfig   = "tls_config"
 	reasonLimit       = "connection_limit"
 	reasonResources   = "no_resources"
 	reasonProtocol    = "protocol"
@@ -47,11 +43,13 @@ func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe 
 	if err == nil {
 		ep.connects.Add(1)
 		c.accepted(ep)
+		ep.tls.succeeded()
 		return nc, nil
 	}
 	ep.unreserve()
 	ep.failures.Add(1)
 	ep.connectFailures.Add(1)
+	ep.tlsFailed(st, reason, err)
 	switch {
 	case own && reason == reasonConnectTime:
 		// It is not known whether the endpoint would have answered in its time.
@@ -93,7 +91,7 @@ func (c *Cluster) dial(ctx context.Context, st *state, address string, from *exc
 	tc := tls.Client(nc, st.tls)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		nc.Close()
-		return nil, reasonOf(err, reasonTLS), err
+		return nil, reasonOf(err, tlsReason(err)), err
 	}
 	if st.protocol == protocolHTTP2 && !isHTTP2(tc) {
 		tc.Close()
@@ -120,42 +118,4 @@ func reasonOf(err error, otherwise string) string {
 		return reasonConnectTime
 	}
 	return otherwise
-}
-
-// clientTLS makes the settings for TLS to a cluster. Each call makes a new
-// value: connections are told apart by it.
-func clientTLS(cfg *snapshot.UpstreamTLS, protocol string) (*tls.Config, error) {
-	if cfg == nil {
-		return nil, nil
-	}
-	settings := &tls.Config{
-		ServerName:         cfg.ServerName,
-		NextProtos:         offers[protocol],
-		MinVersion:         tls.VersionTLS12,
-		ClientSessionCache: tls.NewLRUClientSessionCache(64),
-	}
-	if cfg.ServerName == "" {
-		return settings, errors.New("no server name to verify endpoints by")
-	}
-	if len(cfg.Roots) > 0 {
-		settings.RootCAs = x509.NewCertPool()
-		if !settings.RootCAs.AppendCertsFromPEM(cfg.Roots) {
-			return settings, errors.New("no certificate can be read from the CA certificates")
-		}
-	}
-	return settings, nil
-}
-
-// What a snapshot's cluster may say in Protocol.
-const (
-	protocolHTTP1 = "http1"
-	protocolHTTP2 = "h2c"
-	protocolALPN  = "alpn"
-)
-
-// offers are the protocols to choose from by ALPN.
-var offers = map[string][]string{
-	protocolHTTP1: {"http/1.1"},
-	protocolHTTP2: {"h2"},
-	protocolALPN:  {"h2", "http/1.1"},
 }

@@ -239,8 +239,8 @@ func TestTLS(t *testing.T) {
 		tls  snapshot.UpstreamTLS
 		want string
 	}{
-		{snapshot.UpstreamTLS{ServerName: "other.internal", Roots: roots}, "tls_handshake"},
-		{snapshot.UpstreamTLS{ServerName: "web.internal"}, "tls_handshake"},
+		{snapshot.UpstreamTLS{ServerName: "other.internal", Roots: roots}, "tls_name_mismatch"},
+		{snapshot.UpstreamTLS{ServerName: "web.internal"}, "tls_unknown_authority"},
 		{snapshot.UpstreamTLS{ServerName: "web.internal", Roots: []byte("nonsense")}, "tls_config"},
 		{snapshot.UpstreamTLS{Roots: roots}, "tls_config"},
 	} {

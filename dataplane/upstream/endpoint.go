@@ -23,6 +23,7 @@ type endpoint struct {
 	requests, failures        atomic.Uint64
 	connects, connectFailures atomic.Uint64
 	ejections                 atomic.Uint64
+	tls                       tlsFailures
 	// latency is a moving average, in nanoseconds.
 	latency atomic.Int64
 
@@ -287,6 +288,7 @@ func (ep *endpoint) snapshot() EndpointState {
 		Connects:        ep.connects.Load(),
 		ConnectFailures: ep.connectFailures.Load(),
 		Ejections:       ep.ejections.Load(),
+		TLSFailures:     ep.tls.snapshot(),
 		Latency:         time.Duration(ep.latency.Load()),
 	}
 	if check := ep.check.Load(); check != nil {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -94,7 +95,7 @@ func TestMux(t *testing.T) {
 			t.Errorf("%d requests on %d connections, want 10 on 1", x.requests.Load(), x.conns.Load())
 		}
 		want := EndpointState{Address: x.addr.String(), Weight: 1, State: "ready", Idle: 1, Connections: 1, Requests: 10, Connects: 1, Latency: s.Latency}
-		if s != want || s.Latency <= 0 {
+		if !reflect.DeepEqual(s, want) || s.Latency <= 0 {
 			t.Errorf("got %+v\nwant %+v", s, want)
 		}
 	}
