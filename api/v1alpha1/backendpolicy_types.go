@@ -38,7 +38,7 @@ type BackendPolicyList struct {
 }
 
 // BackendPolicySpec says how to use a backend.
-// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, proxyProtocol and healthCheck must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.proxyProtocol) || has(self.healthCheck)"
+// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, protocol, proxyProtocol and healthCheck must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck)"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
 	// +required
@@ -64,6 +64,12 @@ type BackendPolicySpec struct {
 	// Pool bounds the idle connections.
 	// +optional
 	Pool *ConnectionPool `json:"pool,omitempty"`
+	// Protocol is the version of HTTP that endpoints are spoken to in, in place
+	// of what the Service port's appProtocol says. The default is HTTP1. Calls of
+	// GRPCRoutes are always in HTTP2, and what a TCPRoute, TLSRoute or UDPRoute
+	// sends is passed on as it is.
+	// +optional
+	Protocol *BackendProtocol `json:"protocol,omitempty"`
 	// ProxyProtocol begins each connection to an endpoint with a PROXY protocol
 	// header, which names the client. A connection then carries the requests of
 	// one client's connection only, and ends with that. UDPRoutes cannot use
@@ -96,6 +102,12 @@ type BackendProxyProtocol struct {
 	// +required
 	Version ProxyProtocolVersion `json:"version"`
 }
+
+// BackendProtocol is HTTP1 (HTTP/1.1), HTTP2 (by ALPN with TLS, else by prior
+// knowledge) or Auto (with TLS what an endpoint prefers of the two, by ALPN;
+// without TLS HTTP/1.1).
+// +kubebuilder:validation:Enum=HTTP1;HTTP2;Auto
+type BackendProtocol string
 
 // Balance says how an endpoint is chosen.
 type Balance struct {

@@ -11,8 +11,8 @@ import (
 // or a Service's port, each by its name.
 type TargetRef = gatewayv1.LocalPolicyTargetReferenceWithSectionName
 
-// RefusedAnnotation marks an AuthPolicy that is there and cannot be read, so that
-// what it was meant to guard is not served unguarded; its value says why. Where
+// RefusedAnnotation marks an AuthPolicy or BackendTLSPolicy that is there and cannot be
+// read, so that what it was meant to guard is not served unguarded; its value says why. Where
 // there is no API server that would refuse the object, who reads it sets it, on
 // as much of the object as can be read: its name and targetRefs at the least.
 const RefusedAnnotation = GroupName + "/refused"

@@ -311,6 +311,11 @@ func (in *BackendPolicySpec) DeepCopyInto(out *BackendPolicySpec) {
 		*out = new(ConnectionPool)
 		(*in).DeepCopyInto(*out)
 	}
+	if in.Protocol != nil {
+		in, out := &in.Protocol, &out.Protocol
+		*out = new(BackendProtocol)
+		**out = **in
+	}
 	if in.ProxyProtocol != nil {
 		in, out := &in.ProxyProtocol, &out.ProxyProtocol
 		*out = new(BackendProxyProtocol)

@@ -54,7 +54,7 @@ func (s *standalone) run(ctx context.Context, srv *server) error {
 		// Authentication fails closed: a start does not serve what a file that
 		// cannot be read may guard. Once served, it stays as it last was.
 		if closed := s.folder.Closed(); len(closed) > 0 {
-			s.log.Info("Not serving yet: these files cannot be read and may hold an AuthPolicy; mend or remove them", "files", closed)
+			s.log.Info("Not serving yet: these files cannot be read and may hold an AuthPolicy or BackendTLSPolicy; mend or remove them", "files", closed)
 			return
 		}
 		first = false

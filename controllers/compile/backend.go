@@ -71,35 +71,41 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 		return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has protocol %s", port.Port, backend, transportOf(port)),
 			"a port with protocol "+string(transport))
 	}
+	var secure *snapshot.UpstreamTLS
+	if transport == corev1.ProtocolTCP {
+		secure = c.frame.backendTLS.of(backend, &port)
+	}
 	protocol := "http1"
 	if p := port.AppProtocol; p != nil && !isStream(c.object.ref.Kind) {
-		if protocol, ok = appProtocol(*p); !ok {
-			return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has appProtocol %s", port.Port, backend, *p),
-				"a port without appProtocol, or with http, kubernetes.io/h2c or kubernetes.io/ws")
+		var want string
+		if protocol, want = appProtocol(*p, secure != nil); want != "" {
+			return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has appProtocol %s", port.Port, backend, *p), want)
 		}
 	}
 	number := strconv.Itoa(int(port.Port))
 	cluster := newCluster("Service/"+backend.Namespace+"/"+backend.Name+"/"+number,
 		snapshot.Ref{Kind: "Service", Namespace: backend.Namespace, Name: backend.Name, Section: number})
-	if transport == corev1.ProtocolUDP {
-		cluster.Key += "/udp"
-	}
-	cluster.Protocol = protocol
-	c.speakGRPC(cluster)
+	cluster.Protocol, cluster.TLS = protocol, secure
 	return c.withPolicies(clusterUse{cluster: cluster, backend: backend, port: port}, fail)
 }
 
 // appProtocol returns what to speak to a Service port by its appProtocol,
-// GEP-1911 and KEP-3726; false if Headgate can't: those over TLS need a
-// BackendTLSPolicy. WebSocket is HTTP/1.1 until a client asks for more.
-func appProtocol(name string) (protocol string, ok bool) {
+// GEP-1911 and KEP-3726, or else what would be right. Whether TLS is spoken is
+// for a BackendTLSPolicy to say, and how endpoints are verified then; a name
+// that stands for TLS needs one. WebSocket is HTTP/1.1 until a client asks for more.
+func appProtocol(name string, secure bool) (protocol, want string) {
 	switch strings.ToLower(name) {
 	case "", "http", "tcp", "ws", "kubernetes.io/ws":
-		return "http1", true
+		return "http1", ""
 	case "kubernetes.io/h2c":
-		return "h2c", true
+		return "h2c", ""
+	case "https", "wss", "kubernetes.io/wss":
+		if secure {
+			return "http1", ""
+		}
+		return "", "a BackendTLSPolicy for the port, which says how to verify the endpoints"
 	}
-	return "", false
+	return "", "a port without appProtocol, or with http, https, kubernetes.io/h2c, kubernetes.io/ws or kubernetes.io/wss"
 }
 
 // servicePort finds a port by number, the one of the transport if there are
@@ -143,17 +149,29 @@ func (c *ruleCompiler) resolveBackend(ref objects.Ref, from *gatewayv1.BackendOb
 		return fail(gatewayv1.RouteReasonUnsupportedValue, ".name", fmt.Sprintf("%s is not valid: %s", ref, findings[0]), "a Backend that is Accepted")
 	}
 	cluster := newCluster("Backend/"+ref.Namespace+"/"+ref.Name, snapshot.Ref{Kind: "Backend", Namespace: ref.Namespace, Name: ref.Name})
-	c.speakGRPC(cluster)
+	if c.object.ref.Kind != "UDPRoute" {
+		cluster.TLS = c.frame.backendTLS.of(ref, nil)
+	}
 	return c.withPolicies(clusterUse{cluster: cluster, backend: ref}, fail)
 }
 
-// speakGRPC makes a GRPCRoute's cluster one of HTTP/2, which gRPC needs,
-// whatever the backend says of itself. HTTPRoutes to the same backend have
-// another cluster then.
-func (c *ruleCompiler) speakGRPC(cluster *snapshot.Cluster) {
-	if c.object.grpc != nil && cluster.Protocol == "http1" {
-		cluster.Protocol = "h2c"
-		cluster.Key += "/h2c"
+// withProtocol makes a cluster one of the protocol that the route needs,
+// whatever the backend says of itself: HTTP/2 for gRPC, none for connections
+// and datagrams that are passed on unread. Other routes to the same backend
+// have another cluster then.
+func (c *ruleCompiler) withProtocol(cluster *snapshot.Cluster) {
+	protocol := cluster.Protocol
+	switch {
+	case c.object.ref.Kind == "UDPRoute":
+		protocol = "udp"
+	case isStream(c.object.ref.Kind):
+		protocol = "tcp"
+	case c.object.grpc != nil:
+		protocol = "h2c"
+	}
+	if cluster.Protocol != protocol {
+		cluster.Protocol = protocol
+		cluster.Key += "/" + protocol
 	}
 }
 
@@ -167,7 +185,9 @@ func (c *ruleCompiler) withPolicies(use clusterUse,
 	if use.backend.Kind == "Service" {
 		at.Port = &use.port
 	}
-	if target := c.frame.policies.cluster(at, use.cluster); target != "" {
+	target := c.frame.policies.cluster(at, use.cluster)
+	c.withProtocol(use.cluster)
+	if target != "" {
 		use.cluster.Key += "@" + target
 	}
 	if use.cluster.ProxyProtocol != "" && c.object.ref.Kind == "UDPRoute" {

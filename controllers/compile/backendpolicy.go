@@ -15,6 +15,9 @@ type clusterSetting func(*snapshot.Cluster)
 
 var algorithms = []string{"RoundRobin", "LeastRequest", "IPHash", "RandomOfTwo"}
 
+// backendProtocols are what a snapshot's cluster has for BackendPolicy's protocol.
+var backendProtocols = map[v1alpha1.BackendProtocol]string{"HTTP1": "http1", "HTTP2": "h2c", "Auto": "alpn"}
+
 func compileBackendPolicy(c *policyCompiler) {
 	spec := &c.object.(*v1alpha1.BackendPolicy).Spec
 	set := func(name string, findings int, apply clusterSetting) {
@@ -55,6 +58,14 @@ func compileBackendPolicy(c *policyCompiler) {
 		}
 		set("proxyProtocol", before, func(cl *snapshot.Cluster) { cl.ProxyProtocol = version })
 	}
+	if spec.Protocol != nil {
+		protocol, ok := backendProtocols[*spec.Protocol]
+		if ok {
+			c.sets("protocol", clusterSetting(func(cl *snapshot.Cluster) { cl.Protocol = protocol }))
+		} else {
+			c.invalid("spec.protocol", fmt.Sprintf("%q does not exist", *spec.Protocol), "HTTP1, HTTP2 or Auto")
+		}
+	}
 	if spec.HealthCheck != nil {
 		before := len(c.findings)
 		check := compileHealthCheck(c, spec)
@@ -62,7 +73,7 @@ func compileBackendPolicy(c *policyCompiler) {
 		reportUnaskable(c, spec.TargetRefs, check)
 	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, proxyProtocol or healthCheck")
+		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol or healthCheck")
 	}
 }
 

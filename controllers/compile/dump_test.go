@@ -162,6 +162,12 @@ func (d *dumper) clusters() {
 		c, _ := d.result.Snapshot.Clusters.Get(key)
 		plain := *newCluster(c.Key, c.Source)
 		text := "cluster " + key
+		if c.Protocol == "tcp" || c.Protocol == "udp" {
+			plain.Protocol = c.Protocol // the key says it
+		}
+		if c.TLS != nil {
+			text += fmt.Sprintf(" authorities=%d", strings.Count(string(c.TLS.Roots), "BEGIN"))
+		}
 		if !reflect.DeepEqual(*c, plain) {
 			text += " " + toJSON(c)
 		}

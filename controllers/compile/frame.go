@@ -16,9 +16,10 @@ import (
 // listeners, grants, policies. A changed HTTPRoute or EndpointSlice does not
 // touch it; any other change builds it anew. It is immutable.
 type frame struct {
-	grants   grants
-	policies policyIndex
-	gateways map[types.NamespacedName]*gateway
+	grants     grants
+	policies   policyIndex
+	backendTLS *backendTLS
+	gateways   map[types.NamespacedName]*gateway
 	// foreign are the Gateways that other controllers serve.
 	foreign  map[types.NamespacedName]bool
 	ports    []*snapshot.Port
@@ -54,6 +55,16 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 	b.policies = newPolicyIndex(set, b.grants, opts)
 	for _, ref := range b.policies.wanted() {
 		b.frame.wanted[ref] = true
+	}
+	var before *backendTLS
+	if prev != nil {
+		before = prev.backendTLS
+	}
+	b.frame.backendTLS = newBackendTLS(before, set)
+	for _, p := range b.frame.backendTLS.compiled {
+		for _, ref := range p.wanted {
+			b.frame.wanted[ref] = true
+		}
 	}
 	b.compileGateways()
 	for _, backend := range objects.All[*v1alpha1.Backend](set) {

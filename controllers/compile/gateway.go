@@ -27,6 +27,9 @@ type gateway struct {
 	// insecure the fields of those that let everybody in.
 	validations map[string]frontendValidation
 	insecure    []string
+	// client is what the Gateway shows to backends that it speaks TLS to, nil for nothing.
+	client   *clientCertificate
+	resolved verdict // spec.tls.backend
 }
 
 func (g *gateway) ref() objects.Ref { return g.report.object }
@@ -37,6 +40,7 @@ func (b *frameBuilder) compileGateway(object *gatewayv1.Gateway, class *gatewayC
 		g.refuse(gatewayv1.GatewayReasonInvalid, "spec.gatewayClassName", class.object.String()+" is not accepted", "a GatewayClass that is")
 	}
 	g.checkUnsupported()
+	b.resolveClientCertificate(g)
 	names := map[gatewayv1.SectionName]bool{}
 	for i := range object.Spec.Listeners {
 		l := b.compileListener(g, i)
@@ -83,9 +87,6 @@ func (g *gateway) checkUnsupported() {
 		g.refuse(gatewayv1.GatewayReasonInvalid, "spec.allowedListeners.namespaces.from", "ListenerSets are not supported", string(gatewayv1.NamespacesFromNone))
 	}
 	if t := spec.TLS; t != nil {
-		if t.Backend != nil {
-			g.refuse(gatewayv1.GatewayReasonInvalid, "spec.tls.backend", "client certificates for backends are not supported", "no backend")
-		}
 		if t.Frontend != nil {
 			g.checkFrontend(t.Frontend)
 		}
@@ -180,9 +181,15 @@ type listenerView struct {
 	serves   bool
 }
 
+// gatewayView is what routes see of a Gateway.
+type gatewayView struct {
+	listeners []listenerView
+	client    *clientCertificate
+}
+
 // view is what routes see of a Gateway, nil of none: if it stays the same, they
 // need not be compiled again.
-func (g *gateway) view() []listenerView {
+func (g *gateway) view() *gatewayView {
 	if g == nil {
 		return nil
 	}
@@ -193,7 +200,7 @@ func (g *gateway) view() []listenerView {
 			views[i].selector = l.selector.String()
 		}
 	}
-	return views
+	return &gatewayView{views, g.client}
 }
 
 // status is the Gateway's with the number of routes that each listener has.
@@ -201,7 +208,7 @@ func (g *gateway) status(attached func(listener string) int32) *Status {
 	generation := g.object.Generation
 	accepted := newCondition(string(gatewayv1.GatewayConditionAccepted), string(gatewayv1.GatewayReasonAccepted), "", g.refused, generation)
 	var invalid []string
-	var resolved verdict
+	resolved := g.resolved
 	status := gatewayv1.GatewayStatus{Addresses: g.addresses}
 	for _, l := range g.listeners {
 		if !l.accepted.ok() {

@@ -19,7 +19,7 @@ type route struct {
 	object *form
 	// hosts are its entries in virtual hosts, by their keys.
 	hosts map[string]*host
-	// clusters are those that its rules name, by their keys.
+	// clusters are those that its rules name where they are served, by their keys.
 	clusters map[string]clusterUse
 	// attached are the keys of the listeners that count it, sorted.
 	attached []string
@@ -90,9 +90,6 @@ func compileRoute(f *frame, set *objects.Set, object *form, lost func(*listener)
 		status.Parents = append(status.Parents, gatewayv1.RouteParentStatus{
 			ParentRef: object.Spec.ParentRefs[i], ControllerName: ControllerName, Conditions: conditions,
 		})
-	}
-	if len(r.hosts) == 0 {
-		clear(r.clusters)
 	}
 	r.attached = slices.Sorted(maps.Keys(listeners))
 	for _, h := range r.hosts {
@@ -306,7 +303,7 @@ func (r *route) serve(f *frame, p placement, rules []*compiledRule) {
 		}
 		h := &host{listener: p.listener.key, hostname: name}
 		for _, rule := range rules {
-			served := rule.on(p.listener, r.object, f.policies)
+			served := rule.on(p.listener, r, f.policies)
 			for _, m := range rule.matches {
 				h.entries = append(h.entries, entry{
 					route: &snapshot.Route{Match: m.match, Rule: served}, grpc: m.grpc,

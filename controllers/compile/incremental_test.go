@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -48,6 +49,9 @@ func (w *world) object() objects.Object {
 	case 2, 3:
 		m := w.meta("s")
 		s := &corev1.Service{ObjectMeta: m, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Name: "web", Port: 80}}}}
+		if w.chance(20) {
+			s.Spec.Ports[0].AppProtocol = new(w.pick("https", "kubernetes.io/h2c"))
+		}
 		if w.chance(50) {
 			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "alt", Port: 81})
 		}
@@ -71,7 +75,8 @@ func (w *world) object() objects.Object {
 		s.Data[w.pick("alice", "tls.crt")] = []byte(w.pick("key-one", "key-two"))
 		s.Data[w.pick("bob", "tls.key")] = []byte(w.pick("key-three", "key-four"))
 		if w.chance(60) {
-			s.Data = keyPairData
+			s.Data = maps.Clone(keyPairData)
+			s.Data["ca.crt"] = s.Data["tls.crt"]
 		}
 		return s
 	case 11:
@@ -150,6 +155,10 @@ func (w *world) gateway() *gatewayv1.Gateway {
 			AllowedRoutes: &gatewayv1.AllowedRoutes{Namespaces: &gatewayv1.RouteNamespaces{From: &from}}}}
 		return g
 	}
+	if w.chance(40) {
+		g.Spec.TLS = &gatewayv1.GatewayTLSConfig{Backend: &gatewayv1.GatewayBackendTLS{
+			ClientCertificateRef: &gatewayv1.SecretObjectReference{Name: gatewayv1.ObjectName("secret" + w.pick("1", "2", "3"))}}}
+	}
 	from := gatewayv1.FromNamespaces(w.pick("All", "All", "Same", "Selector"))
 	for i := range 1 + w.IntN(3) {
 		l := gatewayv1.Listener{
@@ -200,7 +209,7 @@ func (w *world) policy() objects.Object {
 	targets := func(kinds ...string) (refs []v1alpha1.TargetRef) {
 		for range 1 + w.IntN(2) {
 			kind := w.pick(kinds...)
-			name := map[string]string{"Gateway": "gw", "HTTPRoute": "r", "GRPCRoute": "r", "Service": "s"}[kind] + w.pick("1", "2", "3")
+			name := map[string]string{"Gateway": "gw", "HTTPRoute": "r", "GRPCRoute": "r", "Service": "s", "Backend": "s"}[kind] + w.pick("1", "2", "3")
 			ref := v1alpha1.TargetRef{LocalPolicyTargetReference: gatewayv1.LocalPolicyTargetReference{
 				Group: gatewayv1.Group(objects.GroupOf(kind)), Kind: gatewayv1.Kind(kind), Name: gatewayv1.ObjectName(name)}}
 			if w.chance(30) {
@@ -211,7 +220,17 @@ func (w *world) policy() objects.Object {
 		}
 		return refs
 	}
-	switch w.IntN(4) {
+	switch w.IntN(6) {
+	case 4, 5:
+		p := &gatewayv1.BackendTLSPolicy{ObjectMeta: w.meta("tls"), Spec: gatewayv1.BackendTLSPolicySpec{TargetRefs: targets("Service", "Backend")}}
+		p.Spec.Validation.Hostname = gatewayv1.PreciseHostname(w.pick("a.test", "b.test", "*.nonsense"))
+		if w.chance(60) {
+			p.Spec.Validation.CACertificateRefs = []gatewayv1.LocalObjectReference{{Kind: "Secret", Name: gatewayv1.ObjectName("secret" + w.pick("1", "2", "3"))}}
+		} else {
+			system := gatewayv1.WellKnownCACertificatesSystem
+			p.Spec.Validation.WellKnownCACertificates = &system
+		}
+		return p
 	case 3:
 		return &v1alpha1.AuthPolicy{ObjectMeta: w.meta("ap"), Spec: v1alpha1.AuthPolicySpec{
 			TargetRefs: targets("Gateway", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
@@ -220,7 +239,8 @@ func (w *world) policy() objects.Object {
 	case 0:
 		return &v1alpha1.BackendPolicy{ObjectMeta: w.meta("bp"), Spec: v1alpha1.BackendPolicySpec{
 			TargetRefs: targets("Service", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
-			Balance: &v1alpha1.Balance{Algorithm: v1alpha1.BalanceAlgorithm(w.pick("IPHash", "LeastRequest"))},
+			Balance:  &v1alpha1.Balance{Algorithm: v1alpha1.BalanceAlgorithm(w.pick("IPHash", "LeastRequest"))},
+			Protocol: (*v1alpha1.BackendProtocol)(new(w.pick("HTTP1", "HTTP2", "Auto", "nonsense"))),
 		}}
 	case 1:
 		return &v1alpha1.ListenerPolicy{ObjectMeta: w.meta("lp"), Spec: v1alpha1.ListenerPolicySpec{

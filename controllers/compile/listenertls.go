@@ -101,21 +101,10 @@ func (l *listener) compileOptions() {
 		refuse := func(message, want string) {
 			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls.options."+string(key), message, want)
 		}
-		inList := func(_ int, message, want string) { refuse(message, want) }
-		switch key {
-		case "headgate.dev/min-version":
-			version, ok := tlsVersions[value]
-			if !ok {
-				refuse(fmt.Sprintf("%q is not a version that can be the least", value), wantVersion)
-			}
-			l.options = append(l.options, func(t *snapshot.TLS) { t.MinVersion = version })
-		case "headgate.dev/ciphers":
-			ids := cipherSuites(splitList(value), inList)
-			l.options = append(l.options, func(t *snapshot.TLS) { t.CipherSuites = ids })
-		case "headgate.dev/curves":
-			ids := curves(splitList(value), inList)
-			l.options = append(l.options, func(t *snapshot.TLS) { t.Curves = ids })
-		case "headgate.dev/session-resumption":
+		switch set := tlsOption(key, value, refuse); {
+		case set != nil:
+			l.options = append(l.options, set)
+		case key == "headgate.dev/session-resumption":
 			if value != "on" && value != "off" {
 				refuse(fmt.Sprintf("%q is neither on nor off", value), "on or off")
 			}
@@ -124,6 +113,27 @@ func (l *listener) compileOptions() {
 			refuse("there is no such option", "headgate.dev/min-version, headgate.dev/ciphers, headgate.dev/curves or headgate.dev/session-resumption")
 		}
 	}
+}
+
+// tlsOption reads an option that holds for either side of TLS; nil for others.
+func tlsOption(key gatewayv1.AnnotationKey, value string, refuse func(message, want string)) tlsSetting {
+	value = strings.TrimSpace(value)
+	inList := func(_ int, message, want string) { refuse(message, want) }
+	switch key {
+	case "headgate.dev/min-version":
+		version, ok := tlsVersions[value]
+		if !ok {
+			refuse(fmt.Sprintf("%q is not a version that can be the least", value), wantVersion)
+		}
+		return func(t *snapshot.TLS) { t.MinVersion = version }
+	case "headgate.dev/ciphers":
+		ids := cipherSuites(splitList(value), inList)
+		return func(t *snapshot.TLS) { t.CipherSuites = ids }
+	case "headgate.dev/curves":
+		ids := curves(splitList(value), inList)
+		return func(t *snapshot.TLS) { t.Curves = ids }
+	}
+	return nil
 }
 
 // splitList splits at commas, colons and spaces. Of nothing it makes one empty

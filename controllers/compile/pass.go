@@ -129,7 +129,7 @@ func (p *pass) widen(s *scope, ref objects.Ref) {
 	case "Secret", "ConfigMap":
 		if p.Wanted[ref] {
 			s.reframe = true
-			s.routing = s.routing || slices.Contains(p.tables.frame.policies.wanted(), ref)
+			s.routing = s.routing || slices.Contains(p.tables.frame.policies.wanted(), ref) || p.tables.frame.backendTLS.wants(ref)
 		}
 	default: // policies, ReferenceGrants, Namespaces
 		s.reframe, s.routing = true, true
@@ -436,6 +436,7 @@ func (p *pass) report(s *scope) {
 		p.setStatus(ref, status)
 		p.setFindings(ref, findings)
 	}
+	p.reportBackendTLS(s)
 }
 
 // reportFrame makes the statuses and findings of what the frame was built
@@ -472,8 +473,7 @@ func (p *pass) reportFrame() {
 
 // reported are the objects that a frame makes statuses or findings of.
 func (f *frame) reported() []objects.Ref {
-	refs := f.policies.all()
-	refs = slices.Clone(refs)
+	refs := slices.Concat(f.policies.all(), f.backendTLS.sorted)
 	for ref := range f.statuses {
 		refs = append(refs, ref)
 	}

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -20,6 +21,8 @@ type compiledRule struct {
 	matches []compiledMatch
 	own     ownFilters
 	base    snapshot.Rule // without filters
+	// uses are the clusters that base names, by key.
+	uses map[string]clusterUse
 	// variants are the rule as listeners serve it; most rules have one.
 	variants []*snapshot.Rule
 }
@@ -38,9 +41,9 @@ type ruleCompiler struct {
 	index  int
 	route  *route
 	report *report
-	// refused gathers what makes the rule invalid, clusters what it needs if it is valid.
+	// refused gathers what makes the rule invalid, clusters what it needs if it is valid, by key.
 	refused  verdict
-	clusters []clusterUse
+	clusters map[string]clusterUse
 }
 
 func (c *ruleCompiler) ok() bool { return c.refused.ok() }
@@ -51,7 +54,12 @@ func (c *ruleCompiler) invalid(reason gatewayv1.RouteConditionReason, field, mes
 		Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(reason)})
 }
 
-func (c *ruleCompiler) uses(use clusterUse) { c.clusters = append(c.clusters, use) }
+func (c *ruleCompiler) uses(use clusterUse) {
+	if c.clusters == nil {
+		c.clusters = map[string]clusterUse{}
+	}
+	c.clusters[use.cluster.Key] = use
+}
 
 // compile compiles the rule.
 //
@@ -101,9 +109,7 @@ func (c *ruleCompiler) compile() *compiledRule {
 		out.base = snapshot.Rule{Source: out.base.Source, Broken: c.refused.message}
 		return out
 	}
-	for _, use := range c.clusters {
-		c.route.clusters[use.cluster.Key] = use
-	}
+	out.uses = c.clusters
 	return out
 }
 
@@ -171,20 +177,50 @@ func (c *ruleCompiler) compileTimeouts(t *gatewayv1.HTTPRouteTimeouts, field str
 	}
 }
 
-// on returns the rule as a listener serves it, with the filters of the policies
-// there. Listeners for which that is the same share it.
-func (r *compiledRule) on(l *listener, object *form, policies policyIndex) *snapshot.Rule {
+// on returns the rule as a listener of a route's serves it, with the filters of the policies
+// there, and adds the clusters that it needs to the route's. Listeners for which the rule is the same share it.
+func (r *compiledRule) on(l *listener, of *route, policies policyIndex) *snapshot.Rule {
 	rule := r.base
 	if rule.Broken == "" {
 		rule.Filters, rule.Broken = policies.filters(attachment{
-			Gateway: l.gateway.object, Listener: l.spec.Name, Route: object, Rule: r.index,
+			Gateway: l.gateway.object, Listener: l.spec.Name, Route: of.object, Rule: r.index,
 		}, slices.Clip(r.own.forPort(uint16(l.spec.Port))))
 	}
-	if i := slices.IndexFunc(r.variants, func(v *snapshot.Rule) bool { return v.Broken == rule.Broken && equalConfigs(v.Filters, rule.Filters) }); i >= 0 {
+	rule.Backends, rule.Mirrors = r.through(l, of)
+	same := func(v *snapshot.Rule) bool {
+		return v.Broken == rule.Broken && equalConfigs(v.Filters, rule.Filters) && equal(v.Backends, rule.Backends) && equal(v.Mirrors, rule.Mirrors)
+	}
+	if i := slices.IndexFunc(r.variants, same); i >= 0 {
 		return r.variants[i]
 	}
 	r.variants = append(r.variants, &rule)
 	return &rule
+}
+
+// through returns the backends and mirrors as they are reached through a
+// listener, and adds their clusters to a route's.
+func (r *compiledRule) through(l *listener, of *route) ([]snapshot.Backend, []snapshot.Mirror) {
+	backends, mirrors := r.base.Backends, r.base.Mirrors
+	if l.gateway.client == nil && !l.passesThrough() {
+		maps.Copy(of.clusters, r.uses)
+		return backends, mirrors
+	}
+	use := func(key string) string {
+		if use, ok := r.uses[key]; ok {
+			use = l.reaches(use)
+			key = use.cluster.Key
+			of.clusters[key] = use
+		}
+		return key
+	}
+	backends, mirrors = slices.Clone(backends), slices.Clone(mirrors)
+	for i := range backends {
+		backends[i].Cluster = use(backends[i].Cluster)
+	}
+	for i := range mirrors {
+		mirrors[i].Cluster = use(mirrors[i].Cluster)
+	}
+	return backends, mirrors
 }
 
 func equalConfigs(a, b []policy.Config) bool {

@@ -112,20 +112,15 @@ func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[st
 	if len(object.Spec.Rules) != 1 {
 		unsupported("spec.rules", fmt.Sprintf("there are %d", len(object.Spec.Rules)), "one rule: nothing tells which of several holds")
 	}
-	target := &snapshot.Target{Source: snapshot.Ref{Kind: object.ref.Kind, Namespace: object.Namespace, Name: object.Name}}
+	rule := &compiledRule{}
 	if refused.ok() {
 		c := &ruleCompiler{frame: f, set: set, object: object, route: r, report: rep}
-		out := &compiledRule{}
-		c.compileBackends(&object.Spec.Rules[0], "spec.rules[0].backendRefs", false, out)
-		refused, target.Backends = c.refused, out.base.Backends
-		for _, use := range c.clusters {
-			r.clusters[use.cluster.Key] = use
-		}
+		c.compileBackends(&object.Spec.Rules[0], "spec.rules[0].backendRefs", false, rule)
+		refused, rule.uses = c.refused, c.clusters
 	}
 
 	status := gatewayv1.RouteStatus{}
 	listeners := map[string]bool{}
-	served := false
 	for i, parent := range parents {
 		if parent == nil {
 			continue
@@ -142,13 +137,14 @@ func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[st
 			if !p.listener.serves() {
 				continue
 			}
+			backends, _ := rule.through(p.listener, r)
 			for _, name := range p.hostnames {
-				t := *target
-				t.Hostname = name
 				if !slices.ContainsFunc(s.targets[p.listener.key], func(have *snapshot.Target) bool { return have.Hostname == name }) {
-					s.targets[p.listener.key] = append(s.targets[p.listener.key], &t)
+					s.targets[p.listener.key] = append(s.targets[p.listener.key], &snapshot.Target{
+						Source:   snapshot.Ref{Kind: object.ref.Kind, Namespace: object.Namespace, Name: object.Name},
+						Hostname: name, Backends: backends,
+					})
 				}
-				served = true
 			}
 		}
 		status.Parents = append(status.Parents, gatewayv1.RouteParentStatus{
@@ -158,9 +154,6 @@ func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[st
 				newCondition(string(gatewayv1.RouteConditionResolvedRefs), string(gatewayv1.RouteReasonResolvedRefs), "", r.resolved, object.Generation),
 			},
 		})
-	}
-	if !served {
-		clear(r.clusters)
 	}
 	r.attached = slices.Sorted(maps.Keys(listeners))
 	r.status = &Status{Object: object.ref, Generation: object.Generation, Value: status}

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"crypto/tls"
 	"fmt"
 
@@ -76,6 +77,58 @@ func (b *frameBuilder) certificate(g *gateway, ref *gatewayv1.SecretObjectRefere
 		return nil, &finding
 	}
 	return pair.certificate, nil
+}
+
+// clientCertificate is what a Gateway shows to backends, GEP-3155.
+type clientCertificate struct {
+	certificate *snapshot.Certificate
+	// broken, if not "", says why there is none: backends with TLS cannot be
+	// reached through the Gateway then, as it would not be known to them.
+	broken string
+}
+
+// resolveClientCertificate compiles spec.tls.backend.
+func (b *frameBuilder) resolveClientCertificate(g *gateway) {
+	t := g.object.Spec.TLS
+	if t == nil || t.Backend == nil || t.Backend.ClientCertificateRef == nil {
+		return
+	}
+	certificate, finding := b.certificate(g, t.Backend.ClientCertificateRef)
+	g.client = &clientCertificate{certificate: certificate}
+	if finding == nil {
+		return
+	}
+	finding.Field = "spec.tls.backend.clientCertificateRef" + finding.Field
+	finding.Condition = string(gatewayv1.GatewayConditionResolvedRefs)
+	if finding.Reason == string(gatewayv1.ListenerReasonRefNotPermitted) {
+		finding.Reason = string(gatewayv1.GatewayReasonRefNotPermitted)
+	} else {
+		finding.Reason = string(gatewayv1.GatewayReasonInvalidClientCertificateRef)
+	}
+	g.fail(&g.resolved, *finding)
+	g.client.broken = fmt.Sprintf("%s: %s", g.ref(), finding)
+}
+
+// reaches returns the use of a cluster with TLS through a listener: one of its
+// own where the endpoints see the Gateway's certificate, or get the TLS that
+// the client speaks.
+func (l *listener) reaches(use clusterUse) clusterUse {
+	if use.cluster.TLS == nil {
+		return use
+	}
+	cluster, secure, g := *use.cluster, *use.cluster.TLS, l.gateway
+	switch {
+	case l.passesThrough():
+		cluster.TLS = nil
+		cluster.Key += "/passthrough"
+	case g.client != nil:
+		secure.Certificate = g.client.certificate
+		secure.Broken = cmp.Or(secure.Broken, g.client.broken)
+		cluster.TLS = &secure
+		cluster.Key += "@Gateway/" + g.object.Namespace + "/" + g.object.Name
+	}
+	use.cluster = &cluster
+	return use
 }
 
 // keyPair is what a Secret holds: a certificate, or what is wrong with it.

@@ -63,7 +63,7 @@ type file struct {
 	docs     map[objects.Ref]document
 	problems []Problem
 	// closed says that the file never could be read so far, and may hold an
-	// AuthPolicy: what that would guard is not known.
+	// AuthPolicy or BackendTLSPolicy: what that would guard is not known.
 	closed bool
 }
 
@@ -263,9 +263,15 @@ func (f *Folder) replace(path string, stamp stamp, r reading, touched map[object
 			f.hold(ref, path)
 		}
 	}
-	old.closed = result.unclear && len(old.docs) == 0 && bytes.Contains(r.text, []byte("AuthPolicy"))
+	old.closed = result.unclear && len(old.docs) == 0 && holdsGuard(r.text)
 	old.text, old.docs, old.problems = r.text, docs, result.problems
 	return hadProblems || len(result.problems) > 0
+}
+
+// holdsGuard reports whether a text that cannot be read may hold what standIn
+// stands in for.
+func holdsGuard(text []byte) bool {
+	return bytes.Contains(text, []byte("AuthPolicy")) || bytes.Contains(text, []byte("BackendTLSPolicy"))
 }
 
 func isStandIn(doc document) bool {
@@ -391,7 +397,7 @@ func (f *Folder) put(ref objects.Ref, obj objects.Object, change *Change) {
 }
 
 // Closed returns the files, sorted, that never could be read and may hold an
-// AuthPolicy. To begin to serve without them could open what they guard.
+// AuthPolicy or BackendTLSPolicy. To begin to serve without them could open what they guard.
 func (f *Folder) Closed() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -153,15 +153,26 @@ func parseObject(file string, node *yaml.Node) (document, []Problem) {
 	return doc, problems
 }
 
-// standIn is what serves in place of an object that is refused: an AuthPolicy
-// that says only what it guards, so that its targets are closed and not open.
+// standIn is what serves in place of an object that is refused: an AuthPolicy or
+// BackendTLSPolicy that says only what it guards, so that its targets are closed
+// and not open.
 func standIn(doc document, node *yaml.Node, why string) *document {
-	if doc.ref.Kind != "AuthPolicy" {
+	meta := metav1.ObjectMeta{
+		Namespace: doc.ref.Namespace, Name: doc.ref.Name, Annotations: map[string]string{v1alpha1.RefusedAnnotation: why},
+	}
+	switch doc.ref.Kind {
+	case "AuthPolicy":
+		doc.obj = &v1alpha1.AuthPolicy{ObjectMeta: meta, Spec: v1alpha1.AuthPolicySpec{TargetRefs: targetsOf(node)}}
+	case "BackendTLSPolicy":
+		doc.obj = &gatewayv1.BackendTLSPolicy{ObjectMeta: meta, Spec: gatewayv1.BackendTLSPolicySpec{TargetRefs: targetsOf(node)}}
+	default:
 		return nil
 	}
-	p := &v1alpha1.AuthPolicy{}
-	p.Namespace, p.Name = doc.ref.Namespace, doc.ref.Name
-	p.Annotations = map[string]string{v1alpha1.RefusedAnnotation: why}
+	return &doc
+}
+
+// targetsOf reads as much of a policy's targetRefs as can be read.
+func targetsOf(node *yaml.Node) (targets []v1alpha1.TargetRef) {
 	var c converter
 	obj, _ := c.convert(node, "", 0).(map[string]any)
 	spec, _ := obj["spec"].(map[string]any)
@@ -179,10 +190,9 @@ func standIn(doc document, node *yaml.Node, why string) *document {
 		if section := gatewayv1.SectionName(text(fields, "sectionName")); section != "" {
 			target.SectionName = &section
 		}
-		p.Spec.TargetRefs = append(p.Spec.TargetRefs, target)
+		targets = append(targets, target)
 	}
-	doc.obj = p
-	return &doc
+	return targets
 }
 
 func text(obj map[string]any, name string) string {

@@ -42,6 +42,7 @@ var Kinds = []Kind{
 	{Name: "TLSRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.TLSRoute{}, Optional: true},
 	{Name: "TCPRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.TCPRoute{}, Optional: true},
 	{Name: "UDPRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.UDPRoute{}, Optional: true},
+	{Name: "BackendTLSPolicy", Group: gatewayv1.GroupName, Object: &gatewayv1.BackendTLSPolicy{}, Optional: true},
 	{Name: "ReferenceGrant", Group: gatewayv1.GroupName, Object: &gatewayv1.ReferenceGrant{}},
 	{Name: "Backend", Group: v1alpha1.GroupName, Object: &v1alpha1.Backend{}},
 	{Name: "AuthPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.AuthPolicy{}},

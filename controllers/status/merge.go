@@ -39,6 +39,8 @@ func part(obj objects.Object) any {
 		return &o.Status.RouteStatus
 	case *gatewayv1.UDPRoute:
 		return &o.Status.RouteStatus
+	case *gatewayv1.BackendTLSPolicy:
+		return &o.Status
 	case v1alpha1.Policy:
 		return o.PolicyStatus()
 	case *v1alpha1.Backend:

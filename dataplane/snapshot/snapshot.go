@@ -272,7 +272,7 @@ type Mirror struct {
 type Cluster struct {
 	// Key is "Service/namespace/name/port" or "Backend/namespace/name", with the
 	// protocol appended where one backend is spoken to in several ("/h2c", "/tcp",
-	// "/udp"), "@target" where a policy holds for one target only, and
+	// "/udp"), "/passthrough" where TLS is the client's own, "@target" where a policy holds for one target only, and
 	// "@Gateway/namespace/name" where TLS.Certificate is that Gateway's.
 	Key    string `json:"key"`
 	Source Ref    `json:"source"`
