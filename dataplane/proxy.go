@@ -52,8 +52,8 @@ type Options struct {
 	Metrics *observe.Metrics
 	// AccessLog may be nil, which costs nothing. The Proxy does not close it.
 	AccessLog *observe.AccessLog
-	// HTTP is what policies call out with, never for proxied requests; nil
-	// means a client with a timeout of 10 s.
+	// HTTP is what policies call out with, and OCSP responders are asked with,
+	// never for proxied requests; nil means a client with a timeout of 10 s.
 	HTTP *http.Client
 	// L4 bounds connections and flows that are passed on unread. Its Log, Metrics
 	// and AccessLog are those here.
@@ -107,6 +107,9 @@ func New(opts Options) *Proxy {
 	p.sockets = listener.NewSet(listener.Options{
 		Addresses: opts.BindAddresses, Codecs: codecs(p.pipeline), QUIC: http3Codec(p.pipeline), Raw: p.raw,
 		MaxConnections: opts.MaxConnections, HandshakeTimeout: opts.HandshakeTimeout,
+		OCSP: func(ctx context.Context, url string, request []byte) ([]byte, error) {
+			return askOCSP(ctx, opts.HTTP, url, request)
+		},
 		Metrics: opts.Metrics, Log: opts.Log,
 	})
 	opts.Metrics.SetEndpoints(p.endpoints)

@@ -169,6 +169,12 @@ type ListenerTLS struct {
 	// own, which change every day.
 	// +optional
 	SessionTicketKeysRef *SecretRef `json:"sessionTicketKeysRef,omitempty"`
+	// OCSPStapling asks the responders that certificates name for OCSP responses,
+	// in the background, and sends these along with the certificates. It needs a
+	// certificate's issuer in its chain. The default is false: only a response
+	// that the Secret has as tls.ocsp-staple is sent.
+	// +optional
+	OCSPStapling *bool `json:"ocspStapling,omitempty"`
 	// ClientCertificates asks clients for certificates, in place of what the
 	// Gateway's spec.tls.frontend asks for.
 	// +optional

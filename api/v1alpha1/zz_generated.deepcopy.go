@@ -1076,6 +1076,11 @@ func (in *ListenerTLS) DeepCopyInto(out *ListenerTLS) {
 		*out = new(SecretRef)
 		**out = **in
 	}
+	if in.OCSPStapling != nil {
+		in, out := &in.OCSPStapling, &out.OCSPStapling
+		*out = new(bool)
+		**out = **in
+	}
 	if in.ClientCertificates != nil {
 		in, out := &in.ClientCertificates, &out.ClientCertificates
 		*out = new(ClientCertificates)

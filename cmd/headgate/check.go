@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -66,7 +67,8 @@ func check(s streams, dir, output string) error {
 	if err != nil {
 		return err
 	}
-	entries := folderReport(folder, result)
+	entries := append(folderReport(folder, result), expiries(folder, result, time.Now())...)
+	admin.SortEntries(entries)
 	wrong := 0
 	for _, e := range entries {
 		if !e.Warning {
@@ -84,6 +86,39 @@ func check(s streams, dir, output string) error {
 		return quietError{errors.New("not all is fine")}
 	}
 	return nil
+}
+
+// expiryNotice is how long before its end a certificate is warned of.
+const expiryNotice = 14 * 24 * time.Hour
+
+// expiries warns of the certificates that listeners serve and that have expired
+// or soon will. Compile knows no clock, so that is no finding of its.
+func expiries(folder *manifests.Folder, result *compile.Result, now time.Time) (entries []admin.Entry) {
+	seen := map[objects.Ref]bool{}
+	for _, port := range result.Snapshot.Ports {
+		for _, l := range port.Listeners {
+			if l.TLS == nil {
+				continue
+			}
+			for _, c := range l.TLS.Certificates {
+				secret := objects.Ref{Kind: c.Source.Kind, Namespace: c.Source.Namespace, Name: c.Source.Name}
+				if seen[secret] || now.Add(expiryNotice).Before(c.NotAfter) {
+					continue
+				}
+				seen[secret] = true
+				message := "the certificate expires at "
+				if now.After(c.NotAfter) {
+					message = "the certificate has expired at "
+				}
+				place := folder.Place(secret, "data")
+				entries = append(entries, admin.Entry{
+					File: place.File, Line: place.Line, Object: secret.String(), Field: "data", Warning: true,
+					Message: message + c.NotAfter.UTC().Format(time.RFC3339), Want: "a new certificate",
+				})
+			}
+		}
+	}
+	return entries
 }
 
 func checkTable(w io.Writer, folder *manifests.Folder, entries []admin.Entry, wrong int) error {

@@ -295,7 +295,7 @@ func (l *listener) status(attached int32) gatewayv1.ListenerStatus {
 	conditions := []metav1.Condition{
 		newCondition(string(gatewayv1.ListenerConditionAccepted), string(gatewayv1.ListenerReasonAccepted), "", l.accepted, generation),
 		newCondition(string(gatewayv1.ListenerConditionProgrammed), string(gatewayv1.ListenerReasonProgrammed), "", l.programmed, generation),
-		newCondition(string(gatewayv1.ListenerConditionResolvedRefs), string(gatewayv1.ListenerReasonResolvedRefs), "", l.resolved, generation),
+		newCondition(string(gatewayv1.ListenerConditionResolvedRefs), string(gatewayv1.ListenerReasonResolvedRefs), l.expiries(), l.resolved, generation),
 		conflicted,
 	}
 	if l.overlapping != "" {

@@ -194,6 +194,10 @@ func compileListenerTLS(c *policyCompiler, t *v1alpha1.ListenerTLS) {
 		keys := ticketKeys(c, "spec.tls.sessionTicketKeysRef.name", t.SessionTicketKeysRef.Name)
 		set("tls.sessionTicketKeysRef", before, func(s *snapshot.TLS) { s.TicketKeys = keys })
 	}
+	if t.OCSPStapling != nil {
+		on := *t.OCSPStapling
+		c.sets("tls.ocspStapling", tlsSetting(func(s *snapshot.TLS) { s.OCSPStapling = on }))
+	}
 	if t.ClientCertificates != nil {
 		clients := compileClientCertificates(c, t.ClientCertificates)
 		c.sets("tls.clientCertificates", tlsSetting(func(s *snapshot.TLS) { s.Clients = clients }))

@@ -4,12 +4,15 @@ import (
 	"cmp"
 	"crypto/tls"
 	"fmt"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/snapshot"
+	"github.com/headgate/headgate/dataplane/staple"
 )
 
 // resolveCertificates fills in the certificates of an HTTPS listener. One that
@@ -30,16 +33,18 @@ func (b *frameBuilder) resolveCertificates(g *gateway, l *listener) {
 			finding.Field = fmt.Sprintf("%s[%d]%s", field, i, finding.Field)
 			finding.Condition = string(gatewayv1.ListenerConditionResolvedRefs)
 			g.fail(&l.resolved, *finding)
-			continue
 		}
-		l.certificates = append(l.certificates, certificate)
+		if certificate != nil {
+			l.certificates = append(l.certificates, certificate)
+		}
 	}
 	if len(l.certificates) == 0 {
 		l.programmed.fail(string(gatewayv1.ListenerReasonInvalid), "the listener has no certificate that it could serve")
 	}
 }
 
-// certificate resolves one reference. The finding's field is relative to it.
+// certificate resolves one reference. The finding's field is relative to it;
+// there may be one beside a certificate that can be used all the same.
 func (b *frameBuilder) certificate(g *gateway, ref *gatewayv1.SecretObjectReference) (*snapshot.Certificate, *Finding) {
 	invalid := string(gatewayv1.ListenerReasonInvalidCertificateRef)
 	if ref.Group != nil && *ref.Group != "" {
@@ -74,9 +79,19 @@ func (b *frameBuilder) certificate(g *gateway, ref *gatewayv1.SecretObjectRefere
 	b.keyPairs[secretRef] = pair
 	if pair.finding != nil {
 		finding := *pair.finding
-		return nil, &finding
+		return pair.certificate, &finding
 	}
 	return pair.certificate, nil
+}
+
+// expiries says when the listener's certificates expire. Status is not written
+// when time passes: whoever reads it compares.
+func (l *listener) expiries() string {
+	var said []string
+	for _, c := range l.certificates {
+		said = append(said, fmt.Sprintf("certificate %s/%s expires at %s", c.Source.Namespace, c.Source.Name, c.NotAfter.UTC().Format(time.RFC3339)))
+	}
+	return strings.Join(said, ", ")
 }
 
 // clientCertificate is what a Gateway shows to backends, GEP-3155.
@@ -95,8 +110,8 @@ func (b *frameBuilder) resolveClientCertificate(g *gateway) {
 	}
 	certificate, finding := b.certificate(g, t.Backend.ClientCertificateRef)
 	g.client = &clientCertificate{certificate: certificate}
-	if finding == nil {
-		return
+	if certificate != nil {
+		return // clients send no OCSP response, so what is wrong with that is nothing to them
 	}
 	finding.Field = "spec.tls.backend.clientCertificateRef" + finding.Field
 	finding.Condition = string(gatewayv1.GatewayConditionResolvedRefs)
@@ -131,12 +146,16 @@ func (l *listener) reaches(use clusterUse) clusterUse {
 	return use
 }
 
-// keyPair is what a Secret holds: a certificate, or what is wrong with it.
+// keyPair is what a Secret holds: a certificate, or what is wrong with it, or
+// both if the certificate can be used all the same.
 type keyPair struct {
 	secret      *corev1.Secret
 	certificate *snapshot.Certificate
 	finding     *Finding
 }
+
+// stapleEntry is where a Secret has an OCSP response, DER-encoded.
+const stapleEntry = "tls.ocsp-staple"
 
 func readKeyPair(ref objects.Ref, secret *corev1.Secret) keyPair {
 	fail := func(message, want string) keyPair {
@@ -152,11 +171,21 @@ func readKeyPair(ref objects.Ref, secret *corev1.Secret) keyPair {
 			return fail(fmt.Sprintf("%s has no data %q", ref, entry.name), "a Secret with tls.crt and tls.key, PEM-encoded")
 		}
 	}
-	if _, err := tls.X509KeyPair(chain, key); err != nil {
+	read, err := tls.X509KeyPair(chain, key)
+	if err != nil {
 		return fail(fmt.Sprintf("%s holds no usable certificate and key: %v", ref, err),
 			"a Secret whose tls.crt is a PEM certificate chain, leaf first, and whose tls.key is the leaf's private key")
 	}
-	return keyPair{secret: secret, certificate: &snapshot.Certificate{
-		Source: snapshot.Ref{Kind: "Secret", Namespace: ref.Namespace, Name: ref.Name}, Chain: chain, Key: key,
+	pair := keyPair{secret: secret, certificate: &snapshot.Certificate{
+		Source: snapshot.Ref{Kind: "Secret", Namespace: ref.Namespace, Name: ref.Name}, Chain: chain, Key: key, NotAfter: read.Leaf.NotAfter,
 	}}
+	if response := secret.Data[stapleEntry]; len(response) > 0 {
+		if err := staple.Check(response, &read); err != nil {
+			pair.finding = fail(fmt.Sprintf("%s of %s is no OCSP response that could be sent with the certificate: %v", stapleEntry, ref, err),
+				"a DER-encoded response that the certificate's issuer has signed, and the issuer second in tls.crt; or no "+stapleEntry).finding
+		} else {
+			pair.certificate.OCSPStaple = response
+		}
+	}
+	return pair
 }

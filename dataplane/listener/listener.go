@@ -26,6 +26,7 @@ import (
 	"github.com/headgate/headgate/dataplane/l4"
 	"github.com/headgate/headgate/dataplane/observe"
 	"github.com/headgate/headgate/dataplane/snapshot"
+	"github.com/headgate/headgate/dataplane/staple"
 )
 
 // Session is a connection in the hands of a codec. Drain and Close may be
@@ -69,8 +70,11 @@ type Options struct {
 	// RetryInterval is how often a port that could not be bound is tried
 	// again; 0 means 1 s.
 	RetryInterval time.Duration
-	Metrics       *observe.Metrics
-	Log           logr.Logger
+	// OCSP posts a request to a responder, as staple.Options.Fetch says; nil
+	// means that none is asked.
+	OCSP    func(ctx context.Context, url string, request []byte) ([]byte, error)
+	Metrics *observe.Metrics
+	Log     logr.Logger
 }
 
 // Status is the state of one address of one port.
@@ -86,7 +90,8 @@ type Set struct {
 	opts   Options
 	lastID atomic.Uint64
 	// room has an element for each open connection.
-	room chan struct{}
+	room    chan struct{}
+	staples *staple.Keeper
 
 	mu    sync.Mutex
 	ports map[string]*port
@@ -96,6 +101,9 @@ type Set struct {
 	drains     map[*port]bool // the same, to be closed by Shutdown
 	retry      *time.Timer    // nil unless a socket waits to be bound
 	closed     bool
+	// expiries speaks of certificates again, expiriesSaid is what was said since it last did.
+	expiries     *time.Timer
+	expiriesSaid map[string]bool
 }
 
 // NewSet returns a Set without sockets.
@@ -121,7 +129,9 @@ func NewSet(opts Options) *Set {
 		ports:  map[string]*port{},
 		drains: map[*port]bool{},
 
-		transports: map[string]*transport{},
+		transports:   map[string]*transport{},
+		staples:      staple.NewKeeper(staple.Options{Fetch: opts.OCSP, Log: opts.Log}),
+		expiriesSaid: map[string]bool{},
 	}
 }
 
@@ -165,6 +175,8 @@ func (s *Set) Apply(ports []*snapshot.Port) error {
 			s.remove(p)
 		}
 	}
+	s.retainStaples()
+	s.noteExpiries()
 	errs = append(errs, s.bind())
 	return errors.Join(errs...)
 }
@@ -232,12 +244,16 @@ func (s *Set) Shutdown(ctx context.Context) error {
 	if s.retry != nil {
 		s.retry.Stop()
 	}
+	if s.expiries != nil {
+		s.expiries.Stop()
+	}
 	s.closed = true
 	for key, p := range s.ports {
 		delete(s.ports, key)
 		s.remove(p)
 	}
 	s.mu.Unlock()
+	s.staples.Close()
 
 	done := make(chan struct{})
 	go func() {

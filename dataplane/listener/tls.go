@@ -17,6 +17,7 @@ import (
 	"github.com/headgate/headgate/dataplane/observe"
 	"github.com/headgate/headgate/dataplane/route"
 	"github.com/headgate/headgate/dataplane/snapshot"
+	"github.com/headgate/headgate/dataplane/staple"
 )
 
 // table is what connections to a port need to know of its listeners. It is immutable.
@@ -50,6 +51,7 @@ type terminator struct {
 type usable struct {
 	source snapshot.Ref
 	pair   tls.Certificate
+	staple *staple.Staple // nil for none
 }
 
 // update makes cfg what new connections meet.
@@ -115,7 +117,7 @@ func (p *port) terminator(l *snapshot.Listener, before *terminator) (*terminator
 			errs = append(errs, fmt.Errorf("certificate %s %s/%s: %w", c.Source.Kind, c.Source.Namespace, c.Source.Name, err))
 			continue
 		}
-		t.usable = append(t.usable, usable{c.Source, pair})
+		t.usable = append(t.usable, usable{c.Source, pair, p.staple(l, c, &pair)})
 	}
 	switch {
 	case len(t.usable) > 0:
@@ -149,6 +151,7 @@ func (p *port) config(t *terminator) *tls.Config {
 		// Of several for a name, the handshake takes the first whose key the client can verify.
 		config.Certificates = append(config.Certificates, c.pair)
 	}
+	t.withStaples(config)
 	for _, id := range t.source.Curves {
 		config.CurvePreferences = append(config.CurvePreferences, tls.CurveID(id))
 	}
@@ -199,7 +202,11 @@ func (t *terminator) expiries() (all []observe.Certificate) {
 		if slices.ContainsFunc(t.usable[:i], func(other usable) bool { return other.source == c.source }) {
 			continue // given twice
 		}
-		all = append(all, observe.Certificate{Listener: t.listener, Name: c.source.Namespace + "/" + c.source.Name, NotAfter: c.pair.Leaf.NotAfter})
+		one := observe.Certificate{Listener: t.listener, Name: c.source.Namespace + "/" + c.source.Name, NotAfter: c.pair.Leaf.NotAfter}
+		if c.staple != nil {
+			one.StapleUntil = c.staple.Until
+		}
+		all = append(all, one)
 	}
 	return all
 }

@@ -42,6 +42,9 @@ var (
 	certificateExpiryDesc = desc("tls_certificate_expiry_timestamp_seconds",
 		"When a certificate that a listener serves expires, in seconds since 1970.",
 		"listener", "certificate")
+	stapleExpiryDesc = desc("tls_ocsp_staple_expiry_timestamp_seconds",
+		"Until when the OCSP response of a certificate is valid, in seconds since 1970; 0 if there never was one.",
+		"listener", "certificate")
 	endpointHealthyDesc = desc("upstream_endpoint_healthy",
 		"1 if requests may be sent to the endpoint, 0 while it is ejected or unhealthy.",
 		"cluster", "endpoint")
@@ -89,7 +92,7 @@ type collector struct{ m *Metrics }
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		requestsDesc, durationDesc, addedDesc, inFlightDesc, localDesc, malformedDesc,
-		acceptedDesc, activeDesc, rejectedDesc, certificateExpiryDesc,
+		acceptedDesc, activeDesc, rejectedDesc, certificateExpiryDesc, stapleExpiryDesc,
 		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
 		endpointTLSFailuresDesc, endpointEjectionsDesc, endpointChecksDesc, logDroppedDesc,
@@ -162,6 +165,13 @@ func (p *Port) collect(ch chan<- prometheus.Metric) {
 	if all := p.certificates.Load(); all != nil {
 		for _, c := range *all {
 			gauge(ch, certificateExpiryDesc, float64(c.NotAfter.Unix()), c.Listener, c.Name)
+			if c.StapleUntil != nil {
+				until := 0.0
+				if at := c.StapleUntil(); !at.IsZero() {
+					until = float64(at.Unix())
+				}
+				gauge(ch, stapleExpiryDesc, until, c.Listener, c.Name)
+			}
 		}
 	}
 }

@@ -152,13 +152,15 @@ func TestConnectionsRepliesAndMalformed(t *testing.T) {
 	p.Malformed("bad_chunk")
 	p.Malformed("bad_chunk")
 	m.LocalReply("no_route")
-	p.SetCertificates([]Certificate{{Listener: "shop/gw/https", Name: "shop/cert", NotAfter: time.Unix(1700000000, 0)}})
+	p.SetCertificates([]Certificate{{Listener: "shop/gw/https", Name: "shop/cert", NotAfter: time.Unix(1700000000, 0),
+		StapleUntil: func() time.Time { return time.Unix(1600000000, 0) }}})
 	lines := scrape(t, m)
 	for _, want := range []string{
 		`headgate_connections_accepted_total{port="tcp/80"} 2`,
 		`headgate_connections_active{port="tcp/80"} 1`,
 		`headgate_connections_rejected_total{port="tcp/80",reason="tls_handshake"} 1`,
 		`headgate_tls_certificate_expiry_timestamp_seconds{certificate="shop/cert"} 1.7e+09`,
+		`headgate_tls_ocsp_staple_expiry_timestamp_seconds{certificate="shop/cert"} 1.6e+09`,
 		`headgate_http_malformed_requests_total{port="tcp/80",reason="bad_chunk"} 2`,
 		`headgate_http_local_replies_total{reason="no_route"} 1`,
 		`headgate_build_info{version="test"} 1`,

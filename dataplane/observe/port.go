@@ -58,6 +58,9 @@ type Certificate struct {
 	// Listener is the listener's key, Name where the certificate comes from.
 	Listener, Name string
 	NotAfter       time.Time
+	// StapleUntil returns until when its OCSP response is valid, the zero time if
+	// there never was one; nil if it is to have none.
+	StapleUntil func() time.Time
 }
 
 // SetCertificates says what the socket's listeners serve from now on.

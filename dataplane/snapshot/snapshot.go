@@ -136,6 +136,9 @@ type TLS struct {
 	// understand; the first one encrypts. With none, the port has keys of its
 	// own, which change every day.
 	TicketKeys []policy.Secret `json:"ticketKeys,omitempty"`
+	// OCSPStapling asks the certificates' responders for OCSP responses, which
+	// handshakes then carry.
+	OCSPStapling bool `json:"ocspStapling,omitempty"`
 	// Clients, if not nil, asks clients for certificates.
 	Clients *ClientCertificates `json:"clients,omitempty"`
 }
@@ -168,6 +171,11 @@ type Certificate struct {
 	Source Ref           `json:"source"`
 	Chain  []byte        `json:"-"`
 	Key    policy.Secret `json:"key"`
+	// NotAfter is when it expires, for people: handshakes look at the chain.
+	NotAfter time.Time `json:"notAfter,omitzero"`
+	// OCSPStaple is an OCSP response, DER-encoded, which handshakes carry while it
+	// is valid; empty for none.
+	OCSPStaple []byte `json:"-"`
 }
 
 // Client is how a listener treats its clients. Zero values mean the defaults.

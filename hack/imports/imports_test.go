@@ -37,7 +37,7 @@ var rules = []rule{
 	{
 		of: []string{
 			"dataplane/balance", "dataplane/deadline", "dataplane/exchange", "dataplane/h1", "dataplane/health",
-			"dataplane/pipeline", "dataplane/route", "dataplane/upstream", "dataplane/observe",
+			"dataplane/pipeline", "dataplane/route", "dataplane/upstream", "dataplane/observe", "dataplane/staple",
 			"dataplane/policy/*",
 		},
 		except: []string{"dataplane/policy/jwt"}, // it fetches key sets
