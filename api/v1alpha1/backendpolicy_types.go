@@ -39,6 +39,7 @@ type BackendPolicyList struct {
 
 // BackendPolicySpec says how to use a backend.
 // +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, protocol, proxyProtocol and healthCheck must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck)"
+// +kubebuilder:validation:XValidation:message="calls of GRPCRoutes are always in HTTP/2, so protocol says nothing at one",rule="!has(self.protocol) || self.targetRefs.all(t, t.kind != 'GRPCRoute')"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
 	// +required
@@ -64,10 +65,10 @@ type BackendPolicySpec struct {
 	// Pool bounds the idle connections.
 	// +optional
 	Pool *ConnectionPool `json:"pool,omitempty"`
-	// Protocol is the version of HTTP that endpoints are spoken to in, in place
-	// of what the Service port's appProtocol says. The default is HTTP1. Calls of
-	// GRPCRoutes are always in HTTP2, and what a TCPRoute, TLSRoute or UDPRoute
-	// sends is passed on as it is.
+	// Protocol is the version of HTTP that endpoints are spoken to in. The default
+	// is what the Service port's appProtocol says, and HTTP1 if it says nothing.
+	// Calls of GRPCRoutes are always in HTTP2, and what a TCPRoute, TLSRoute or
+	// UDPRoute sends is passed on as it is.
 	// +optional
 	Protocol *BackendProtocol `json:"protocol,omitempty"`
 	// ProxyProtocol begins each connection to an endpoint with a PROXY protocol
@@ -105,7 +106,7 @@ type BackendProxyProtocol struct {
 
 // BackendProtocol is HTTP1 (HTTP/1.1), HTTP2 (by ALPN with TLS, else by prior
 // knowledge) or Auto (with TLS what an endpoint prefers of the two, by ALPN;
-// without TLS HTTP/1.1).
+// without TLS what the Service port's appProtocol says).
 // +kubebuilder:validation:Enum=HTTP1;HTTP2;Auto
 type BackendProtocol string
 

@@ -185,7 +185,11 @@ func (c *ruleCompiler) withPolicies(use clusterUse,
 	if use.backend.Kind == "Service" {
 		at.Port = &use.port
 	}
+	said := use.cluster.Protocol
 	target := c.frame.policies.cluster(at, use.cluster)
+	if use.cluster.Protocol == "alpn" && use.cluster.TLS == nil {
+		use.cluster.Protocol = said // nothing is negotiated without TLS
+	}
 	c.withProtocol(use.cluster)
 	if target != "" {
 		use.cluster.Key += "@" + target

@@ -59,12 +59,15 @@ func compileBackendPolicy(c *policyCompiler) {
 		set("proxyProtocol", before, func(cl *snapshot.Cluster) { cl.ProxyProtocol = version })
 	}
 	if spec.Protocol != nil {
+		before := len(c.findings)
 		protocol, ok := backendProtocols[*spec.Protocol]
-		if ok {
-			c.sets("protocol", clusterSetting(func(cl *snapshot.Cluster) { cl.Protocol = protocol }))
-		} else {
+		if !ok {
 			c.invalid("spec.protocol", fmt.Sprintf("%q does not exist", *spec.Protocol), "HTTP1, HTTP2 or Auto")
 		}
+		if slices.ContainsFunc(spec.TargetRefs, func(t v1alpha1.TargetRef) bool { return t.Kind == "GRPCRoute" }) {
+			c.invalid("spec.protocol", "calls of GRPCRoutes are always in HTTP/2", "no protocol, or no GRPCRoute among targetRefs")
+		}
+		set("protocol", before, func(cl *snapshot.Cluster) { cl.Protocol = protocol })
 	}
 	if spec.HealthCheck != nil {
 		before := len(c.findings)
