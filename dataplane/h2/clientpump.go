@@ -96,7 +96,7 @@ func (s *ClientStream) sendRequest() error {
 	if c.open > 1 {
 		c.gather()
 	}
-	c.flush()
+	s.flush()
 	if err == errBodyClosed {
 		return nil // whatever ended the stream, be it a response, is seen by who waits for one
 	}
@@ -152,7 +152,7 @@ func (p *pump) run() {
 	if errors.As(err, &client) && !s.finished {
 		s.reset(Cancel, client)
 	}
-	c.flush()
+	s.flush()
 	c.mu.Unlock()
 	p.done <- struct{}{}
 }
@@ -180,7 +180,7 @@ func (p *pump) stream(wait bool) (all bool, err error) {
 				return false, nil
 			}
 			p.s.c.mu.Lock()
-			p.s.c.flush()
+			p.s.flush()
 			p.s.c.mu.Unlock()
 		}
 		if err := p.pull(); err != nil {
@@ -250,7 +250,7 @@ func (s *ClientStream) sendData(p []byte, wait bool) (n int, err error) {
 		case !wait:
 			return 0, nil
 		}
-		c.flush()
+		s.flush()
 		if c.hasRoom() && s.send > 0 && c.send > 0 {
 			continue // while it was written
 		}

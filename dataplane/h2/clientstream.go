@@ -192,8 +192,18 @@ func (s *ClientStream) roundTrip() error {
 				continue
 			}
 			s.reset(Cancel, errTimeout)
-			c.flush()
+			c.flushAside()
 		}
+	}
+}
+
+// flush is the connection's, for who may have a time to keep: the peer may keep
+// who writes over TLS waiting for longer. c.mu is held.
+func (s *ClientStream) flush() {
+	if s.until().IsZero() {
+		s.c.flush()
+	} else {
+		s.c.flushAside()
 	}
 }
 
@@ -283,7 +293,7 @@ func (s *ClientStream) Finish() {
 	}
 	// What others have gathered is theirs to send: flushing it here would undo that.
 	if s.reset(code, errClosed) {
-		defer c.flush()
+		defer c.flushAside()
 	}
 	if s.id != 0 {
 		delete(c.streams, s.id)
@@ -408,7 +418,7 @@ func (s *ClientStream) next(silence time.Duration) ([]byte, error) {
 		began := time.Now()
 		if !s.await(s.until(), silence) {
 			s.reset(Cancel, errTimeout)
-			c.flush()
+			c.flushAside()
 		}
 		s.ex.Upstream.Wait += time.Since(began)
 	}
@@ -432,7 +442,7 @@ func (s *ClientStream) give(n int) {
 	}
 	s.starved = false
 	c.out = appendWindowUpdate(c.out, s.id, increment)
-	c.flush()
+	s.flush()
 }
 
 // Close implements exchange.Body.

@@ -21,7 +21,8 @@ const roomLimit = 64 << 10
 //
 // Nobody waits for the peer to read in flush, where the connection is a plain
 // socket: what can't be written at once is left to a goroutine. Over TLS a
-// flush may take as long as the timeout for writes.
+// flush may take as long as the timeout for writes; who can't wait for that
+// leaves all of it to a goroutine, by flushAside.
 type outbox struct {
 	mu sync.Mutex
 	// out is what is to be sent next. Who appends to it makes sure, by hasRoom,
