@@ -426,3 +426,41 @@ func TestTLSEjection(t *testing.T) {
 		t.Error("it got no request")
 	}
 }
+
+// TestTLSDeadlineWhileWriting has an endpoint that reads nothing after the
+// handshake: writing does not outlast the deadline by the timeout for writes, which is 30 s.
+func TestTLSDeadlineWhileWriting(t *testing.T) {
+	ours := newPKI(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ended := make(chan struct{})
+	defer func() { <-ended }()
+	over := make(chan struct{})
+	defer close(over)
+	go func() {
+		defer close(ended)
+		nc, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer nc.Close()
+		if err := tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{ours.leaf(nil, "web.internal")}}).Handshake(); err != nil {
+			t.Error(err)
+		}
+		<-over
+	}()
+	x := cfg()
+	x.TLS = &snapshot.UpstreamTLS{ServerName: "web.internal", Roots: ours.roots}
+	c := newManagerFor(t, Options{}).NewCluster(x, endpoints(netip.MustParseAddrPort(l.Addr().String())))
+	ex := newExchange("PUT", strings.Repeat("x", 64<<20)) // more than the kernel takes
+	ex.Deadline = time.Now().Add(500 * time.Millisecond)
+	if up := fail(t, c, ex); up.Reason != "timeout" {
+		t.Errorf("%v", up)
+	}
+	if late := time.Since(ex.Deadline); late > 20*time.Second {
+		t.Errorf("it ends %v after its deadline", late)
+	}
+}
