@@ -382,6 +382,10 @@ func (c *ClientConn) Finish() (reusable bool) {
 // Close closes the connection. It may be called from any goroutine.
 func (c *ClientConn) Close() error {
 	c.DL.Stop()
+	if c.Raw == nil {
+		go c.NC.Close() // over TLS it says goodbye, and may wait for the peer to read it
+		return nil
+	}
 	return c.NC.Close()
 }
 
