@@ -38,7 +38,7 @@ func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe 
 		return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonTLSConfig, Err: st.tlsErr}
 	}
 	ctx, done := patience(ex, st.connectTimeout)
-	nc, reason, err := c.dial(ctx, st, ep.address, ex.Conn)
+	nc, reason, err := c.dial(ctx, st, ep.tls.settings(st.tls), ep.address, ex.Conn)
 	own := done()
 	if err == nil {
 		ep.connects.Add(1)
@@ -73,8 +73,9 @@ func (p *pool) newConn(st *state, nc net.Conn) *conn {
 	return &conn{pool: p, client: h1.NewClientConn(nc, p.ep.cluster.m.opts.HTTP1), terms: st.terms, quiet: newWatch(nc)}
 }
 
-// dial connects to an endpoint, on behalf of a client if from is not nil.
-func (c *Cluster) dial(ctx context.Context, st *state, address string, from *exchange.Conn) (nc net.Conn, reason string, err error) {
+// dial connects to an endpoint, on behalf of a client if from is not nil, and
+// with TLS if secure is not nil.
+func (c *Cluster) dial(ctx context.Context, st *state, secure *tls.Config, address string, from *exchange.Conn) (nc net.Conn, reason string, err error) {
 	nc, err = c.m.opts.Dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, reasonOf(err, reasonConnect), err
@@ -85,10 +86,10 @@ func (c *Cluster) dial(ctx context.Context, st *state, address string, from *exc
 			return nil, reasonOf(err, reasonConnect), err
 		}
 	}
-	if st.tls == nil {
+	if secure == nil {
 		return nc, "", nil
 	}
-	tc := tls.Client(nc, st.tls)
+	tc := tls.Client(nc, secure)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		nc.Close()
 		return nil, reasonOf(err, tlsReason(err)), err

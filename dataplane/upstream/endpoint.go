@@ -23,7 +23,7 @@ type endpoint struct {
 	requests, failures        atomic.Uint64
 	connects, connectFailures atomic.Uint64
 	ejections                 atomic.Uint64
-	tls                       tlsFailures
+	tls                       tlsState
 	// latency is a moving average, in nanoseconds.
 	latency atomic.Int64
 

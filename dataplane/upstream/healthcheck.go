@@ -41,7 +41,7 @@ func (ep *endpoint) Ask(ctx context.Context, settings *snapshot.HealthCheck) err
 	if settings.Port != 0 {
 		address = netip.AddrPortFrom(ep.addr.Addr(), settings.Port).String()
 	}
-	nc, _, err := ep.cluster.dial(ctx, st, address, nil)
+	nc, _, err := ep.cluster.dial(ctx, st, st.tls, address, nil)
 	if err != nil {
 		return err
 	}

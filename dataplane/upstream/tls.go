@@ -54,11 +54,31 @@ func tlsReason(err error) string {
 	return reasonTLS
 }
 
-// tlsFailures counts an endpoint's failed handshakes by reason.
-type tlsFailures struct {
-	counts [len(tlsReasons)]atomic.Uint64
+// tlsState is what an endpoint has gathered of TLS.
+type tlsState struct {
+	// own are the settings that were used last.
+	own atomic.Pointer[ownSettings]
+	// failures counts failed handshakes by reason.
+	failures [len(tlsReasons)]atomic.Uint64
 	// said is the reason that was logged last, nil after a success.
 	said atomic.Pointer[string]
+}
+
+type ownSettings struct{ of, settings *tls.Config }
+
+// settings returns the cluster's settings with sessions of the endpoint's own:
+// others do not understand its tickets.
+func (s *tlsState) settings(of *tls.Config) *tls.Config {
+	if of == nil {
+		return nil
+	}
+	if own := s.own.Load(); own != nil && own.of == of {
+		return own.settings
+	}
+	own := &ownSettings{of, of.Clone()}
+	own.settings.ClientSessionCache = tls.NewLRUClientSessionCache(1) // there is one server name
+	s.own.Store(own)
+	return own.settings
 }
 
 // tlsFailed counts a failure, if it is one of TLS, and logs it unless the last
@@ -68,7 +88,7 @@ func (ep *endpoint) tlsFailed(st *state, reason string, err error) {
 		if tlsReasons[i] != reason {
 			continue
 		}
-		ep.tls.counts[i].Add(1)
+		ep.tls.failures[i].Add(1)
 		if said := ep.tls.said.Swap(&tlsReasons[i]); said == nil || *said != reason {
 			ep.cluster.m.opts.Log.Info("TLS to the endpoint failed", "cluster", st.key, "endpoint", ep.address,
 				"reason", reason, "cause", err.Error())
@@ -76,16 +96,16 @@ func (ep *endpoint) tlsFailed(st *state, reason string, err error) {
 	}
 }
 
-func (f *tlsFailures) succeeded() {
-	if f.said.Load() != nil {
-		f.said.Store(nil)
+func (s *tlsState) succeeded() {
+	if s.said.Load() != nil {
+		s.said.Store(nil)
 	}
 }
 
-func (f *tlsFailures) snapshot() map[string]uint64 {
+func (s *tlsState) snapshot() map[string]uint64 {
 	var all map[string]uint64
-	for i := range f.counts {
-		if n := f.counts[i].Load(); n > 0 {
+	for i := range s.failures {
+		if n := s.failures[i].Load(); n > 0 {
 			if all == nil {
 				all = map[string]uint64{}
 			}
@@ -102,10 +122,9 @@ func clientTLS(cfg *snapshot.UpstreamTLS, protocol string) (*tls.Config, error) 
 		return nil, nil
 	}
 	settings := &tls.Config{
-		ServerName:         cfg.ServerName,
-		NextProtos:         offers[protocol],
-		MinVersion:         max(cfg.MinVersion, tls.VersionTLS12),
-		ClientSessionCache: tls.NewLRUClientSessionCache(64),
+		ServerName: cfg.ServerName,
+		NextProtos: offers[protocol],
+		MinVersion: max(cfg.MinVersion, tls.VersionTLS12),
 	}
 	switch {
 	case cfg.Broken != "":

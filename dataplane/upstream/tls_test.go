@@ -249,26 +249,28 @@ func TestTLSVerification(t *testing.T) {
 func TestTLSNamesResumed(t *testing.T) {
 	ours := newPKI(t)
 	var resumed atomic.Int64
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	serve := func() *backend {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return serveOn(t, tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{ours.leaf(nil, "web.internal")}}),
+			func(n int64, r *http.Request, c net.Conn) bool {
+				if c.(*tls.Conn).ConnectionState().DidResume {
+					resumed.Add(1)
+				}
+				ok(n, r, c)
+				return false // every request has a connection of its own
+			})
 	}
-	b := serveOn(t, tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{ours.leaf(nil, "web.internal")}}),
-		func(n int64, r *http.Request, c net.Conn) bool {
-			if c.(*tls.Conn).ConnectionState().DidResume {
-				resumed.Add(1)
-			}
-			ok(n, r, c)
-			return false // every request has a connection of its own
-		})
 	x := cfg()
 	x.TLS = &snapshot.UpstreamTLS{ServerName: "sni.internal", Roots: ours.roots, Names: []snapshot.SubjectAltName{dnsName("web.internal")}}
-	c := newManagerFor(t, Options{}).NewCluster(x, endpoints(b.addr))
-	for range 3 {
+	c := newManagerFor(t, Options{}).NewCluster(x, endpoints(serve().addr, serve().addr))
+	for range 6 {
 		send(t, c, "GET", "")
 	}
-	if resumed.Load() != 2 {
-		t.Errorf("%d sessions were resumed, want 2", resumed.Load())
+	if resumed.Load() != 4 {
+		t.Errorf("%d sessions were resumed, want 4: two of each of the two endpoints", resumed.Load())
 	}
 	y := cfg()
 	y.TLS = &snapshot.UpstreamTLS{ServerName: "sni.internal", Roots: ours.roots, Names: []snapshot.SubjectAltName{dnsName("cart.internal")}}
