@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,8 +13,15 @@ import (
 	"time"
 )
 
-// report has wrk print what bench reads, exactly.
-const report = `
+// script has wrk send the method and content that its environment asks for, and
+// print what bench reads, exactly.
+const script = `
+wrk.method = os.getenv("BENCH_METHOD")
+local size = tonumber(os.getenv("BENCH_CONTENT"))
+if size > 0 then
+  wrk.body = string.rep("x", size)
+  wrk.headers["Content-Type"] = "application/octet-stream"
+end
 done = function(summary, latency, requests)
   local e = summary.errors
   io.write(string.format("bench: %d %d %d %d %f %f\n", summary.requests, summary.duration,
@@ -25,172 +29,146 @@ done = function(summary, latency, requests)
 end
 `
 
-// load runs wrk against a proxy. Any error or status that is not fine fails
+// wrk loads a proxy over HTTP/1.1. Any error or status that is not fine fails
 // the run: a proxy that refuses work is not fast.
-func load(ctx context.Context, o *options, s *scenario, p *proxy, duration time.Duration) (sample, error) {
-	path, headers := s.path, []string(nil)
-	if p.name == "headgate" {
-		headers = s.headers
-		if s.headgatePath != "" {
-			path = s.headgatePath
-		}
+func wrk(ctx context.Context, o *options, s *scenario, p *proxy, duration time.Duration) (sample, error) {
+	file := filepath.Join(p.Dir, "wrk.lua")
+	if err := os.WriteFile(file, []byte(script), 0o644); err != nil {
+		return sample{}, err
 	}
-	args := []string{"-c", strconv.Itoa(o.clientCore), "wrk", "-t1", fmt.Sprintf("-c%d", s.connections),
-		fmt.Sprintf("-d%ds", int(duration.Seconds())), "--timeout", "5s", "-s", p.report, "-H", "Host: " + host}
+	url := "http://" + p.HTTP
+	switch s.listener {
+	case https:
+		url = "https://" + p.HTTPS
+		if err := handshake(p); err != nil {
+			return sample{}, err
+		}
+	case tcp:
+		url = "http://" + p.TCP
+	}
+	method := "GET"
+	if s.content > 0 {
+		method = "POST"
+	}
+	path, headers := s.asked(p)
+	args := []string{"wrk", "-t1", fmt.Sprintf("-c%d", s.connections),
+		fmt.Sprintf("-d%ds", int(duration.Seconds())), "--timeout", "5s", "-s", file, "-H", "Host: " + host}
 	for _, h := range headers {
 		args = append(args, "-H", h)
 	}
-	cmd := exec.CommandContext(ctx, "taskset", append(args, "http://"+p.address+path)...)
-	before, err := p.cpu()
-	if err != nil {
-		return sample{}, err
-	}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return sample{}, fmt.Errorf("wrk: %w: %s", err, out)
-	}
-	after, err := p.cpu()
-	if err != nil {
-		return sample{}, err
-	}
-	resident, err := p.resident()
+	env := []string{"BENCH_METHOD=" + method, "BENCH_CONTENT=" + strconv.Itoa(s.content)}
+	one, out, err := loaded(ctx, o, p, env, append(args, url+path)...)
 	if err != nil {
 		return sample{}, err
 	}
 
-	_, line, _ := strings.Cut(string(out), "bench: ")
+	_, line, _ := strings.Cut(out, "bench: ")
 	var requests, micros, broken, refused int64
-	var one sample
 	if _, err := fmt.Sscan(line, &requests, &micros, &broken, &refused, &one.p50, &one.p99); err != nil {
 		return sample{}, fmt.Errorf("wrk's output: %w: %s", err, out)
 	}
 	if broken > 0 || refused > 0 || requests == 0 {
 		return sample{}, fmt.Errorf("%d requests, %d of them not answered 2xx or 3xx; %d errors of connections", requests, refused, broken)
 	}
-	one.cpu = float64((after - before).Microseconds()) / float64(requests)
+	one.cpu /= float64(requests)
 	one.rate = float64(requests) / (float64(micros) / 1e6)
-	one.resident = resident
 	return one, nil
 }
 
-// holdIdle opens the connections, sends one request on each, and measures the
-// proxy's memory while all of them are idle.
-func holdIdle(ctx context.Context, s *scenario, p *proxy) (sample, error) {
-	conns := make([]net.Conn, 0, s.connections)
-	defer func() {
-		for _, c := range conns {
-			c.Close()
-		}
-	}()
-	for range s.connections {
-		if ctx.Err() != nil {
-			return sample{}, ctx.Err()
-		}
-		c, err := net.DialTimeout("tcp", p.address, 5*time.Second)
-		if err != nil {
-			return sample{}, fmt.Errorf("after %d connections: %w", len(conns), err)
-		}
-		conns = append(conns, c)
-		if err := ask(c, s.path); err != nil {
-			return sample{}, fmt.Errorf("after %d connections: %w", len(conns), err)
-		}
+// h2load loads a proxy over HTTP/2, as strictly. It tells no percentiles.
+func h2load(ctx context.Context, o *options, s *scenario, p *proxy, duration time.Duration) (sample, error) {
+	path, headers := s.asked(p)
+	args := []string{"h2load", "-t1", fmt.Sprintf("-c%d", s.connections), fmt.Sprintf("-m%d", s.streams),
+		fmt.Sprintf("-D%d", int(duration.Seconds())), "--connect-to", p.H2C}
+	for _, h := range headers {
+		args = append(args, "-H", h)
 	}
-	select {
-	case <-time.After(2 * time.Second):
-	case <-ctx.Done():
-		return sample{}, ctx.Err()
-	}
-	// They are still served, so they were held.
-	for _, i := range []int{0, len(conns) / 2, len(conns) - 1} {
-		if err := ask(conns[i], s.path); err != nil {
-			return sample{}, fmt.Errorf("connection %d was not kept: %w", i, err)
+	if s.grpc {
+		file := filepath.Join(p.Dir, "message")
+		if err := os.WriteFile(file, []byte(message), 0o644); err != nil {
+			return sample{}, err
 		}
+		args = append(args, "-d", file, "-H", "content-type: application/grpc", "-H", "te: trailers")
 	}
-	resident, err := p.resident()
-	return sample{resident: resident}, err
-}
-
-func ask(c net.Conn, path string) error {
-	c.SetDeadline(time.Now().Add(5 * time.Second))
-	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, host); err != nil {
-		return err
-	}
-	resp, err := http.ReadResponse(bufio.NewReaderSize(c, 1024), nil)
+	one, out, err := loaded(ctx, o, p, nil, append(args, "http://"+host+path)...)
 	if err != nil {
-		return err
+		return sample{}, err
 	}
-	defer resp.Body.Close()
-	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK || resp.Close {
-		return errors.New(resp.Status)
-	}
-	return nil
-}
 
-// tick is what /proc counts CPU time in: USER_HZ is 100 wherever Go runs.
-const tick = 10 * time.Millisecond
-
-// cpu returns the CPU time of all of a proxy's processes, user and system.
-func (p *proxy) cpu() (sum time.Duration, err error) {
-	err = p.each(func(pid string) error {
-		text, err := os.ReadFile(filepath.Join("/proc", pid, "stat"))
-		if err != nil {
-			return err
-		}
-		utime, stime, err := cpuTicks(string(text))
-		sum += time.Duration(utime+stime) * tick
-		return err
-	})
-	return sum, err
-}
-
-// cpuTicks reads utime and stime, proc_pid_stat(5). The program's name before
-// them may hold anything.
-func cpuTicks(stat string) (utime, stime int64, err error) {
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 13 {
-		return 0, 0, fmt.Errorf("/proc stat: %q", stat)
+	var total, begun, done, succeeded, failed, errored, late int64
+	_, line, _ := strings.Cut(out, "requests: ")
+	_, err = fmt.Sscanf(line, "%d total, %d started, %d done, %d succeeded, %d failed, %d errored, %d timeout",
+		&total, &begun, &done, &succeeded, &failed, &errored, &late)
+	if err == nil {
+		_, line, _ = strings.Cut(out, "finished in ")
+		_, line, _ = strings.Cut(line, "s, ")
+		_, err = fmt.Sscanf(line, "%f req/s", &one.rate)
 	}
-	if utime, err = strconv.ParseInt(fields[11], 10, 64); err != nil {
-		return 0, 0, err
+	content := int64(-1)
+	if err == nil {
+		_, line, _ = strings.Cut(out, "(space savings ")
+		_, line, _ = strings.Cut(line, "(")
+		_, err = fmt.Sscanf(line, "%d) data", &content)
 	}
-	stime, err = strconv.ParseInt(fields[12], 10, 64)
-	return utime, stime, err
-}
-
-// resident returns the MiB of memory of all of a proxy's processes.
-func (p *proxy) resident() (mib float64, err error) {
-	err = p.each(func(pid string) error {
-		text, err := os.ReadFile(filepath.Join("/proc", pid, "status"))
-		if err != nil {
-			return err
-		}
-		_, rest, _ := strings.Cut(string(text), "VmRSS:")
-		var kib float64
-		if _, err := fmt.Sscan(rest, &kib); err != nil {
-			return fmt.Errorf("VmRSS of %s: %w", pid, err)
-		}
-		mib += kib / 1024
-		return nil
-	})
-	return mib, err
-}
-
-// each calls f for the process and its children, as nginx has them.
-func (p *proxy) each(f func(pid string) error) error {
-	pid := strconv.Itoa(p.pid)
-	if err := f(pid); err != nil {
-		return err
-	}
-	text, err := os.ReadFile(filepath.Join("/proc", pid, "task", pid, "children"))
 	if err != nil {
-		return err
+		return sample{}, fmt.Errorf("h2load's output: %w: %s", err, out)
 	}
-	for _, child := range strings.Fields(string(text)) {
-		if err := f(child); err != nil {
+	if done == 0 || succeeded < done || failed+errored+late > 0 {
+		return sample{}, fmt.Errorf("%d requests, %d of them answered 2xx or 3xx; %d failed, %d errors, %d timeouts", done, succeeded, failed, errored, late)
+	}
+	// A call that fails has status 200, and no message.
+	if s.grpc && content < done*int64(len(message)) {
+		return sample{}, fmt.Errorf("%d calls, answered with %d bytes: not all have succeeded", done, content)
+	}
+	one.cpu /= float64(done)
+	return one, nil
+}
+
+// loaded runs a program that loads the proxy. The sample has the proxy's CPU
+// time meanwhile in microseconds, and its memory.
+func loaded(ctx context.Context, o *options, p *proxy, env []string, args ...string) (one sample, output string, err error) {
+	before, err := p.cpu()
+	if err != nil {
+		return one, "", err
+	}
+	cmd := exec.CommandContext(ctx, "taskset", append([]string{"-c", strconv.Itoa(o.clientCore)}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return one, "", fmt.Errorf("%s: %w: %s", args[0], err, out)
+	}
+	after, err := p.cpu()
+	if err != nil {
+		return one, "", err
+	}
+	one.cpu = float64((after - before).Microseconds())
+	one.resident, err = p.resident()
+	return one, string(out), err
+}
+
+// handshake checks that what is compared is the same: TLS 1.3 with the same
+// key exchange and cipher, and no resumption.
+func handshake(p *proxy) error {
+	cache := tls.NewLRUClientSessionCache(1)
+	for range 2 {
+		c, err := tls.Dial("tcp", p.HTTPS, &tls.Config{
+			ServerName: host, InsecureSkipVerify: true, ClientSessionCache: cache,
+			CurvePreferences: []tls.CurveID{tls.X25519, tls.CurveP256},
+		})
+		if err != nil {
 			return err
+		}
+		err = ask(c, "/catalogue/item") // and so reads what comes after the handshake
+		c.Close()
+		if err != nil {
+			return err
+		}
+		state := c.ConnectionState()
+		if state.Version != tls.VersionTLS13 || state.CipherSuite != tls.TLS_AES_128_GCM_SHA256 || state.CurveID != tls.X25519 {
+			return fmt.Errorf("TLS with %s, %s, %s", tls.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite), state.CurveID)
+		}
+		if state.DidResume {
+			return errors.New("a TLS session was resumed")
 		}
 	}
 	return nil

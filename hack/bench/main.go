@@ -1,11 +1,11 @@
 // Command bench compares Headgate with nginx and HAProxy: the same work, on one
 // core, in interleaved runs.
 //
-// Each proxy is pinned to one core, wrk and three nginx backends to another.
-// What counts is the CPU time that all of a proxy's processes took, user and
-// system, divided by the requests that were answered; the ratios are medians
-// over the rounds of the ratio within a round, so that what else the machine
-// does falls on all alike. Linux only.
+// Each proxy is pinned to one core, clients and backends to another. What
+// counts is the CPU time that all of a proxy's processes took, user and system,
+// divided by the requests that were answered; the ratios are medians over the
+// rounds of the ratio within a round, so that what else the machine does falls
+// on all alike. Linux only.
 package main
 
 import (
@@ -34,6 +34,7 @@ type options struct {
 	clientCore int
 	json       string
 	profile    string
+	echo       string
 }
 
 func main() {
@@ -49,9 +50,10 @@ func main() {
 	flag.DurationVar(&o.warmup, "warmup", 2*time.Second, "how long each proxy is warmed up before the first round")
 	flag.IntVar(&o.rounds, "rounds", 5, "how many runs of each proxy")
 	flag.IntVar(&o.proxyCore, "proxy-core", 0, "the core for the proxies")
-	flag.IntVar(&o.clientCore, "client-core", 1, "the core for wrk and the backends")
+	flag.IntVar(&o.clientCore, "client-core", 1, "the core for clients and backends")
 	flag.StringVar(&o.json, "json", "", "write the results to this `file` too")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of Headgate's last run to this `file`")
+	flag.StringVar(&o.echo, "echo", "", "be nothing but a backend at this `address`; bench starts it itself")
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "usage: bench [flags]")
 		for _, s := range scenarios {
@@ -61,6 +63,10 @@ func main() {
 	}
 	flag.Parse()
 
+	if o.echo != "" {
+		fmt.Fprintln(os.Stderr, "bench:", echo(o.echo))
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, &o); err != nil {
@@ -136,7 +142,8 @@ func choose(o *options) ([]*scenario, error) {
 func programs(o *options) error {
 	var missing []string
 	for program, pkg := range map[string]string{
-		"nginx": "nginx", "haproxy": "haproxy", "wrk": "wrk", "taskset": "util-linux",
+		"nginx": "nginx", "haproxy": "haproxy", "taskset": "util-linux",
+		"wrk": "wrk", "h2load": "nghttp2-client", "nghttpd": "nghttp2-server",
 	} {
 		if program == "haproxy" && !strings.Contains(o.proxies, program) {
 			continue
@@ -144,6 +151,9 @@ func programs(o *options) error {
 		if _, err := exec.LookPath(program); err != nil {
 			missing = append(missing, pkg)
 		}
+	}
+	if _, err := os.Stat("/usr/lib/nginx/modules/ngx_stream_module.so"); err != nil {
+		missing = append(missing, "libnginx-mod-stream")
 	}
 	if len(missing) > 0 {
 		slices.Sort(missing)

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"embed"
 	"errors"
 	"fmt"
 	"io"
@@ -15,56 +13,15 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"text/template"
 	"time"
 )
 
-//go:embed conf
-var conf embed.FS
-
 // proxy is one that runs.
 type proxy struct {
-	name    string
-	address string // of its listener
-	admin   string // Headgate's
-	pid     int
-	report  string // wrk's script
-}
-
-// settings fill in the templates in conf. Hosts and Paths are other routes
-// beside those that are asked for, so that there is something to choose among.
-type settings struct {
-	Dir, Address, Port string
-	Backends           []backend
-	Host, APIKey       string
-	Hosts              []string
-	Paths              []string
-}
-
-type backend struct{ Address, Port string }
-
-func newSettings(dir, address string, backends []backend) settings {
-	_, port, _ := net.SplitHostPort(address)
-	s := settings{Dir: dir, Address: address, Port: port, Backends: backends, Host: host, APIKey: apiKey}
-	for i := range 10 {
-		s.Hosts = append(s.Hosts, fmt.Sprintf("tenant-%d.example.com", i))
-		s.Paths = append(s.Paths, fmt.Sprintf("/section-%d", i))
-	}
-	return s
-}
-
-// write fills a template in and returns the file's path.
-func (s *settings) write(name string) (string, error) {
-	t, err := template.ParseFS(conf, "conf/"+name)
-	if err != nil {
-		return "", err
-	}
-	var out bytes.Buffer
-	if err := t.Execute(&out, s); err != nil {
-		return "", err
-	}
-	path := filepath.Join(s.Dir, name)
-	return path, os.WriteFile(path, out.Bytes(), 0o644)
+	settings
+	name  string
+	admin string // Headgate's
+	pid   int
 }
 
 // processes are what was started, and end with ctx.
@@ -103,50 +60,18 @@ func (p *processes) wait() {
 	}
 }
 
-// backends starts three, and returns where they are.
-func (p *processes) backends(o *options, dir string) ([]backend, error) {
-	var list []backend
-	for i := range 3 {
-		sub := filepath.Join(dir, fmt.Sprintf("backend-%d", i))
-		if err := os.Mkdir(sub, 0o755); err != nil {
-			return nil, err
-		}
-		address, err := freeAddress()
-		if err != nil {
-			return nil, err
-		}
-		s := newSettings(sub, address, nil)
-		file, err := s.write("backend.conf")
-		if err != nil {
-			return nil, err
-		}
-		logs := filepath.Join(sub, "log")
-		if _, err := p.start(o.clientCore, logs, "nginx", "-p", sub, "-c", file); err != nil {
-			return nil, err
-		}
-		if err := answers(p.ctx, address, "/", nil); err != nil {
-			return nil, withLog(err, logs)
-		}
-		_, port, _ := net.SplitHostPort(address)
-		list = append(list, backend{address, port})
-	}
-	return list, nil
-}
-
-func (p *processes) proxy(o *options, name, dir string, backends []backend) (*proxy, error) {
+// proxy starts one beside the backends.
+func (p *processes) proxy(o *options, name, dir string, b *backends) (*proxy, error) {
 	sub := filepath.Join(dir, name)
 	if err := os.Mkdir(sub, 0o755); err != nil {
 		return nil, err
 	}
-	address, err := freeAddress()
+	s, err := newSettings(sub)
 	if err != nil {
 		return nil, err
 	}
-	s := newSettings(sub, address, backends)
-	one := &proxy{name: name, address: address, report: filepath.Join(dir, "report.lua")}
-	if err := os.WriteFile(one.report, []byte(report), 0o644); err != nil {
-		return nil, err
-	}
+	s.backends = *b
+	one := &proxy{settings: s, name: name}
 	var args []string
 	switch name {
 	case "nginx":
@@ -174,11 +99,11 @@ func (p *processes) proxy(o *options, name, dir string, backends []backend) (*pr
 	if one.pid, err = p.start(o.proxyCore, logs, args...); err != nil {
 		return nil, err
 	}
-	if err := answers(p.ctx, address, "/catalogue/item", nil); err != nil {
+	if err := answers(p.ctx, one.HTTP, "/catalogue/item", nil); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, withLog(err, logs))
 	}
 	if name == "headgate" {
-		if err := answers(p.ctx, address, "/orders/item", http.Header{"X-Api-Key": {apiKey}}); err != nil {
+		if err := answers(p.ctx, one.HTTP, "/orders/item", http.Header{"X-Api-Key": {apiKey}}); err != nil {
 			return nil, fmt.Errorf("%s with policies: %w", name, withLog(err, logs))
 		}
 	}
@@ -219,10 +144,7 @@ func freeAddress() (string, error) {
 
 // answers waits until a GET is answered 200.
 func answers(ctx context.Context, address, path string, header http.Header) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
-	defer cancel()
-	last := errors.New("no answer")
-	for {
+	return eventually(ctx, func(ctx context.Context) error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
 		if err != nil {
 			return err
@@ -232,13 +154,40 @@ func answers(ctx context.Context, address, path string, header http.Header) erro
 			req.Header = header.Clone()
 		}
 		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("GET %s: %s", path, resp.Status)
+		}
+		return nil
+	})
+}
+
+// listens waits until connections are accepted.
+func listens(ctx context.Context, address string) error {
+	return eventually(ctx, func(ctx context.Context) error {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "tcp", address)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	})
+}
+
+// eventually tries until it succeeds, for 20 seconds at most.
+func eventually(ctx context.Context, try func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	last := errors.New("no answer")
+	for {
+		err := try(ctx)
 		if err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
-			last = fmt.Errorf("GET %s: %s", path, resp.Status)
-		} else if ctx.Err() == nil {
+			return nil
+		}
+		if ctx.Err() == nil {
 			last = err
 		}
 		select {

@@ -2,126 +2,108 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"os"
-	"strings"
 	"time"
 )
 
 // scenario is one kind of work.
 type scenario struct {
 	name, about string
-	connections int
+	measured    measurement
+	// generate puts the load on, where CPU time is measured.
+	generate func(context.Context, *options, *scenario, *proxy, time.Duration) (sample, error)
+	listener listener
+	// connections of the client, and requests at a time on each.
+	connections, streams int
 	// path is what is asked of all proxies, headgatePath of Headgate if it differs.
 	path, headgatePath string
-	headers            []string // sent to Headgate only
-	// idle scenarios hold connections and measure memory.
-	idle bool
+	headers            []string // sent to all
+	headgateHeaders    []string // sent to Headgate only
+	content            int      // bytes, of a POST
+	grpc               bool     // a unary call
 }
+
+// measurement is what of a proxy is compared.
+type measurement int
+
+const (
+	cpuTime      measurement = iota // per request
+	memory                          // while connections are idle
+	addedLatency                    // to a direct request, at the 99th percentile
+)
+
+// listener is which of a proxy's listeners is used.
+type listener int
+
+const (
+	plain listener = iota // HTTP/1.1
+	h2c
+	https
+	tcp
+)
 
 const (
 	host   = "shop.example.com"
 	apiKey = "bench-0123456789abcdef0123456789abcdef"
+	item   = "/catalogue/item"
 )
 
 var scenarios = []scenario{
 	{
 		name: "plain", about: "a small keep-alive GET, routed by host and path, 64 connections",
-		connections: 64, path: "/catalogue/item",
+		generate: wrk, connections: 64, path: item,
 	}, {
 		name: "policies", about: "the same for nginx and HAProxy; Headgate also checks an API key, a rate limit, and sets a header",
-		connections: 64, path: "/catalogue/item", headgatePath: "/orders/item", headers: []string{"X-API-Key: " + apiKey},
+		generate: wrk, connections: 64, path: item, headgatePath: "/orders/item", headgateHeaders: []string{"X-API-Key: " + apiKey},
 	}, {
 		name: "connections", about: "a small keep-alive GET, 512 connections",
-		connections: 512, path: "/catalogue/item",
+		generate: wrk, connections: 512, path: item,
+	}, {
+		name: "new", about: "a small GET on a new connection each, 64 at a time",
+		generate: wrk, connections: 64, path: item, headers: []string{"Connection: close"},
+	}, {
+		name: "large", about: "a keep-alive GET of 64 KiB, 64 connections",
+		generate: wrk, connections: 64, path: "/catalogue/large",
+	}, {
+		name: "upload", about: "a keep-alive POST of 16 KiB, 64 connections",
+		generate: wrk, connections: 64, path: "/echo/short", content: upload,
+	}, {
+		name: "h2", about: "a small GET, HTTP/2 without TLS to HTTP/1.1, 8 connections with 32 streams each",
+		generate: h2load, listener: h2c, connections: 8, streams: 32, path: item,
+	}, {
+		name: "grpc", about: "a unary gRPC call, HTTP/2 without TLS on both sides, 8 connections with 32 streams each",
+		generate: h2load, listener: h2c, connections: 8, streams: 32, path: grpcPath, grpc: true,
+	}, {
+		name: "tls", about: "a small keep-alive GET over TLS 1.3, 64 connections",
+		generate: wrk, listener: https, connections: 64, path: item,
+	}, {
+		name: "handshakes", about: "a small GET on a new TLS 1.3 connection each, ECDSA with P-256, no resumption, 16 at a time",
+		generate: wrk, listener: https, connections: 16, path: item, headers: []string{"Connection: close"},
+	}, {
+		name: "tcp", about: "messages of 64 KiB to and fro over TCP, 16 connections",
+		generate: wrk, listener: tcp, connections: 16, path: "/echo", content: large,
+	}, {
+		name: "latency", about: "latency added to a direct request at 70 % of nginx's peak rate, requests at random moments, 64 connections",
+		measured: addedLatency, connections: 64, path: item,
 	}, {
 		name: "idle", about: "memory with 10,000 idle keep-alive connections that had one request each",
-		connections: 10_000, path: "/catalogue/item", idle: true,
+		measured: memory, connections: 10_000, path: item,
+	}, {
+		name: "idle-tls", about: "the same over TLS 1.3",
+		measured: memory, listener: https, connections: 10_000, path: item,
+	}, {
+		name: "idle-h2", about: "the same with HTTP/2 without TLS",
+		measured: memory, listener: h2c, connections: 10_000, path: item,
 	},
 }
 
-// result is one proxy's in one scenario. Numbers are medians over the rounds.
-type result struct {
-	Scenario string `json:"scenario"`
-	Proxy    string `json:"proxy"`
-	// CPU is microseconds of CPU time per request, 0 if idle.
-	CPU      float64 `json:"cpuMicrosPerRequest,omitempty"`
-	Rate     float64 `json:"requestsPerSecond,omitempty"`
-	P50      float64 `json:"p50Micros,omitempty"`
-	P99      float64 `json:"p99Micros,omitempty"`
-	Resident float64 `json:"residentMiB"`
-	// Ratios are CPU (memory if idle) relative to other proxies', by name.
-	Ratios map[string]float64 `json:"ratios,omitempty"`
-
-	runs []sample
-}
-
-// sample is one run.
-type sample struct{ cpu, rate, p50, p99, resident float64 }
-
-// cost is what the ratios compare.
-func (s *sample) cost(idle bool) float64 {
-	if idle {
-		return s.resident
+// asked is what is asked of this proxy.
+func (s *scenario) asked(p *proxy) (path string, headers []string) {
+	if p.name != "headgate" {
+		return s.path, s.headers
 	}
-	return s.cpu
-}
-
-func measure(ctx context.Context, o *options, s *scenario, dir string) ([]result, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	started := &processes{ctx: ctx}
-	defer started.wait() // second
-	defer cancel()       // first
-
-	dir, err := os.MkdirTemp(dir, s.name+"-")
-	if err != nil {
-		return nil, err
+	path = s.path
+	if s.headgatePath != "" {
+		path = s.headgatePath
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		return nil, err
-	}
-	backends, err := started.backends(o, dir)
-	if err != nil {
-		return nil, err
-	}
-	names := strings.Split(o.proxies, ",")
-	proxies := make([]*proxy, len(names))
-	results := make([]result, len(names))
-	for i, name := range names {
-		if proxies[i], err = started.proxy(o, name, dir, backends); err != nil {
-			return nil, err
-		}
-		results[i] = result{Scenario: s.name, Proxy: name}
-	}
-	if s.idle {
-		for i, p := range proxies {
-			one, err := holdIdle(ctx, s, p)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", p.name, err)
-			}
-			results[i].runs = []sample{one}
-		}
-		return summarise(s, results), nil
-	}
-	for _, p := range proxies {
-		if _, err := load(ctx, o, s, p, max(o.warmup, time.Second)); err != nil {
-			return nil, fmt.Errorf("%s: %w", p.name, err)
-		}
-	}
-	for round := range o.rounds {
-		for k := range proxies {
-			i := (k + round) % len(proxies) // nobody is always the first
-			p := proxies[i]
-			if p.name == "headgate" && o.profile != "" && round == o.rounds-1 {
-				started.profile(p, o.profile, o.duration)
-			}
-			one, err := load(ctx, o, s, p, o.duration)
-			if err != nil {
-				return nil, fmt.Errorf("%s: %w", p.name, err)
-			}
-			results[i].runs = append(results[i].runs, one)
-			fmt.Fprintf(os.Stderr, "%s %d/%d %-8s %6.2f µs  %7.0f req/s\n", s.name, round+1, o.rounds, p.name, one.cpu, one.rate)
-		}
-	}
-	return summarise(s, results), nil
+	return path, append(append([]string(nil), s.headers...), s.headgateHeaders...)
 }

@@ -7,6 +7,39 @@ import (
 	"text/tabwriter"
 )
 
+// sample is one run.
+type sample struct{ cpu, rate, p50, p99, added, resident float64 }
+
+// cost is what the ratios compare.
+func (s *sample) cost(m measurement) float64 {
+	switch m {
+	case memory:
+		return s.resident
+	case addedLatency:
+		return s.added
+	}
+	return s.cpu
+}
+
+// result is one proxy's in one scenario. Numbers are medians over the rounds;
+// those that were not measured are 0.
+type result struct {
+	Scenario string `json:"scenario"`
+	Proxy    string `json:"proxy"`
+	// CPU is microseconds of CPU time per request.
+	CPU  float64 `json:"cpuMicrosPerRequest,omitempty"`
+	Rate float64 `json:"requestsPerSecond,omitempty"`
+	P50  float64 `json:"p50Micros,omitempty"`
+	P99  float64 `json:"p99Micros,omitempty"`
+	// Added is how much higher P99 is than that of a direct request.
+	Added    float64 `json:"addedP99Micros,omitempty"`
+	Resident float64 `json:"residentMiB,omitempty"`
+	// Ratios are what the scenario measures relative to other proxies', by name.
+	Ratios map[string]float64 `json:"ratios,omitempty"`
+
+	runs []sample
+}
+
 func median(values []float64) float64 {
 	slices.Sort(values)
 	n := len(values)
@@ -32,6 +65,7 @@ func summarise(s *scenario, results []result) []result {
 		r.Rate = of(func(s *sample) float64 { return s.rate })
 		r.P50 = of(func(s *sample) float64 { return s.p50 })
 		r.P99 = of(func(s *sample) float64 { return s.p99 })
+		r.Added = of(func(s *sample) float64 { return s.added })
 		r.Resident = of(func(s *sample) float64 { return s.resident })
 		r.Ratios = map[string]float64{}
 		for _, other := range results {
@@ -40,8 +74,8 @@ func summarise(s *scenario, results []result) []result {
 			}
 			var ratios []float64
 			for k := range min(len(r.runs), len(other.runs)) {
-				if base := other.runs[k].cost(s.idle); base > 0 {
-					ratios = append(ratios, r.runs[k].cost(s.idle)/base)
+				if base := other.runs[k].cost(s.measured); base > 0 {
+					ratios = append(ratios, r.runs[k].cost(s.measured)/base)
 				}
 			}
 			if len(ratios) > 0 {
@@ -52,33 +86,45 @@ func summarise(s *scenario, results []result) []result {
 	return results
 }
 
-func print(w io.Writer, o *options, s *scenario, results []result) {
-	fmt.Fprintf(w, "\n%s: %s", s.name, s.about)
-	if !s.idle {
-		fmt.Fprintf(w, "; %d rounds of %v", o.rounds, o.duration)
+// head and row are the table of each measurement, between the proxy's name and
+// what is the same in all.
+func (m measurement) head() string {
+	switch m {
+	case memory:
+		return "MiB\t/ nginx\t/ HAProxy\t"
+	case addedLatency:
+		return "added p99 µs\t/ nginx\t/ HAProxy\tp50 µs\tp99 µs\treq/s\t"
 	}
-	fmt.Fprint(w, "\n\n")
-	ratio := func(r *result, other string) string {
+	return "CPU µs/req\t/ nginx\t/ HAProxy\treq/s\tp50 µs\tp99 µs\tMiB\t"
+}
+
+func (m measurement) row(r *result) string {
+	ratio := func(other string) string {
 		if v, ok := r.Ratios[other]; ok {
 			return fmt.Sprintf("%.2f", v)
 		}
 		return "-"
 	}
-	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
-	if s.idle {
-		fmt.Fprint(t, "\tMiB\tKiB/connection\t/ nginx\t/ HAProxy\t\n")
-	} else {
-		fmt.Fprint(t, "\tCPU µs/req\t/ nginx\t/ HAProxy\treq/s\tp50 µs\tp99 µs\tMiB\t\n")
+	ratios := ratio("nginx") + "\t" + ratio("haproxy")
+	switch m {
+	case memory:
+		return fmt.Sprintf("%.1f\t%s\t", r.Resident, ratios)
+	case addedLatency:
+		return fmt.Sprintf("%.0f\t%s\t%.0f\t%.0f\t%.0f\t", r.Added, ratios, r.P50, r.P99, r.Rate)
 	}
+	return fmt.Sprintf("%.2f\t%s\t%.0f\t%.0f\t%.0f\t%.1f\t", r.CPU, ratios, r.Rate, r.P50, r.P99, r.Resident)
+}
+
+func print(w io.Writer, o *options, s *scenario, results []result) {
+	fmt.Fprintf(w, "\n%s: %s", s.name, s.about)
+	if s.measured != memory {
+		fmt.Fprintf(w, "; %d rounds of %v", o.rounds, o.duration)
+	}
+	fmt.Fprint(w, "\n\n")
+	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
+	fmt.Fprintf(t, "\t%s\n", s.measured.head())
 	for i := range results {
-		r := &results[i]
-		if s.idle {
-			fmt.Fprintf(t, "%s\t%.1f\t%.1f\t%s\t%s\t\n", r.Proxy, r.Resident,
-				r.Resident*1024/float64(s.connections), ratio(r, "nginx"), ratio(r, "haproxy"))
-			continue
-		}
-		fmt.Fprintf(t, "%s\t%.2f\t%s\t%s\t%.0f\t%.0f\t%.0f\t%.1f\t\n", r.Proxy, r.CPU,
-			ratio(r, "nginx"), ratio(r, "haproxy"), r.Rate, r.P50, r.P99, r.Resident)
+		fmt.Fprintf(t, "%s\t%s\n", results[i].Proxy, s.measured.row(&results[i]))
 	}
 	t.Flush()
 }
