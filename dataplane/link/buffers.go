@@ -7,7 +7,7 @@ import "sync"
 const (
 	SmallBuffer  = 4 << 10
 	MediumBuffer = 16 << 10
-	LargeBuffer  = 32 << 10
+	LargeBuffer  = 64 << 10
 )
 
 var (
