@@ -161,9 +161,9 @@ type Response struct {
 
 // Body is a message's content, pulled by who needs it next.
 type Body interface {
-	// Next returns the next bytes, valid until the following call. After the
-	// last it returns no bytes and io.EOF; trailers are complete then. Any other
-	// error is final: the message ended before its content did.
+	// Next returns the next bytes, valid until the following call of Next or
+	// Ready. After the last it returns no bytes and io.EOF; trailers are complete
+	// then. Any other error is final: the message ended before its content did.
 	Next() ([]byte, error)
 	// Ready reports whether Next would return without waiting for the network.
 	// A writer gathers while it is true and flushes before it would wait.

@@ -24,6 +24,9 @@ type requestBody struct {
 	failure  error
 	failed   atomic.Bool // failure is set
 
+	look   func(fd uintptr) bool // readPresent, made once
+	looked bool                  // Ready has done so
+
 	// complete is set once all of the content has been received and handed out.
 	complete atomic.Bool
 	closed   atomic.Bool
@@ -38,15 +41,42 @@ func (b *requestBody) begin(in *reader, ex *exchange.Exchange, kind framing, opt
 	b.d.reset(in, kind, ex.In.Length, opts.MaxHeaderBytes, opts.MaxHeaderCount)
 	b.expected = ex.In.ExpectContinue
 	b.received.Store(0)
-	b.max, b.failure = opts.MaxBody, nil
+	b.max, b.failure, b.looked = opts.MaxBody, nil, false
 	b.complete.Store(b.d.done())
 	b.closed.Store(false)
 	b.failed.Store(false)
 	b.kicked.Store(false)
 }
 
-// Ready implements exchange.Body.
-func (b *requestBody) Ready() bool { return b.failure != nil || b.d.ready() }
+// Ready implements exchange.Body. Once in each exchange it looks whether more
+// has come than was read with the head: a short content goes on with its head
+// then, in one write and by one goroutine.
+func (b *requestBody) Ready() bool {
+	if b.failure != nil || b.d.ready() {
+		return true
+	}
+	if b.looked || b.expected || b.s.Raw == nil || b.d.kind != framedLength {
+		return false
+	}
+	b.looked = true
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	in := b.d.in
+	in.makeRoom(b.d.want())
+	before := in.w
+	// If the connection is not to be read any more, Next learns it.
+	_ = b.s.Raw.Read(b.look)
+	return in.w > before
+}
+
+// readPresent reads what is there, without waiting. An error comes again when
+// more is waited for.
+func (b *requestBody) readPresent(fd uintptr) bool {
+	in := b.d.in
+	n, _ := link.RawRead(fd, in.buf[in.w:])
+	in.w += n
+	return true
+}
 
 // Next implements exchange.Body. Its errors are *exchange.ClientError.
 func (b *requestBody) Next() ([]byte, error) {

@@ -59,7 +59,11 @@ type work struct {
 	body requestBody
 }
 
-var works = sync.Pool{New: func() any { return new(work) }}
+var works = sync.Pool{New: func() any {
+	w := new(work)
+	w.body.look = w.body.readPresent
+	return w
+}}
 
 // Bounds on what is read from a client that sends more than we want of it.
 const (
