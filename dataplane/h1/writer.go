@@ -56,7 +56,7 @@ func (w *writer) write(p []byte) error {
 	if !w.conn.DL.Write(w.timeout) {
 		return errTimeout
 	}
-	_, err := w.conn.NC.Write(p)
+	err := w.conn.Write(p)
 	if !w.conn.DL.Write(0) && err == nil {
 		err = errTimeout
 	}

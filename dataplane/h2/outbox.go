@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/deadline"
+	"github.com/headgate/headgate/dataplane/link"
 )
 
 // roomLimit is how many bytes may be gathered before who has more content
@@ -50,14 +51,8 @@ type outbox struct {
 }
 
 func (o *outbox) init(nc net.Conn, timeout time.Duration, lost func(error), room func()) {
-	o.nc, o.timeout, o.lost, o.room = nc, timeout, lost, room
+	o.nc, o.raw, o.timeout, o.lost, o.room = nc, link.RawOf(nc), timeout, lost, room
 	o.try = o.tryWrite
-	if s, ok := nc.(syscall.Conn); ok && rawWrites {
-		switch nc.(type) {
-		case *net.TCPConn, *net.UnixConn:
-			o.raw, _ = s.SyscallConn()
-		}
-	}
 	o.dl.Start(nc)
 }
 
@@ -184,7 +179,7 @@ func (o *outbox) writeNow(p []byte) (int, error) {
 }
 
 func (o *outbox) tryWrite(fd uintptr) bool {
-	n, err := rawWrite(fd, o.part)
+	n, err := link.RawWrite(fd, o.part)
 	if err != nil && err != syscall.EAGAIN {
 		o.partErr = os.NewSyscallError("write", err)
 	}

@@ -17,25 +17,67 @@ import (
 // a way to wait until there is something to read without holding a buffer.
 type Link struct {
 	NC net.Conn
-	// Raw is nil unless NC is a plain socket.
+	// Raw is nil unless NC is a plain socket that can be used beside package net.
 	Raw syscall.RawConn
 	// DL is to be started and stopped by the owner.
 	DL  deadline.Conn
 	One [1]byte
+
+	unwritten []byte
+	writeErr  error
+	tryWrite  func(fd uintptr) bool // writeSome, made once
 }
 
 // Open takes the connection over.
 func (l *Link) Open(nc net.Conn) {
-	l.NC = nc
+	l.NC, l.Raw = nc, RawOf(nc)
+	l.tryWrite = l.writeSome
+}
+
+// RawOf returns a plain socket for use beside package net, or nil if nc is
+// none, or the platform does not allow for it.
+func RawOf(nc net.Conn) (raw syscall.RawConn) {
+	if !rawSockets {
+		return nil
+	}
 	switch c := nc.(type) {
 	case *net.TCPConn:
-		l.Raw, _ = c.SyscallConn()
+		raw, _ = c.SyscallConn()
 	case *net.UnixConn:
-		l.Raw, _ = c.SyscallConn()
+		raw, _ = c.SyscallConn()
 	}
-	if !rawReads {
-		l.Raw = nil
+	return raw
+}
+
+// Write writes all of p. It is for one goroutine at a time.
+func (l *Link) Write(p []byte) error {
+	if l.Raw == nil {
+		_, err := l.NC.Write(p)
+		return err
 	}
+	l.unwritten, l.writeErr = p, nil
+	err := l.Raw.Write(l.tryWrite)
+	l.unwritten = nil
+	if err == nil {
+		err = l.writeErr
+	}
+	return err
+}
+
+// writeSome reports false if the socket takes no more for now.
+func (l *Link) writeSome(fd uintptr) bool {
+	for len(l.unwritten) > 0 {
+		n, err := RawWrite(fd, l.unwritten)
+		if err == syscall.EAGAIN {
+			return false
+		}
+		if err != nil {
+			l.writeErr = os.NewSyscallError("write", err)
+			return true
+		}
+		l.unwritten = l.unwritten[n:]
+	}
+	return true
 }
 
 // LongAgo is a deadline that has passed.
