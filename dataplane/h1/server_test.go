@@ -363,8 +363,14 @@ func TestDrainRace(t *testing.T) {
 		c := dial(t, f.address())
 		c.send(get)
 		c.want(200, "ok")
-		go f.each(func(s *h1.ServerConn) { s.Drain() })
-		if _, err := io.WriteString(c, get); err != nil {
+		drained := make(chan struct{})
+		go func() {
+			defer close(drained)
+			f.each(func(s *h1.ServerConn) { s.Drain() })
+		}()
+		_, err := io.WriteString(c, get)
+		<-drained // or it would find the next connection
+		if err != nil {
 			continue
 		}
 		r, text, err := c.response("GET")
