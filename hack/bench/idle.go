@@ -16,6 +16,9 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
+// rest is how long connections are idle before memory is measured.
+const rest = 5 * time.Second
+
 // holdIdle opens the connections, sends one request on each, and measures the
 // proxy's memory while all of them are idle.
 func holdIdle(ctx context.Context, s *scenario, p *proxy) (sample, error) {
@@ -25,8 +28,12 @@ func holdIdle(ctx context.Context, s *scenario, p *proxy) (sample, error) {
 			c.Close()
 		}
 	}()
+	pace := time.NewTicker(10 * time.Second / time.Duration(s.connections))
+	defer pace.Stop()
 	for range s.connections {
-		if ctx.Err() != nil {
+		select {
+		case <-pace.C:
+		case <-ctx.Done():
 			return sample{}, ctx.Err()
 		}
 		c, err := open(s, p)
@@ -39,7 +46,7 @@ func holdIdle(ctx context.Context, s *scenario, p *proxy) (sample, error) {
 		}
 	}
 	select {
-	case <-time.After(2 * time.Second):
+	case <-time.After(rest):
 	case <-ctx.Done():
 		return sample{}, ctx.Err()
 	}
