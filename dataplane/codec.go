@@ -27,7 +27,7 @@ func codecs(h exchange.Handler) []listener.Codec {
 			if info.TLS != nil {
 				return h1.NewServerConn(c, info, h, opts)
 			}
-			return &plaintext{ServerConn: h1.NewServerConn(c, info, h, prior(opts)), nc: c, info: info, handler: h, opts: opts}
+			return &plaintext{spoken: h1.NewServerConn(c, info, h, prior(opts)), nc: c, info: info, handler: h, opts: opts}
 		}},
 	}
 }
@@ -46,29 +46,29 @@ func http3Codec(h exchange.Handler) *listener.QUIC {
 // plaintext is a connection without TLS. Nothing is negotiated there: HTTP/2
 // is spoken to who begins with its preface, RFC 9113 section 3.3.
 type plaintext struct {
-	*h1.ServerConn
 	nc      net.Conn
 	info    *exchange.Conn
 	handler exchange.Handler
 	opts    *h1.ServerOptions
 
 	mu       sync.Mutex
-	h2       *h2.ServerConn // nil while the connection speaks HTTP/1.1
+	spoken   listener.Rester // HTTP/1.1 until it turns out to be HTTP/2
 	draining bool
 	closed   bool
 }
 
 // Serve implements listener.Session.
 func (p *plaintext) Serve() {
-	p.ServerConn.Serve()
-	preface := p.Preface()
-	if preface == nil {
+	spoken := p.speaks()
+	spoken.Serve()
+	first, ok := spoken.(*h1.ServerConn)
+	if !ok || first.Preface() == nil {
 		return
 	}
 	s := h2.NewServerConn(p.nc, p.info, p.handler, http2(p.opts))
-	s.Unread(preface)
+	s.Unread(first.Preface())
 	p.mu.Lock()
-	p.h2 = s
+	p.spoken = s
 	draining, closed := p.draining, p.closed
 	p.mu.Unlock()
 	switch {
@@ -80,29 +80,29 @@ func (p *plaintext) Serve() {
 	s.Serve()
 }
 
+func (p *plaintext) speaks() listener.Rester {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.spoken
+}
+
+// Resting implements listener.Rester.
+func (p *plaintext) Resting() time.Duration { return p.speaks().Resting() }
+
 // Drain implements listener.Session.
 func (p *plaintext) Drain() {
 	p.mu.Lock()
 	p.draining = true
-	s := p.h2
 	p.mu.Unlock()
-	if s != nil {
-		s.Drain()
-	} else {
-		p.ServerConn.Drain()
-	}
+	p.speaks().Drain()
 }
 
 // Close implements listener.Session.
 func (p *plaintext) Close() error {
 	p.mu.Lock()
 	p.closed = true
-	s := p.h2
 	p.mu.Unlock()
-	if s != nil {
-		return s.Close()
-	}
-	return p.ServerConn.Close()
+	return p.speaks().Close()
 }
 
 // defaults are the bounds of a listener that sets none, see snapshot.Client.
@@ -111,6 +111,7 @@ var defaults = h1.ServerOptions{
 	MaxHeaderCount: 128,
 	HeaderTimeout:  10 * time.Second,
 	IdleTimeout:    75 * time.Second,
+	RestAfter:      listener.RestAfter,
 	BodyTimeout:    30 * time.Second,
 	WriteTimeout:   30 * time.Second,
 }
@@ -134,6 +135,7 @@ func http2(o *h1.ServerOptions) *h2.ServerOptions {
 		MaxHeaderCount: o.MaxHeaderCount,
 		HeaderTimeout:  o.HeaderTimeout,
 		IdleTimeout:    o.IdleTimeout,
+		RestAfter:      o.RestAfter,
 		BodyTimeout:    o.BodyTimeout,
 		WriteTimeout:   o.WriteTimeout,
 	}

@@ -24,6 +24,9 @@ type ServerOptions struct {
 	HeaderTimeout time.Duration
 	// IdleTimeout is how long a connection may wait for a request (75 s).
 	IdleTimeout time.Duration
+	// RestAfter is after how much of IdleTimeout Serve returns, see
+	// ServerConn.Resting (never).
+	RestAfter time.Duration
 	// BodyTimeout is how long a request's content may pause (30 s); beyond it 408.
 	BodyTimeout time.Duration
 	// WriteTimeout is how long one write may wait for the client to read (30 s).

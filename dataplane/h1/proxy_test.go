@@ -133,6 +133,7 @@ type front struct {
 	mu    sync.Mutex
 	conns map[*h1.ServerConn]bool
 	hide  atomic.Bool
+	rests atomic.Int32 // how often connections have rested
 }
 
 func serve(t testing.TB, handler exchange.Handler, opts *h1.ServerOptions) *front {
@@ -162,7 +163,9 @@ func serveOver(t testing.TB, handler exchange.Handler, opts *h1.ServerOptions, w
 			f.conns[s] = true
 			f.mu.Unlock()
 			f.wg.Go(func() {
-				s.Serve()
+				for s.Serve(); s.Resting() > 0; s.Serve() {
+					f.rests.Add(1)
+				}
 				f.mu.Lock()
 				delete(f.conns, s)
 				f.mu.Unlock()

@@ -30,6 +30,9 @@ type ServerConn struct {
 	work     *work
 	requests int
 
+	resting   bool      // see Resting
+	idleSince time.Time // zero unless the connection has rested since its last request
+
 	// watch is nil unless an exchange waits for its upstream.
 	watch    atomic.Pointer[clientWatch]
 	state    atomic.Int32
@@ -91,13 +94,30 @@ func NewServerConn(c net.Conn, info *exchange.Conn, h exchange.Handler, opts *Se
 func (s *ServerConn) Unread(b []byte) { s.unread = append(s.unread, b...) }
 
 // Serve reads requests and answers them, in order, until the connection ends.
-// Tunnels run inside it. It closes the connection before it returns.
+// Tunnels run inside it. It closes the connection before it returns, unless
+// that rests.
 func (s *ServerConn) Serve() {
+	s.resting = false
 	s.DL.Ring = s.late
 	s.DL.Start(s.NC)
-	defer s.end()
+	defer func() {
+		if !s.resting {
+			s.end()
+		}
+	}()
 	for s.awaitRequest() && s.serveRequest() {
 	}
+}
+
+// Resting returns for how much longer the connection may wait for a request,
+// if that is why Serve has returned: it needs nobody then, until there is
+// something to read, the time is over, or it is drained or closed, and Serve is
+// called again. It returns 0 if the connection has ended.
+func (s *ServerConn) Resting() time.Duration {
+	if !s.resting {
+		return 0
+	}
+	return max(s.opts.IdleTimeout-time.Since(s.idleSince), 1)
 }
 
 // Preface returns what was read off a connection that turned out to speak
@@ -166,7 +186,7 @@ func (s *ServerConn) awaitRequest() bool {
 	if s.work != nil && s.work.in.r < s.work.in.w {
 		return true // it was pipelined
 	}
-	n, err := 0, error(nil)
+	n := 0
 	if len(s.unread) > 0 {
 		s.takeWork()
 		in := &s.work.in
@@ -175,14 +195,12 @@ func (s *ServerConn) awaitRequest() bool {
 		s.unread = nil
 	} else {
 		s.state.Store(idle)
-		if s.draining.Load() || !s.DL.Read(s.opts.IdleTimeout) {
-			return false
-		}
-		n, err = s.awaiter.Await()
-		if !s.DL.Read(0) || err != nil {
+		var ok bool
+		if n, ok = s.awaitInput(); !ok {
 			return false
 		}
 	}
+	s.idleSince = time.Time{}
 	s.work.in.w += n
 	if !s.state.CompareAndSwap(idle, active) {
 		// A request came just as Drain woke us. It is answered.
@@ -192,6 +210,41 @@ func (s *ServerConn) awaitRequest() bool {
 		s.drainMu.Unlock()
 	}
 	return true
+}
+
+// awaitInput waits for a client that says nothing. It reports false if the
+// connection ends, or rests.
+func (s *ServerConn) awaitInput() (n int, ok bool) {
+	wait := s.opts.IdleTimeout
+	if !s.idleSince.IsZero() {
+		wait -= time.Since(s.idleSince)
+	}
+	rests := s.opts.RestAfter > 0 && s.opts.RestAfter < wait
+	if rests {
+		wait = s.opts.RestAfter
+	}
+	if wait <= 0 || s.draining.Load() || !s.DL.Read(wait) {
+		return 0, false
+	}
+	n, err := s.awaiter.Await()
+	if s.DL.Read(0) {
+		return n, err == nil
+	}
+	if !rests {
+		return 0, false
+	}
+	// It was not the last deadline that has passed: the connection is as before.
+	s.DL.Stop()
+	_ = s.NC.SetReadDeadline(time.Time{})
+	if n > 0 {
+		s.DL.Start(s.NC)
+		return n, true
+	}
+	s.resting = true
+	if s.idleSince.IsZero() {
+		s.idleSince = time.Now().Add(-wait)
+	}
+	return 0, false
 }
 
 // serveRequest serves one exchange, and reports whether the connection goes on.

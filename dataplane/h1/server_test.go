@@ -384,6 +384,32 @@ func TestDrainRace(t *testing.T) {
 	}
 }
 
+// A connection whose client says nothing rests, and goes on when it does, but
+// not for longer than it may be idle.
+func TestRest(t *testing.T) {
+	for name, hide := range map[string]bool{"plain socket": false, "other": true} {
+		t.Run(name, func(t *testing.T) {
+			f := serve(t, answering("ok"), &h1.ServerOptions{RestAfter: time.Millisecond, IdleTimeout: 3 * time.Second})
+			f.hide.Store(hide)
+			c := dial(t, f.address())
+			for range 2 {
+				c.send(get)
+				c.want(200, "ok")
+				before := f.rests.Load()
+				eventually(t, "the connection rests", func() bool { return f.rests.Load() > before })
+			}
+			c.wantEnd()
+			c = dial(t, f.address())
+			c.send(get)
+			c.want(200, "ok")
+			before := f.rests.Load()
+			eventually(t, "the connection rests", func() bool { return f.rests.Load() > before })
+			f.each(func(s *h1.ServerConn) { s.Drain() })
+			c.wantEnd()
+		})
+	}
+}
+
 func TestMaxRequests(t *testing.T) {
 	c := dial(t, serve(t, answering("ok"), &h1.ServerOptions{MaxRequests: 2}).address())
 	c.send(get + get + get)

@@ -28,6 +28,9 @@ type ServerOptions struct {
 	HeaderTimeout time.Duration
 	// IdleTimeout is how long a connection may be without a request (75 s).
 	IdleTimeout time.Duration
+	// RestAfter is after how much of IdleTimeout Serve returns, see
+	// ServerConn.Resting (never).
+	RestAfter time.Duration
 	// BodyTimeout is how long a request's content, or a frame, may pause (30 s).
 	BodyTimeout time.Duration
 	// WriteTimeout is how long one write may wait for the client to read, or a

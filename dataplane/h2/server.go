@@ -52,6 +52,9 @@ type ServerConn struct {
 	drain     drainState
 	drainTime *time.Timer
 
+	rest      restState
+	idleSince time.Time // when the connection came to rest, or zero
+
 	resets, provoked, frames link.Budget
 	gathering                *gathering // nil while there is nothing to write
 	// ours are the streams that we reset last: what is on its way for them is no error.
@@ -107,11 +110,25 @@ func NewServerConn(nc net.Conn, info *exchange.Conn, h exchange.Handler, opts *S
 func (c *ServerConn) Unread(b []byte) { c.unread = append(c.unread, b...) }
 
 // Serve serves the connection to its end and closes it. It returns when the
-// last of its requests is over.
+// last of its requests is over, or when the connection rests.
 func (c *ServerConn) Serve() {
 	pool.Use()
 	defer pool.Unuse()
 	c.mu.Lock()
+	if c.rest == resting {
+		c.resume()
+	} else {
+		c.begin()
+	}
+	c.mu.Unlock()
+	if err := c.read(); err != errResting {
+		c.end(err)
+	}
+}
+
+// begin sends our SETTINGS. mu is held.
+func (c *ServerConn) begin() {
+	c.dl.Ring = func() { go c.askRest() }
 	c.out = appendSettings(c.out,
 		setting{settingMaxConcurrentStreams, uint32(c.opts.MaxStreams)},
 		setting{settingInitialWindowSize, uint32(c.opts.StreamWindow)},
@@ -123,9 +140,6 @@ func (c *ServerConn) Serve() {
 		c.out = appendWindowUpdate(c.out, 0, n)
 	}
 	c.setPhase()
-	c.mu.Unlock()
-	err := c.read()
-	c.end(err)
 }
 
 // Close cuts the connection off at once. It may be called from any goroutine.
@@ -262,8 +276,12 @@ func (c *ServerConn) setPhase() {
 	switch p {
 	case phaseIdle:
 		c.dl.Read(c.opts.IdleTimeout)
+		if c.opts.RestAfter > 0 && c.opts.RestAfter < c.opts.IdleTimeout {
+			c.dl.Alarm(c.opts.RestAfter)
+		}
 	case phaseActive:
 		c.dl.Read(0)
+		c.idleSince = time.Time{}
 	case phaseFrame:
 		c.dl.Read(c.opts.BodyTimeout)
 	case phaseHeader:
@@ -351,7 +369,13 @@ func (c *ServerConn) read() error {
 			return err
 		}
 		if err := c.fill(idle); err != nil {
-			return c.explain(err)
+			goesOn, resting := c.rests(err)
+			switch {
+			case resting:
+				return errResting
+			case !goesOn:
+				return c.explain(err)
+			}
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -66,6 +67,7 @@ type front struct {
 	mu    sync.Mutex
 	conns []*h2.ServerConn
 	group sync.WaitGroup
+	rests atomic.Int32 // how often connections have rested
 }
 
 func serveH2(t *testing.T, h exchange.Handler, opts *h2.ServerOptions) *front {
@@ -94,7 +96,9 @@ func serveH2(t *testing.T, h exchange.Handler, opts *h2.ServerOptions) *front {
 			f.group.Add(1)
 			go func() {
 				defer f.group.Done()
-				s.Serve()
+				for s.Serve(); s.Resting() > 0; s.Serve() {
+					f.rests.Add(1)
+				}
 			}()
 		}
 	}()

@@ -40,6 +40,15 @@ type Session interface {
 	Close() error
 }
 
+// Rester is a Session that may return from Serve only because its client has
+// had nothing to say for a while. Resting is for how long it may go on waiting
+// then, 0 if it has ended; Serve is called again when there is something to
+// read, the time has passed, or the session is drained or closed.
+type Rester interface {
+	Session
+	Resting() time.Duration
+}
+
 // Codec makes sessions for one protocol.
 type Codec struct {
 	// ALPN is the protocol's name in TLS, RFC 7301: "http/1.1".
@@ -92,6 +101,7 @@ type Set struct {
 	// room has an element for each open connection.
 	room    chan struct{}
 	staples *staple.Keeper
+	parking parking
 
 	mu    sync.Mutex
 	ports map[string]*port

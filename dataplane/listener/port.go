@@ -44,9 +44,13 @@ type port struct {
 
 // conn is an open connection.
 type conn struct {
+	port    *port
 	nc      io.Closer
+	tcp     *net.TCPConn // nc, unless that is QUIC's
+	info    *exchange.Conn
 	since   time.Time
 	session Session // nil before the handshake is over; guarded by port.mu
+	fd      int32   // parking's
 }
 
 const (
@@ -125,11 +129,22 @@ func (c *conn) drain() {
 	if c.session == nil {
 		return // it comes back when its handshake is over
 	}
+	drain := func() {
+		c.session.Drain()
+		c.wake()
+	}
 	if wait := newcomer - time.Since(c.since); wait > 0 {
-		time.AfterFunc(wait, c.session.Drain)
+		time.AfterFunc(wait, drain)
 		return
 	}
-	c.session.Drain()
+	drain()
+}
+
+// wake has a parked connection run.
+func (c *conn) wake() {
+	if c.port.set.parking.take(c) {
+		go c.port.run(c)
+	}
 }
 
 // closeAll cuts all connections off.
@@ -137,6 +152,7 @@ func (p *port) closeAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
+		c.wake()
 		if c.session != nil {
 			_ = c.session.Close()
 		}
@@ -153,18 +169,31 @@ func (p *port) stopped() bool {
 	}
 }
 
-// serve is the life of a connection.
+// serve takes a connection in.
 func (p *port) serve(nc *net.TCPConn) {
-	c := &conn{nc: nc, since: time.Now()}
+	c := &conn{port: p, nc: nc, tcp: nc, since: time.Now()}
 	p.mu.Lock()
 	p.conns[c] = struct{}{}
 	p.mu.Unlock()
 	p.metrics.Accepted()
+	p.run(c)
+}
+
+// run is the life of a connection, to its end or until it is parked; it is
+// called again then.
+func (p *port) run(c *conn) {
+	parked := false
 	defer func() {
 		if bug := recover(); bug != nil {
 			p.set.opts.Log.Error(fmt.Errorf("panic: %v", bug), "serving a connection", "port", p.key, "stack", string(debug.Stack()))
 		}
-		_ = nc.Close()
+		if parked {
+			return
+		}
+		if c.info != nil {
+			c.info.End()
+		}
+		_ = c.nc.Close()
 		p.mu.Lock()
 		delete(p.conns, c)
 		p.mu.Unlock()
@@ -172,31 +201,53 @@ func (p *port) serve(nc *net.TCPConn) {
 		<-p.set.room
 		p.busy.Done()
 	}()
+	if c.session == nil && !p.open(c) {
+		return
+	}
+	c.session.Serve()
+	for rester, ok := c.session.(Rester); ok; {
+		wait := rester.Resting()
+		if wait <= 0 {
+			return
+		}
+		// Once it is parked it may run already.
+		p.mu.Lock()
+		parked = !p.stopped() && p.set.parking.park(c, wait)
+		p.mu.Unlock()
+		if parked {
+			return
+		}
+		c.session.Serve()
+	}
+}
 
+// open makes the connection's session.
+func (p *port) open(c *conn) bool {
+	nc := c.tcp
 	info := &exchange.Conn{
 		ID: p.set.lastID.Add(1), Port: p.handle,
 		Remote: addrPort(nc.RemoteAddr()), Local: addrPort(nc.LocalAddr()),
 	}
-	defer info.End()
+	c.info = info
 	rest, err := p.trusted.Load().identify(nc, info, p.set.opts.HandshakeTimeout)
 	if err != nil {
 		p.metrics.Rejected("proxy_protocol")
 		p.set.opts.Log.V(1).Info("No PROXY protocol header", "port", p.key, "remote", info.Remote, "error", err.Error())
-		return
+		return false
 	}
 	session, err := p.session(nc, rest, info)
 	if err != nil {
 		p.metrics.Rejected("tls_handshake")
 		p.set.opts.Log.V(1).Info("TLS handshake failed", "port", p.key, "remote", info.Remote, "error", err.Error())
-		return
+		return false
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	c.session = session
 	if p.stopped() {
 		c.drain()
 	}
-	p.mu.Unlock()
-	session.Serve()
+	return true
 }
 
 // session puts a connection into the hands of who serves it, after a TLS

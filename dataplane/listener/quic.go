@@ -176,7 +176,7 @@ func (p *port) acceptQUIC(t *transport, ln *quic.EarlyListener) {
 
 // serveQUIC is the life of a QUIC connection.
 func (p *port) serveQUIC(t *transport, qc *quic.Conn, a *attempt) {
-	c := &conn{nc: quicCloser{qc}, since: time.Now()}
+	c := &conn{port: p, nc: quicCloser{qc}, since: time.Now()}
 	p.mu.Lock()
 	p.conns[c] = struct{}{}
 	p.mu.Unlock()
