@@ -18,10 +18,10 @@ import (
 // that what differs from message to message (ETags, lengths) does not push out
 // what stays the same. The zero value is ready.
 type encoder struct {
-	slots []slot // by hash; nil until the first field
+	slots []slot // by hash; nil until the first field, and after forget
 	// entries are those of the peer's dynamic table, by number modulo their
 	// count: what the oldest is, and the number that the next one gets.
-	entries      [maxEntries]entry
+	entries      []entry
 	oldest, next uint32
 	size         int
 	// shrunk is by how much less than the initial size the table may have.
@@ -78,6 +78,14 @@ func (e *encoder) begin(b []byte) []byte {
 	return b
 }
 
+// forget gives the table up, with what it takes here, while nothing is to be
+// written. If there is anything in it, the next block tells the peer that it is
+// empty.
+func (e *encoder) forget() {
+	e.announce = e.announce || e.oldest != e.next
+	e.slots, e.entries, e.oldest, e.size = nil, nil, e.next, 0
+}
+
 // evict makes room for n bytes in the table.
 func (e *encoder) evict(n int) {
 	for e.oldest != e.next && e.size+n > tableSize-e.shrunk {
@@ -112,7 +120,7 @@ func (e *encoder) appendField(b []byte, f *exchange.Field) []byte {
 		return appendLiteral(b, 0, 4, index, name, f.Value)
 	}
 	if e.slots == nil {
-		e.slots = make([]slot, slotCount)
+		e.slots, e.entries = make([]slot, slotCount), make([]entry, maxEntries)
 	}
 	hash := maphash.String(seed, name)*31 + maphash.String(seed, f.Value)
 	at := hash % slotCount

@@ -54,6 +54,7 @@ func (c *ServerConn) rests(err error) (goesOn, rests bool) {
 		return true, false
 	}
 	c.rest = resting
+	c.enc.forget()
 	if c.idleSince.IsZero() {
 		c.idleSince = time.Now().Add(-c.opts.RestAfter)
 	}
