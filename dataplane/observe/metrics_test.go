@@ -213,7 +213,7 @@ func TestEndpointsAreReadAtTheScrape(t *testing.T) {
 		yield(Endpoint{
 			Cluster: "Service/shop/catalogue/80", Address: "10.0.0.1:80",
 			Healthy: true, InFlight: 3, Connections: 7, Idle: 4, Requests: 5, Failures: 1, ConnectFailures: 2, Ejections: 6,
-			TLSFailures: map[string]uint64{"tls_name_mismatch": 1},
+			TLSFailures:  map[string]uint64{"tls_name_mismatch": 1},
 			ChecksPassed: 9, ChecksFailed: 8,
 		})
 	})
