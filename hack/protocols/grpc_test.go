@@ -3,8 +3,11 @@ package protocols
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -24,6 +27,24 @@ spec:
     backendRefs: [{group: headgate.dev, kind: Backend, name: upstream}]
 `
 
+// grpcOverTLS has the upstream spoken to over TLS.
+const grpcOverTLS = `
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: authority, namespace: default}
+binaryData: {ca.crt: %s}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: BackendTLSPolicy
+metadata: {name: upstream, namespace: default}
+spec:
+  targetRefs: [{group: headgate.dev, kind: Backend, name: upstream}]
+  validation:
+    hostname: localhost
+    caCertificateRefs: [{group: "", kind: ConfigMap, name: authority}]
+`
+
 // grpcCases are those of gRPC's interoperability tests that need no account
 // with anybody (doc/interop-test-descriptions.md).
 var grpcCases = []string{
@@ -37,12 +58,21 @@ var grpcCases = []string{
 // GRPCRoute.
 func TestGRPC(t *testing.T) {
 	client, server := program(t, "GRPC_CLIENT"), program(t, "GRPC_SERVER")
+	authority, chain, key := certificate(t)
+	files := t.TempDir()
+	for name, text := range map[string][]byte{"chain.pem": chain, "key.pem": key} {
+		if err := os.WriteFile(filepath.Join(files, name), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, upstream := range []struct {
 		name    string
 		args    []string // of the server
 		objects string   // how Headgate speaks to it
 	}{
 		{"to h2c", nil, ""},
+		{"to TLS", []string{"--use_tls", "--tls_cert_file", filepath.Join(files, "chain.pem"), "--tls_key_file", filepath.Join(files, "key.pem")},
+			fmt.Sprintf(grpcOverTLS, base64.StdEncoding.EncodeToString(authority))},
 	} {
 		port := freePort(t)
 		up := exec.Command(server, append([]string{"--port", strconv.Itoa(port)}, upstream.args...)...)
