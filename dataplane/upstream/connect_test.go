@@ -281,6 +281,7 @@ func TestTLSStale(t *testing.T) {
 		}
 		send(t, c, method, body)
 		<-closed
+		awaitEnd(t, c)
 	}
 	if b.requests.Load() != 5 {
 		t.Errorf("%d requests arrived, want 5", b.requests.Load())

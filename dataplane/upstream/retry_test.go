@@ -154,6 +154,7 @@ func TestStale(t *testing.T) {
 		}
 		ex := send(t, c, method, body)
 		<-closed
+		awaitEnd(t, c)
 		if ex.Upstream.Tries != 1 || b.requests.Load() != int64(i+1) {
 			t.Errorf("%s: %d tries, %d requests arrived of %d", method, ex.Upstream.Tries, b.requests.Load(), i+1)
 		}

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -108,6 +109,37 @@ func (b *backend) close() {
 	}
 	b.mu.Unlock()
 	b.wg.Wait()
+}
+
+// awaitEnd waits until the idle connections have heard that their peer has
+// closed: the kernel may take its time.
+func awaitEnd(t testing.TB, c *Cluster) {
+	t.Helper()
+	heard := func(k *conn) bool {
+		nc := k.client.NC
+		if secure, ok := nc.(*tls.Conn); ok {
+			nc = secure.NetConn()
+		}
+		raw, err := nc.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p poll
+		readable := false
+		return raw.Control(func(fd uintptr) { readable = p.readable(fd) }) != nil || readable
+	}
+	eventually(t, "idle connections have heard of their end", func() bool {
+		for _, m := range c.state.Load().members {
+			m.ep.mu.Lock()
+			idle := m.ep.shared.idle
+			ended := len(idle) == 0 || heard(idle[0])
+			m.ep.mu.Unlock()
+			if !ended {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // refusing returns an address where nobody listens.
