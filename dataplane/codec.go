@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -157,8 +158,8 @@ func http3(o *h1.ServerOptions) *h3.ServerOptions {
 // share a port without TLS, nobody knows yet which of them a request will be
 // for: the loosest bounds hold here, and the pipeline keeps each listener's sizes.
 func bounds(clients []*snapshot.Client) *h1.ServerOptions {
-	if len(clients) == 0 {
-		return &defaults
+	if !slices.ContainsFunc(clients, func(c *snapshot.Client) bool { return c != nil }) {
+		return &defaults // as for most connections, which share them
 	}
 	loosest := boundsOf(clients[0])
 	for _, c := range clients[1:] {
