@@ -35,10 +35,10 @@ type backendUse struct {
 // nothing else.)
 type policyIndex interface {
 	// filters returns a rule's whole list of filters in pipeline order: own,
-	// the rule's Gateway API filters in their order, at the place that the list
+	// the rule's Gateway API filters in their order, at the places that the list
 	// of policies gives them, and those of the effective policies. broken, if not
 	// "", says why the rule must answer 500 (snapshot.Rule.Broken).
-	filters(at attachment, own []policy.Config) (filters []policy.Config, broken string)
+	filters(at attachment, own ownFilters) (filters []policy.Config, broken string)
 	// client returns the settings of a listener's client side, nil for defaults.
 	client(l *listener) *snapshot.Client
 	// proxyProtocol returns whose PROXY protocol headers a socket's listeners

@@ -110,6 +110,9 @@ func matchText(m *snapshot.Match) string {
 	if m.Method != "" {
 		text += " " + m.Method
 	}
+	if m.Preflight {
+		text += "+preflights"
+	}
 	values := func(list []snapshot.ValueMatch, of string) {
 		for _, v := range list {
 			text += fmt.Sprintf(" %s %s%s%q", of, v.Name, map[string]string{"Exact": "=", "RegularExpression": "~"}[v.Type], v.Value)

@@ -19,6 +19,8 @@ import (
 // in which they are specified.
 type ownFilters struct {
 	configs []policy.Config
+	// cors is the CORS filter, if there is one. It has a place of its own.
+	cors    []policy.Config
 	mirrors []snapshot.Mirror
 	// redirects says that the rule answers by itself.
 	redirects bool
@@ -26,19 +28,19 @@ type ownFilters struct {
 
 // forPort returns the filters as a listener with this port has them: a redirect
 // without scheme and port goes to the listener's port, HTTPRequestRedirectFilter.port.
-func (o *ownFilters) forPort(port uint16) []policy.Config {
+func (o ownFilters) forPort(port uint16) ownFilters {
 	i := slices.IndexFunc(o.configs, func(c policy.Config) bool {
 		r, ok := c.(*redirect.Config)
 		return ok && r.Scheme == "" && r.Port == 0
 	})
 	if i < 0 {
-		return o.configs
+		return o
 	}
 	there := *o.configs[i].(*redirect.Config)
 	there.ListenerPort = port
-	configs := slices.Clone(o.configs)
-	configs[i] = &there
-	return configs
+	o.configs = slices.Clone(o.configs)
+	o.configs[i] = &there
+	return o
 }
 
 // filterPlace is where a list of filters stands.
@@ -80,6 +82,8 @@ func (c *ruleCompiler) compileFilters(filters []gatewayv1.HTTPRouteFilter, at fi
 			if mirror, ok := c.compileMirror(f.RequestMirror, field+".requestMirror"); ok {
 				own.mirrors = append(own.mirrors, mirror)
 			}
+		case f.Type == gatewayv1.HTTPRouteFilterCORS && f.CORS != nil && c.object.grpc == nil:
+			own.cors = []policy.Config{c.compileCORS(f.CORS, field+".cors")}
 		default:
 			c.refuseFilter(f, field, at)
 		}
@@ -95,14 +99,14 @@ func (c *ruleCompiler) compileFilters(filters []gatewayv1.HTTPRouteFilter, at fi
 
 // refuseFilter explains why a filter is not one of those that are supported.
 func (c *ruleCompiler) refuseFilter(f *gatewayv1.HTTPRouteFilter, field string, at filterPlace) {
-	want := "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect or RequestMirror"
+	want := "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect, RequestMirror or CORS"
 	switch grpc := c.object.grpc != nil; {
 	case grpc && at.backend:
 		want = "RequestHeaderModifier or ResponseHeaderModifier"
 	case grpc:
 		want = "RequestHeaderModifier, ResponseHeaderModifier or RequestMirror"
 	case at.backend:
-		want = "RequestHeaderModifier, ResponseHeaderModifier or URLRewrite"
+		want = "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite or CORS"
 	}
 	name := string(f.Type)
 	supported := slices.Contains(strings.FieldsFunc(want, func(r rune) bool { return r == ' ' || r == ',' }), name)
@@ -132,6 +136,9 @@ func cause(err error) string {
 func lowerFirst(s string) string {
 	if strings.HasPrefix(s, "URL") {
 		return "url" + s[3:]
+	}
+	if s == "CORS" {
+		return "cors"
 	}
 	return strings.ToLower(s[:1]) + s[1:]
 }

@@ -23,13 +23,14 @@ type policyKind struct {
 	// others: a response passes the filters that its request has passed, and
 	// these are for every response, also for one that a filter makes.
 	responses func(effective) []policy.Config
-	// own marks the place of the rule's own filters, those of the Gateway API.
-	own bool
+	// own marks a place of the rule's own filters, those of the Gateway API.
+	own func(ownFilters) []policy.Config
 }
 
 // The rows of policyKinds that others ask for by name.
 const (
 	listenerPolicies = iota
+	corsFilter
 	authPolicies
 	rateLimitPolicies
 	gatewayAPIFilters
@@ -50,6 +51,11 @@ func init() {
 			name: "ListenerPolicy", list: listOf[*v1alpha1.ListenerPolicy], targets: []string{"Gateway"},
 			compile: compileListenerPolicy,
 		},
+		// Before authentication: a preflight carries no credentials (Fetch standard,
+		// "CORS-preflight fetch"), and is answered here. All other requests go on,
+		// and every response to them passes here on its way out, so that scripts
+		// can read a 401 or 429 too.
+		corsFilter: {own: func(o ownFilters) []policy.Config { return o.cors }},
 		// Before all that acts on a request: who may not come in learns nothing,
 		// not even a redirect's target, and sets nothing off.
 		authPolicies: {
@@ -62,7 +68,7 @@ func init() {
 			name: "RateLimitPolicy", list: listOf[*v1alpha1.RateLimitPolicy], targets: routeTargets,
 			compile: compileRateLimitPolicy, filters: rateLimitFilters,
 		},
-		gatewayAPIFilters: {own: true},
+		gatewayAPIFilters: {own: func(o ownFilters) []policy.Config { return o.configs }},
 		// After the rule's own filters: a policy has the last word on what they
 		// wrote. Its templates see the request as it was received either way.
 		transformPolicies: {

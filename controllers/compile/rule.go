@@ -105,6 +105,13 @@ func (c *ruleCompiler) compile() *compiledRule {
 		c.invalid(gatewayv1.RouteReasonIncompatibleFilters, field+".backendRefs", "the rule redirects every request, none reaches a backend", "no backendRefs")
 	}
 	c.compileBackends(rule, field+".backendRefs", prefixes, out)
+	if len(out.own.cors) > 0 {
+		// A preflight asks on behalf of the request that is to follow it, so it is
+		// for the rule which that request is for.
+		for i := range out.matches {
+			out.matches[i].match.Preflight = out.matches[i].match.Method != ""
+		}
+	}
 	if !c.ok() {
 		out.base = snapshot.Rule{Source: out.base.Source, Broken: c.refused.message}
 		return out
@@ -117,6 +124,7 @@ func (c *ruleCompiler) compile() *compiledRule {
 // not resolve is answered 500, HTTPRouteRule.backendRefs.
 func (c *ruleCompiler) compileBackends(rule *gatewayv1.HTTPRouteRule, field string, prefixes bool, out *compiledRule) {
 	total := uint64(0)
+	var cors [][]policy.Config
 	for i := range rule.BackendRefs {
 		ref := &rule.BackendRefs[i]
 		at := fmt.Sprintf("%s[%d]", field, i)
@@ -129,13 +137,15 @@ func (c *ruleCompiler) compileBackends(rule *gatewayv1.HTTPRouteRule, field stri
 			}
 		}
 		total += uint64(backend.Weight)
-		backend.Filters = c.compileFilters(ref.Filters, filterPlace{field: at + ".filters", backend: true, prefixes: prefixes}).configs
+		own := c.compileFilters(ref.Filters, filterPlace{field: at + ".filters", backend: true, prefixes: prefixes})
+		backend.Filters, cors = own.configs, append(cors, own.cors)
 		if use, ok := c.resolve(&ref.BackendObjectReference, at); ok {
 			c.uses(use)
 			backend.Cluster = use.cluster.Key
 		}
 		out.base.Backends = append(out.base.Backends, backend)
 	}
+	out.own.cors = c.sharedCORS(out.own.cors, cors, field)
 	if total == 0 && !out.own.redirects {
 		// Nowhere to send the requests to: none is forwarded, all get 500.
 		out.base.Backends = []snapshot.Backend{{Weight: 1}}
@@ -184,7 +194,7 @@ func (r *compiledRule) on(l *listener, of *route, policies policyIndex) *snapsho
 	if rule.Broken == "" {
 		rule.Filters, rule.Broken = policies.filters(attachment{
 			Gateway: l.gateway.object, Listener: l.spec.Name, Route: of.object, Rule: r.index,
-		}, slices.Clip(r.own.forPort(uint16(l.spec.Port))))
+		}, r.own.forPort(uint16(l.spec.Port)))
 	}
 	rule.Backends, rule.Mirrors = r.through(l, of)
 	same := func(v *snapshot.Rule) bool {

@@ -300,6 +300,26 @@ func (ex *Exchange) Answer(status int, reason, text string) Verdict {
 	return Answered
 }
 
+// VaryBy adds a request field's name to what the response depends on, RFC 9110
+// section 12.5.5.
+func (ex *Exchange) VaryBy(name string) {
+	last := -1
+	for i := range ex.Response.Fields {
+		if f := &ex.Response.Fields[i]; f.Key == KeyVary {
+			if HasToken(f.Value, name) || HasToken(f.Value, "*") {
+				return
+			}
+			last = i
+		}
+	}
+	if last >= 0 && ex.Response.Fields[last].Value != "" {
+		f := &ex.Response.Fields[last]
+		f.Value = ex.Arena.Concat(f.Value, ", ", name)
+		return
+	}
+	ex.Response.Fields = append(ex.Response.Fields, Field{Key: KeyVary, Name: "Vary", Value: name})
+}
+
 // staticBody is content that is all there.
 type staticBody struct {
 	text string

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -132,6 +133,22 @@ func TestProtoNames(t *testing.T) {
 	for p, want := range map[Proto]string{HTTP10: "HTTP/1.0", HTTP11: "HTTP/1.1", HTTP2: "HTTP/2.0", HTTP3: "HTTP/3.0", 0: "HTTP/?"} {
 		if p.String() != want {
 			t.Errorf("%d: %q", p, p)
+		}
+	}
+}
+
+func TestVaryBy(t *testing.T) {
+	for _, c := range []struct{ from, want []string }{
+		{nil, []string{"Vary: Origin"}},
+		{[]string{"Vary: Cookie", "vary: Accept"}, []string{"Vary: Cookie", "vary: Accept, Origin"}},
+		{[]string{"Vary: accept, origin", "Vary: Cookie"}, []string{"Vary: accept, origin", "Vary: Cookie"}},
+		{[]string{"Vary: *"}, []string{"Vary: *"}},
+	} {
+		ex := &Exchange{}
+		ex.Response.Fields = list(c.from...)
+		ex.VaryBy("Origin")
+		if want := list(c.want...); !slices.Equal(ex.Response.Fields, want) {
+			t.Errorf("%v: %v, want %v", c.from, ex.Response.Fields, want)
 		}
 	}
 }

@@ -9,6 +9,14 @@ const (
 	KeyOther Key = iota
 	KeyAccept
 	KeyAcceptEncoding
+	KeyAccessControlAllowCredentials
+	KeyAccessControlAllowHeaders
+	KeyAccessControlAllowMethods
+	KeyAccessControlAllowOrigin
+	KeyAccessControlExposeHeaders
+	KeyAccessControlMaxAge
+	KeyAccessControlRequestHeaders
+	KeyAccessControlRequestMethod
 	KeyAge
 	KeyAltSvc
 	KeyAuthorization
@@ -58,51 +66,59 @@ const (
 
 // keyNames are the lower-case spellings, as HTTP/2 and HTTP/3 send them.
 var keyNames = [keys]string{
-	KeyAccept:               "accept",
-	KeyAcceptEncoding:       "accept-encoding",
-	KeyAge:                  "age",
-	KeyAltSvc:               "alt-svc",
-	KeyAuthorization:        "authorization",
-	KeyCacheControl:         "cache-control",
-	KeyConnection:           "connection",
-	KeyContentEncoding:      "content-encoding",
-	KeyContentLength:        "content-length",
-	KeyContentType:          "content-type",
-	KeyCookie:               "cookie",
-	KeyDate:                 "date",
-	KeyETag:                 "etag",
-	KeyExpect:               "expect",
-	KeyForwarded:            "forwarded",
-	KeyHost:                 "host",
-	KeyHTTP2Settings:        "http2-settings",
-	KeyIfModifiedSince:      "if-modified-since",
-	KeyIfNoneMatch:          "if-none-match",
-	KeyKeepAlive:            "keep-alive",
-	KeyLastModified:         "last-modified",
-	KeyLocation:             "location",
-	KeyOrigin:               "origin",
-	KeyProxyAuthenticate:    "proxy-authenticate",
-	KeyProxyAuthorization:   "proxy-authorization",
-	KeyProxyConnection:      "proxy-connection",
-	KeyRange:                "range",
-	KeyRetryAfter:           "retry-after",
-	KeyServer:               "server",
-	KeySetCookie:            "set-cookie",
-	KeyTE:                   "te",
-	KeyTrailer:              "trailer",
-	KeyTransferEncoding:     "transfer-encoding",
-	KeyUpgrade:              "upgrade",
-	KeyUserAgent:            "user-agent",
-	KeyVary:                 "vary",
-	KeyVia:                  "via",
-	KeyWWWAuthenticate:      "www-authenticate",
-	KeyXForwardedClientCert: "x-forwarded-client-cert",
-	KeyXForwardedFor:        "x-forwarded-for",
-	KeyXForwardedHost:       "x-forwarded-host",
-	KeyXForwardedPort:       "x-forwarded-port",
-	KeyXForwardedProto:      "x-forwarded-proto",
-	KeyXRealIP:              "x-real-ip",
-	KeyXRequestID:           "x-request-id",
+	KeyAccept:                        "accept",
+	KeyAcceptEncoding:                "accept-encoding",
+	KeyAccessControlAllowCredentials: "access-control-allow-credentials",
+	KeyAccessControlAllowHeaders:     "access-control-allow-headers",
+	KeyAccessControlAllowMethods:     "access-control-allow-methods",
+	KeyAccessControlAllowOrigin:      "access-control-allow-origin",
+	KeyAccessControlExposeHeaders:    "access-control-expose-headers",
+	KeyAccessControlMaxAge:           "access-control-max-age",
+	KeyAccessControlRequestHeaders:   "access-control-request-headers",
+	KeyAccessControlRequestMethod:    "access-control-request-method",
+	KeyAge:                           "age",
+	KeyAltSvc:                        "alt-svc",
+	KeyAuthorization:                 "authorization",
+	KeyCacheControl:                  "cache-control",
+	KeyConnection:                    "connection",
+	KeyContentEncoding:               "content-encoding",
+	KeyContentLength:                 "content-length",
+	KeyContentType:                   "content-type",
+	KeyCookie:                        "cookie",
+	KeyDate:                          "date",
+	KeyETag:                          "etag",
+	KeyExpect:                        "expect",
+	KeyForwarded:                     "forwarded",
+	KeyHost:                          "host",
+	KeyHTTP2Settings:                 "http2-settings",
+	KeyIfModifiedSince:               "if-modified-since",
+	KeyIfNoneMatch:                   "if-none-match",
+	KeyKeepAlive:                     "keep-alive",
+	KeyLastModified:                  "last-modified",
+	KeyLocation:                      "location",
+	KeyOrigin:                        "origin",
+	KeyProxyAuthenticate:             "proxy-authenticate",
+	KeyProxyAuthorization:            "proxy-authorization",
+	KeyProxyConnection:               "proxy-connection",
+	KeyRange:                         "range",
+	KeyRetryAfter:                    "retry-after",
+	KeyServer:                        "server",
+	KeySetCookie:                     "set-cookie",
+	KeyTE:                            "te",
+	KeyTrailer:                       "trailer",
+	KeyTransferEncoding:              "transfer-encoding",
+	KeyUpgrade:                       "upgrade",
+	KeyUserAgent:                     "user-agent",
+	KeyVary:                          "vary",
+	KeyVia:                           "via",
+	KeyWWWAuthenticate:               "www-authenticate",
+	KeyXForwardedClientCert:          "x-forwarded-client-cert",
+	KeyXForwardedFor:                 "x-forwarded-for",
+	KeyXForwardedHost:                "x-forwarded-host",
+	KeyXForwardedPort:                "x-forwarded-port",
+	KeyXForwardedProto:               "x-forwarded-proto",
+	KeyXRealIP:                       "x-real-ip",
+	KeyXRequestID:                    "x-request-id",
 }
 
 // keySlots is a hash table of the names without chains: every name has a slot
@@ -122,7 +138,7 @@ func keyHash(name string, multiplier uint32) uint32 {
 }
 
 func init() {
-	// Deterministic: with these names the third multiplier does. Names that
+	// Deterministic: with these names the twenty-first multiplier does. Names that
 	// keyHash cannot tell apart would never fit.
 	for keyMultiplier = 0x9E3779B1; !fillKeySlots(); keyMultiplier += 2 {
 		if keyMultiplier > 0x9E3779B1+1<<16 {

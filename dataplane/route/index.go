@@ -68,8 +68,10 @@ type condition struct {
 	pattern *regexp.Regexp
 	prefix  int // bytes of the path that the prefix covers
 	method  string
-	headers []header
-	query   []parameter
+	// preflight takes preflights for the method, too.
+	preflight bool
+	headers   []header
+	query     []parameter
 }
 
 // node is a segment of a prefix; its path from the root spells the prefix.
@@ -98,7 +100,7 @@ func Build(routes []*snapshot.Route) (*Index, error) {
 
 func (x *Index) add(ordinal int32, m *snapshot.Match) (err error) {
 	c := &x.routes[ordinal]
-	c.method = m.Method
+	c.method, c.preflight = m.Method, m.Preflight
 	if c.headers, err = headers(m.Headers); err != nil {
 		return err
 	}
@@ -249,7 +251,7 @@ func (x *Index) deepest(path string) *node {
 
 // holds reports whether all conditions but the path's hold.
 func (c *condition) holds(ex *exchange.Exchange) bool {
-	if c.method != "" && c.method != ex.In.Method {
+	if c.method != "" && c.method != ex.In.Method && !(c.preflight && c.method == ex.In.Preflight()) {
 		return false
 	}
 	for i := range c.headers {

@@ -30,7 +30,7 @@ func request(line string, fields ...string) *exchange.Exchange {
 
 var rule = &snapshot.Rule{Source: snapshot.Ref{Kind: "HTTPRoute", Namespace: "shop", Name: "catalogue", Section: "0"}}
 
-// routes makes routes from lines "Type value [method=M] [h:Name=value] [h~Name=pattern] [q:…] [q~…]".
+// routes makes routes from lines "Type value [method=M] [preflight] [h:Name=value] [h~Name=pattern] [q:…] [q~…]".
 func routes(lines ...string) (list []*snapshot.Route) {
 	for _, line := range lines {
 		parts := strings.Fields(line)
@@ -38,8 +38,12 @@ func routes(lines ...string) (list []*snapshot.Route) {
 		for _, p := range parts[2:] {
 			name, value, _ := strings.Cut(p, "=")
 			v := snapshot.ValueMatch{Type: "Exact", Value: value}
-			if name == "method" {
+			switch name {
+			case "method":
 				m.Method = value
+				continue
+			case "preflight":
+				m.Preflight = true
 				continue
 			}
 			if name[1] == '~' {
@@ -64,6 +68,8 @@ func TestMatch(t *testing.T) {
 		"PathPrefix /shop",
 		"PathPrefix / q:debug=1",
 	}
+	preflights := []string{"PathPrefix / method=POST preflight", "PathPrefix / method=PUT preflight", "PathPrefix / method=DELETE"}
+	const origin = "Origin: https://example.com"
 	tests := []struct {
 		name   string
 		routes []string
@@ -97,6 +103,13 @@ func TestMatch(t *testing.T) {
 
 		{"any order is honoured", []string{"PathPrefix /", "Exact /a"}, request("GET /a"), 0, 0},
 		{"asterisk form", []string{"PathPrefix /"}, request("OPTIONS *"), -1, 0},
+
+		{"preflight", preflights, request("OPTIONS /", origin, "Access-Control-Request-Method: PUT"), 1, 0},
+		{"preflight without a CORS filter", preflights, request("OPTIONS /", origin, "Access-Control-Request-Method: DELETE"), -1, 0},
+		{"preflight for two methods", preflights, request("OPTIONS /", origin, "Access-Control-Request-Method: PUT", "Access-Control-Request-Method: POST"), -1, 0},
+		{"OPTIONS of the same origin", preflights, request("OPTIONS /", "Access-Control-Request-Method: PUT"), -1, 0},
+		{"OPTIONS that asks for nothing", preflights, request("OPTIONS /", origin), -1, 0},
+		{"not OPTIONS", preflights, request("GET /", origin, "Access-Control-Request-Method: PUT"), -1, 0},
 
 		{"header in any case", []string{"PathPrefix / h:x-env=Test"}, request("GET /", "X-ENV: Test"), 0, 0},
 		{"header value's case", []string{"PathPrefix / h:x-env=test"}, request("GET /", "X-Env: Test"), -1, 0},

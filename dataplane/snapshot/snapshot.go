@@ -220,10 +220,12 @@ type Route struct {
 
 // Match is a condition on a request; all of its parts must hold.
 type Match struct {
-	Path    PathMatch    `json:"path"`
-	Method  string       `json:"method,omitempty"`
-	Headers []ValueMatch `json:"headers,omitempty"`
-	Query   []ValueMatch `json:"query,omitempty"`
+	Path   PathMatch `json:"path"`
+	Method string    `json:"method,omitempty"`
+	// Preflight takes the CORS preflights that ask for Method, too.
+	Preflight bool         `json:"preflight,omitempty"`
+	Headers   []ValueMatch `json:"headers,omitempty"`
+	Query     []ValueMatch `json:"query,omitempty"`
 }
 
 // PathMatch compares the path.

@@ -114,7 +114,7 @@ func (f *filter) respond(ex *exchange.Exchange) {
 	}
 	// From here on the client's wish decides, and caches must know that also
 	// of what is sent as it is, RFC 9110 section 12.5.5.
-	vary(ex)
+	ex.VaryBy("Accept-Encoding")
 	chosen := choose(ex.In.Fields, f.preferred)
 	if chosen == identity {
 		return
@@ -196,25 +196,6 @@ func mediaType(value string) (kind, subtype string) {
 	return kind, subtype
 }
 
-// vary adds Accept-Encoding to what the response depends on.
-func vary(ex *exchange.Exchange) {
-	last := -1
-	for i := range ex.Response.Fields {
-		if f := &ex.Response.Fields[i]; f.Key == exchange.KeyVary {
-			if exchange.HasToken(f.Value, "Accept-Encoding") || exchange.HasToken(f.Value, "*") {
-				return
-			}
-			last = i
-		}
-	}
-	if last >= 0 && ex.Response.Fields[last].Value != "" {
-		f := &ex.Response.Fields[last]
-		f.Value = ex.Arena.Concat(f.Value, ", Accept-Encoding")
-		return
-	}
-	ex.Response.Fields = append(ex.Response.Fields, exchange.Field{Key: exchange.KeyVary, Name: "Vary", Value: "Accept-Encoding"})
-}
-
 // weak returns the weak form of an entity tag: the encoded content means the
 // same and is not byte by byte what the tag was for, RFC 9110 section 8.8.1.
 func weak(ex *exchange.Exchange, tag string) string {
@@ -238,7 +219,7 @@ func revalidate(ex *exchange.Exchange) {
 		if f := &ex.In.Fields[j]; f.Key == exchange.KeyIfNoneMatch {
 			if at := strings.Index(f.Value, tag); at >= 2 && f.Value[at-2:at] == "W/" {
 				ex.Response.Fields[i].Value = weak(ex, tag)
-				vary(ex)
+				ex.VaryBy("Accept-Encoding")
 				return
 			}
 		}
