@@ -145,6 +145,9 @@ func ruleText(r *snapshot.Rule) string {
 	if r.BackendTimeout != 0 {
 		text += fmt.Sprintf(" backendRequest=%s", r.BackendTimeout)
 	}
+	if r.Retry != nil {
+		text += fmt.Sprintf(" retry=%v×%d/%s", r.Retry.Codes, r.Retry.Attempts, r.Retry.Backoff)
+	}
 	if r.Broken != "" {
 		// The finding says why.
 		where, _, _ := strings.Cut(r.Broken, ": ")

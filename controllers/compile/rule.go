@@ -95,14 +95,15 @@ func (c *ruleCompiler) compile() *compiledRule {
 	out.own = c.compileFilters(rule.Filters, filterPlace{field: field + ".filters", prefixes: prefixes})
 	out.base.Mirrors = out.own.mirrors
 	c.compileTimeouts(rule.Timeouts, field+".timeouts", &out.base)
-	if rule.Retry != nil {
-		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".retry", "retries by route are not supported", "no retry")
-	}
+	out.base.Retry = c.compileRetry(rule.Retry, field+".retry")
 	if rule.SessionPersistence != nil {
 		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".sessionPersistence", "session persistence is not supported", "no sessionPersistence")
 	}
 	if out.own.redirects && len(rule.BackendRefs) > 0 {
 		c.invalid(gatewayv1.RouteReasonIncompatibleFilters, field+".backendRefs", "the rule redirects every request, none reaches a backend", "no backendRefs")
+	}
+	if out.own.redirects && rule.Retry != nil {
+		c.invalid(gatewayv1.RouteReasonIncompatibleFilters, field+".retry", "the rule redirects every request, none reaches a backend", "no retry")
 	}
 	c.compileBackends(rule, field+".backendRefs", prefixes, out)
 	if len(out.own.cors) > 0 {
@@ -164,6 +165,14 @@ func parseDuration(d gatewayv1.Duration) (time.Duration, bool) {
 	return parsed, err == nil
 }
 
+func (c *ruleCompiler) readDuration(d gatewayv1.Duration, field string) time.Duration {
+	parsed, ok := parseDuration(d)
+	if !ok {
+		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field, fmt.Sprintf("%q is no duration", d), `a duration such as "10s", "1m30s" or "250ms"`)
+	}
+	return parsed
+}
+
 // compileTimeouts compiles a rule's timeouts; zero switches one off.
 func (c *ruleCompiler) compileTimeouts(t *gatewayv1.HTTPRouteTimeouts, field string, rule *snapshot.Rule) {
 	if t == nil {
@@ -173,11 +182,7 @@ func (c *ruleCompiler) compileTimeouts(t *gatewayv1.HTTPRouteTimeouts, field str
 		if d == nil {
 			return 0
 		}
-		parsed, ok := parseDuration(*d)
-		if !ok {
-			c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+name, fmt.Sprintf("%q is no duration", *d), `a duration such as "10s", "1m30s" or "250ms"`)
-		}
-		return parsed
+		return c.readDuration(*d, field+name)
 	}
 	rule.RequestTimeout = read(t.Request, ".request")
 	rule.BackendTimeout = read(t.BackendRequest, ".backendRequest")
@@ -185,6 +190,39 @@ func (c *ruleCompiler) compileTimeouts(t *gatewayv1.HTTPRouteTimeouts, field str
 		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".backendRequest", fmt.Sprintf("%s is more than the %s of request", *t.BackendRequest, *t.Request),
 			"at most the request timeout")
 	}
+}
+
+// What HTTPRouteRetry leaves to implementations.
+const (
+	defaultAttempts = 1
+	mostAttempts    = 100
+	defaultBackoff  = 25 * time.Millisecond
+)
+
+// compileRetry compiles a rule's retry, nil if it has none.
+func (c *ruleCompiler) compileRetry(r *gatewayv1.HTTPRouteRetry, field string) *snapshot.Retry {
+	if r == nil {
+		return nil
+	}
+	retry := &snapshot.Retry{Attempts: defaultAttempts, Backoff: defaultBackoff}
+	for i, code := range r.Codes {
+		if code < 400 || code > 599 {
+			c.invalid(gatewayv1.RouteReasonUnsupportedValue, fmt.Sprintf("%s.codes[%d]", field, i), fmt.Sprintf("%d is no status of an error", code), "400 to 599")
+		}
+		retry.Codes = append(retry.Codes, int(code))
+	}
+	slices.Sort(retry.Codes)
+	retry.Codes = slices.Compact(retry.Codes)
+	if r.Attempts != nil {
+		retry.Attempts = *r.Attempts
+		if retry.Attempts < 1 || retry.Attempts > mostAttempts {
+			c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".attempts", fmt.Sprintf("%d is out of range", retry.Attempts), fmt.Sprintf("1 to %d", mostAttempts))
+		}
+	}
+	if r.Backoff != nil {
+		retry.Backoff = c.readDuration(*r.Backoff, field+".backoff")
+	}
+	return retry
 }
 
 // on returns the rule as a listener of a route's serves it, with the filters of the policies

@@ -62,6 +62,9 @@ type Exchange struct {
 	// current try upstream must be; zero means never. Set by the pipeline, kept
 	// by the upstream codec: past it, its calls fail with a timeout.
 	Deadline, TryDeadline time.Time
+	// Avoid are the endpoints ("ip:port") that earlier tries went to in vain, the
+	// last one last: others are preferred. Set by the pipeline, kept by package upstream.
+	Avoid []string
 
 	Arena Arena
 
@@ -134,6 +137,16 @@ type Request struct {
 	// ExpectContinue says that the client waits for 100 (Continue). The codec
 	// sends it by itself when Body is first pulled.
 	ExpectContinue bool
+}
+
+// Idempotent reports whether sending the request twice is meant to do what
+// sending it once does, by its method, RFC 9110 section 9.2.2.
+func (r *Request) Idempotent() bool {
+	switch r.Method {
+	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
+		return true
+	}
+	return false
 }
 
 // Response is a response's control data, fields and content.
@@ -271,6 +284,7 @@ func (ex *Exchange) Reset() {
 	ex.Route, ex.MatchedPrefix = nil, 0
 	ex.Upstream = Upstream{}
 	ex.Start, ex.Deadline, ex.TryDeadline = time.Time{}, time.Time{}, time.Time{}
+	ex.Avoid = ex.Avoid[:0]
 	ex.Received, ex.Sent = 0, 0
 	ex.abandoned.reset()
 	ex.static = staticBody{}

@@ -94,7 +94,7 @@ func (c closing) Close()                { *c.n++ }
 func TestResetForgetsTheExchangeButNotItsStorage(t *testing.T) {
 	private := new(int)
 	ex := Exchange{Private: private, Path: "/", ClientIP: netip.IPv6Loopback(), RequestID: "x", MatchedPrefix: 1, Route: &RouteInfo{},
-		Consumer: Consumer{Name: "x"}, Upstream: Upstream{Tries: 1}, Start: time.Now(), Deadline: time.Now(), TryDeadline: time.Now()}
+		Consumer: Consumer{Name: "x"}, Upstream: Upstream{Tries: 1}, Start: time.Now(), Deadline: time.Now(), TryDeadline: time.Now(), Avoid: []string{"x"}}
 	for _, r := range []*Request{&ex.In, &ex.Out} {
 		*r = Request{Method: "GET", Scheme: "http", Authority: "a", Host: "a", Path: "/", Query: "x", HasQuery: true, Proto: HTTP11,
 			Length: 1, Upgrade: "x", ExpectContinue: true}
@@ -116,7 +116,7 @@ func TestResetForgetsTheExchangeButNotItsStorage(t *testing.T) {
 	}
 	if ex.Response.Status != 0 || ex.Response.Body != nil || len(ex.Response.Fields) != 0 || ex.Path != "" || ex.ClientIP.IsValid() ||
 		ex.RequestID != "" || ex.MatchedPrefix != 0 || ex.Route != nil || ex.Consumer != (Consumer{}) || ex.Upstream != (Upstream{}) ||
-		!ex.Start.IsZero() || !ex.Deadline.IsZero() || !ex.TryDeadline.IsZero() {
+		!ex.Start.IsZero() || !ex.Deadline.IsZero() || !ex.TryDeadline.IsZero() || len(ex.Avoid) != 0 {
 		t.Errorf("%+v", &ex)
 	}
 }

@@ -15,6 +15,9 @@ var (
 	requestsDesc = desc("http_requests_total",
 		"Requests that are over, by the class of the status sent; none if no response was sent.",
 		"listener", "route", "cluster", "code_class")
+	retriesDesc = desc("http_retries_total",
+		"Requests sent once more because a try was in vain, as their rule's retry asks.",
+		"listener", "route", "cluster")
 	durationDesc = desc("http_request_duration_seconds",
 		"Time from a request's first byte to its response's last.",
 		"listener", "route", "cluster", "code_class")
@@ -91,7 +94,7 @@ type collector struct{ m *Metrics }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		requestsDesc, durationDesc, addedDesc, inFlightDesc, localDesc, malformedDesc,
+		requestsDesc, retriesDesc, durationDesc, addedDesc, inFlightDesc, localDesc, malformedDesc,
 		acceptedDesc, activeDesc, rejectedDesc, certificateExpiryDesc, stapleExpiryDesc,
 		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
@@ -131,6 +134,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 
 func (r *Route) collect(ch chan<- prometheus.Metric) {
 	l := r.labels
+	if n := r.retries.Load(); n > 0 {
+		counter(ch, retriesDesc, n, l.Listener, l.Route, l.Cluster)
+	}
 	for class, name := range classNames {
 		var h tally
 		for i := range r.shards {

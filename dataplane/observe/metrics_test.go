@@ -32,6 +32,10 @@ func TestRouteIsCountedByClassAndLatency(t *testing.T) {
 		r.Done(d.status, d.total, d.added)
 	}
 	r.Begin()
+	if lines := scrape(t, m); lines["headgate_http_retries_total{} 0"] {
+		t.Error("a route without retries has a series for them")
+	}
+	r.Retried()
 
 	lines := scrape(t, m)
 	for _, want := range []string{
@@ -39,6 +43,7 @@ func TestRouteIsCountedByClassAndLatency(t *testing.T) {
 		`headgate_http_requests_total{code_class="4xx"} 1`,
 		`headgate_http_requests_total{code_class="none"} 2`,
 		`headgate_http_requests_in_flight{} 1`,
+		`headgate_http_retries_total{} 1`,
 		`headgate_http_request_duration_seconds_bucket{code_class="2xx",le="0.0005"} 2`,
 		`headgate_http_request_duration_seconds_bucket{code_class="2xx",le="+Inf"} 2`,
 		`headgate_http_request_duration_seconds_sum{code_class="2xx"} 0.0009`,

@@ -25,8 +25,10 @@ type Route struct {
 	labels RouteLabels
 	share  *share
 	shards []routeShard
-	m      *Metrics
-	users  int // guarded by m.mu
+	// retries are rare enough to be counted in one place.
+	retries atomic.Uint64
+	m       *Metrics
+	users   int // guarded by m.mu
 }
 
 // routeShard points to what the requests of some goroutines are counted in, by
@@ -155,6 +157,9 @@ func (r *Route) Release() {
 
 // Begin counts a request in flight.
 func (r *Route) Begin() { r.share.shards[shard()].inFlight.Add(1) }
+
+// Retried counts a request that is sent once more.
+func (r *Route) Retried() { r.retries.Add(1) }
 
 // Done counts a request that is over. status is what was sent downstream, 0 if
 // nothing was; total is from the request's first byte to the response's last,

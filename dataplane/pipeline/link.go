@@ -263,6 +263,7 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 		},
 		requestTimeout: cfg.RequestTimeout,
 		backendTimeout: cfg.BackendTimeout,
+		retry:          cfg.Retry,
 		broken:         cfg.Broken,
 	}
 	labels := observe.RouteLabels{Listener: listener, Route: src.Kind + "/" + src.Namespace + "/" + src.Name}

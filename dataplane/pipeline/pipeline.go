@@ -109,6 +109,7 @@ type state struct {
 
 	held    heldBody
 	limited limitedBody
+	replay  replayBody
 }
 
 func stateOf(ex *exchange.Exchange) *state {
@@ -288,10 +289,13 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 		p.mirror(ex, r)
 	}
 
-	if r.backendTimeout > 0 {
-		ex.TryDeadline = time.Now().Add(r.backendTimeout)
+	var lease exchange.Lease
+	var err error
+	if r.retry == nil {
+		lease, err = r.try(ex, b)
+	} else {
+		lease, err = st.retry(ex)
 	}
-	lease, err := b.cluster.RoundTrip(ex)
 	if err != nil {
 		p.fail(ex, err)
 		return
@@ -302,6 +306,14 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 	// the codec; what is left is to say that we were here, RFC 9110 section 7.6.3.
 	ex.Response.Fields = append(ex.Response.Fields,
 		exchange.Field{Key: exchange.KeyVia, Name: "Via", Value: p.via[ex.Response.Proto]})
+}
+
+// try sends the request to the backend once.
+func (r *rule) try(ex *exchange.Exchange, b *backend) (exchange.Lease, error) {
+	if r.backendTimeout > 0 {
+		ex.TryDeadline = time.Now().Add(r.backendTimeout)
+	}
+	return b.cluster.RoundTrip(ex)
 }
 
 // run runs request hooks until one answers, and says how many let the request pass.
@@ -350,8 +362,8 @@ func (p *Pipeline) Done(ex *exchange.Exchange, err error) {
 	if st.lease != nil {
 		st.lease.Release()
 	}
-	held := st.held.reuse()
-	*st = state{held: held}
+	held, kept := st.held.reuse(), st.replay.reuse()
+	*st = state{held: held, replay: replayBody{kept: kept}}
 	p.inFlight.Add(-1)
 }
 

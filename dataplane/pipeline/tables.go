@@ -64,6 +64,7 @@ type rule struct {
 	mirrors  []mirror
 
 	requestTimeout, backendTimeout time.Duration
+	retry                          *snapshot.Retry // nil for none
 	// broken says why every request is answered 500, as snapshot.Rule.Broken.
 	broken string
 	// incomplete rules are linked anew at the next chance.

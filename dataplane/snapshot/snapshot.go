@@ -256,9 +256,22 @@ type Rule struct {
 	// RequestTimeout bounds the exchange, BackendTimeout each try; 0 is none.
 	RequestTimeout time.Duration `json:"requestTimeout,omitempty"`
 	BackendTimeout time.Duration `json:"backendTimeout,omitempty"`
+	// Retry is nil for no retries beyond those that are always right.
+	Retry *Retry `json:"retry,omitempty"`
 	// Broken, if not "", says why the rule cannot be served as it was meant,
 	// such as an invalid authentication policy. Every request is answered 500.
 	Broken string `json:"broken,omitempty"`
+}
+
+// Retry says which tries in vain are followed by another, GEP-1731: those that
+// failed before a response came, and those with one of Codes.
+type Retry struct {
+	// Codes are response status codes, sorted.
+	Codes []int `json:"codes,omitempty"`
+	// Attempts is the most tries after the first.
+	Attempts int `json:"attempts"`
+	// Backoff is the least time before the second try; it grows with each more.
+	Backoff time.Duration `json:"backoff,omitempty"`
 }
 
 // Backend is a weighted backendRef.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -253,5 +254,43 @@ func TestClosingUnderLoad(t *testing.T) {
 		if s.InFlight != 0 || s.Connections != s.Idle {
 			t.Errorf("%+v", s)
 		}
+	}
+}
+
+// TestAvoid holds that a retry goes to another endpoint while there is one.
+func TestAvoid(t *testing.T) {
+	a, b, d, dead := newBackend(t, ok), newBackend(t, ok), newBackend(t, ok), refusing(t)
+	for _, tt := range []struct {
+		name      string
+		endpoints []netip.AddrPort
+		avoid     []netip.AddrPort
+		want      []netip.AddrPort
+	}{
+		{"the other one", []netip.AddrPort{a.addr, b.addr}, []netip.AddrPort{a.addr}, []netip.AddrPort{b.addr}},
+		{"the third", []netip.AddrPort{a.addr, b.addr, d.addr}, []netip.AddrPort{a.addr, b.addr}, []netip.AddrPort{d.addr}},
+		{"not the last two", []netip.AddrPort{a.addr, b.addr, d.addr}, []netip.AddrPort{a.addr, b.addr, d.addr}, []netip.AddrPort{a.addr}},
+		{"one that is gone", []netip.AddrPort{a.addr}, []netip.AddrPort{b.addr}, []netip.AddrPort{a.addr}},
+		{"the only one", []netip.AddrPort{a.addr}, []netip.AddrPort{a.addr}, []netip.AddrPort{a.addr}},
+		{"all are", []netip.AddrPort{a.addr, b.addr}, []netip.AddrPort{a.addr, b.addr}, []netip.AddrPort{a.addr, b.addr}},
+		{"rather than one that refuses", []netip.AddrPort{a.addr, dead}, []netip.AddrPort{a.addr}, []netip.AddrPort{a.addr}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(tt.endpoints...))
+			for range 10 {
+				ex := newExchange("GET", "")
+				for _, addr := range tt.avoid {
+					ex.Avoid = append(ex.Avoid, addr.String())
+				}
+				lease, err := c.RoundTrip(ex)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := netip.MustParseAddrPort(ex.Upstream.Endpoint)
+				finish(t, ex, lease)
+				if !slices.Contains(tt.want, got) {
+					t.Errorf("it went to %v, want one of %v", got, tt.want)
+				}
+			}
+		})
 	}
 }

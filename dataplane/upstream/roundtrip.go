@@ -27,7 +27,8 @@ var errNoEndpoint = &exchange.UpstreamError{
 // in all. A request that a reused connection never carried, because the
 // endpoint had closed it, goes out once more on a new one, RFC 9112 section
 // 9.3.1; so does one that the endpoint says it has not processed, RFC 9113
-// section 8.7, and then to another endpoint. Nothing else is repeated.
+// section 8.7, and then to another endpoint. Nothing else is repeated: that is
+// for the rule's retry to say. Endpoints of ex.Avoid are the last choice.
 func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	st := c.state.Load()
 	if len(st.members) == 0 && st.resolving != nil {
@@ -35,9 +36,18 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	}
 	ex.Upstream.Cluster = st.key
 	choice := balance.Choice{Client: ex.ClientIP}
+	avoiding := len(ex.Avoid) > 0
+	if avoiding {
+		st.avoid(&choice, ex.Avoid)
+	}
 	failed := errNoEndpoint
 	for range maxEndpoints {
 		ep, probe := c.pick(st, choice)
+		if ep == nil && avoiding {
+			// Rather one that has failed before than none.
+			avoiding, choice.Tried = false, [balance.MaxTried]*balance.Load{}
+			ep, probe = c.pick(st, choice)
+		}
 		if ep == nil {
 			break
 		}
@@ -136,18 +146,9 @@ func (c *Cluster) find(ex *exchange.Exchange, st *state, ep *endpoint, fresh, pr
 }
 
 // repeatable reports whether a request may be sent again although an endpoint
-// may have acted on it: its method is idempotent, RFC 9110 section 9.2.2, and
-// there is no content that was pulled already.
-func repeatable(r *exchange.Request) bool {
-	if r.Body != nil {
-		return false
-	}
-	switch r.Method {
-	case "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE":
-		return true
-	}
-	return false
-}
+// may have acted on it: it is idempotent, and there is no content that was
+// pulled already.
+func repeatable(r *exchange.Request) bool { return r.Body == nil && r.Idempotent() }
 
 // pick chooses an endpoint, or returns nil if all were tried. probe says that
 // it was ejected, and that this request is the one to find out how it is.
@@ -183,6 +184,18 @@ func (st *state) pick(choice balance.Choice) *endpoint {
 		return st.draining.endpoints[i]
 	}
 	return nil
+}
+
+// avoid excludes the last of these endpoints, as many as leave room for one
+// that cannot be connected to.
+func (st *state) avoid(choice *balance.Choice, addresses []string) {
+	for _, address := range addresses[max(0, len(addresses)-(balance.MaxTried-1)):] {
+		for i := range st.members {
+			if ep := st.members[i].ep; ep.address == address {
+				choice.Exclude(&ep.load)
+			}
+		}
+	}
 }
 
 // await waits for the first answer to the cluster's lookups, as long as

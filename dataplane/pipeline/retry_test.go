@@ -1,0 +1,227 @@
+package pipeline
+
+import (
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// try is what becomes of one try.
+type try struct {
+	status int
+	err    error
+	// pull is how many parts of the content are read; -1 for all.
+	pull int
+	// closes gives the content up, as a codec does that was reading it.
+	closes bool
+}
+
+func failed(stage exchange.Stage, reason string) error {
+	return &exchange.UpstreamError{Stage: stage, Reason: reason, Err: io.ErrUnexpectedEOF}
+}
+
+// scripted is a cluster whose tries come out as written.
+type scripted struct {
+	fake
+	tries  []try
+	bodies []string // what each try read
+	avoid  [][]string
+	limits []time.Time
+	after  func() // after each try
+}
+
+func (s *scripted) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
+	n := len(s.bodies)
+	one := s.tries[min(n, len(s.tries)-1)]
+	ex.Upstream.Tries++
+	ex.Upstream.Endpoint = "192.0.2." + string(rune('1'+n)) + ":80"
+	s.avoid = append(s.avoid, slices.Clone(ex.Avoid))
+	s.limits = append(s.limits, ex.TryDeadline)
+	text := ""
+	for i := 0; ex.Out.Body != nil && i != one.pull; i++ {
+		part, err := ex.Out.Body.Next()
+		if err != nil {
+			if err != io.EOF {
+				text += err.Error()
+			}
+			break
+		}
+		text += string(part)
+	}
+	if one.closes {
+		ex.Out.Body.Close()
+	}
+	s.bodies = append(s.bodies, text)
+	if s.after != nil {
+		defer s.after()
+	}
+	if one.err != nil {
+		return nil, one.err
+	}
+	ex.Response.Fields.Add("Try", string(rune('1'+n)))
+	ex.Response.Status, ex.Response.Body = one.status, &content{parts: []string{"sorry"}}
+	return s, nil
+}
+
+// newScripted is a bench whose only backend does as written.
+func newScripted(t *testing.T, retry *snapshot.Retry, tries []try, edit ...func(*snapshot.Route)) (*bench, *scripted) {
+	s := &scripted{tries: tries}
+	b := newBench(t, func(o *Options) {
+		o.NewCluster = func(cfg *snapshot.Cluster, _ *snapshot.Endpoints) Cluster {
+			if cfg.Key != "a" {
+				return &fake{cfg: cfg}
+			}
+			s.cfg = cfg
+			return s
+		}
+	})
+	b.host(gateway, "*", to("a", append(edit, func(r *snapshot.Route) { r.Rule.Retry = retry })...))
+	b.must()
+	return b, s
+}
+
+func TestRetry(t *testing.T) {
+	unsent := &exchange.UpstreamError{Stage: exchange.Stale, Reason: "refused", Unsent: true, Err: io.EOF}
+	for _, tt := range []struct {
+		name   string
+		method string
+		tries  []try
+		status int
+		count  int
+	}{
+		{"at once", "GET", []try{{status: 200}}, 200, 1},
+		{"after two codes", "GET", []try{{status: 503}, {status: 500}, {status: 200}}, 200, 3},
+		{"codes to the last", "GET", []try{{status: 503}}, 503, 4},
+		{"another code", "GET", []try{{status: 502}}, 502, 1},
+		{"a code is what the rule says, whatever the method", "POST", []try{{status: 503}, {status: 200}}, 200, 2},
+		{"reset", "GET", []try{{err: failed(exchange.Sending, "reset")}, {status: 200}}, 200, 2},
+		{"a head that breaks off", "PUT", []try{{err: failed(exchange.Receiving, "closed")}, {status: 200}}, 200, 2},
+		{"timeout", "DELETE", []try{{err: failed(exchange.Sending, "timeout")}, {status: 200}}, 200, 2},
+		{"errors to the last", "GET", []try{{err: failed(exchange.Sending, "reset")}}, 502, 4},
+		{"a code, then an error", "GET", []try{{status: 503}, {err: failed(exchange.Sending, "timeout")}}, 504, 4},
+		{"not idempotent", "POST", []try{{err: failed(exchange.Sending, "reset")}}, 502, 1},
+		{"not idempotent, and not in time", "PATCH", []try{{err: failed(exchange.Sending, "timeout")}}, 504, 1},
+		{"not idempotent, and not connected", "POST", []try{{err: failed(exchange.Dialing, "connect_refused")}, {status: 200}}, 200, 2},
+		{"not idempotent, and not acted on", "POST", []try{{err: unsent}, {status: 200}}, 200, 2},
+		{"no endpoint", "GET", []try{{err: failed(exchange.Dialing, "no_endpoint")}}, 503, 1},
+		{"malformed", "GET", []try{{err: failed(exchange.Receiving, "malformed_response")}}, 502, 1},
+		{"the client's fault", "GET", []try{{err: &exchange.ClientError{Status: 408, Reason: "slow", Err: io.EOF}}}, 408, 1},
+		{"what is no error of the codec's", "GET", []try{{err: errors.New("what?")}}, 502, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b, s := newScripted(t, &snapshot.Retry{Codes: []int{500, 503}, Attempts: 3}, tt.tries)
+			ex := request(tt.method + " /")
+			b.Serve(ex)
+			if ex.Response.Status != tt.status || len(s.bodies) != tt.count {
+				t.Errorf("%d after %d tries, want %d after %d", ex.Response.Status, len(s.bodies), tt.status, tt.count)
+			}
+			responses := 0
+			for i := range tt.count {
+				if s.tries[min(i, len(s.tries)-1)].err == nil {
+					responses++
+				}
+				// Endpoints are left out in the order in which they failed.
+				if got := s.avoid[i]; len(got) != i || i > 0 && got[i-1] != "192.0.2."+string(rune('0'+i))+":80" {
+					t.Errorf("try %d avoids %q", i+1, got)
+				}
+			}
+			if last := ex.Response.Fields.Value(exchange.KeyVia); last != "" && len(ex.Response.Fields) != 2 {
+				t.Errorf("a discarded response has left something: %v", ex.Response.Fields)
+			}
+			b.Done(ex, nil)
+			if s.released != responses {
+				t.Errorf("%d leases of %d were released", s.released, responses)
+			}
+		})
+	}
+}
+
+func TestRetryWithContent(t *testing.T) {
+	large := strings.Repeat("x", replayContent)
+	reset := failed(exchange.Sending, "reset")
+	for _, tt := range []struct {
+		name   string
+		length int64
+		parts  []string
+		tries  []try
+		status int
+		bodies []string
+	}{
+		{"code", 6, []string{"abc", "def"}, []try{{status: 503, pull: -1}, {status: 503, pull: -1}, {status: 200, pull: -1}}, 200, []string{"abcdef", "abcdef", "abcdef"}},
+		{"code, of unknown length", -1, []string{"abc", "def"}, []try{{status: 503, pull: -1}, {status: 200, pull: -1}}, 200, []string{"abcdef", "abcdef"}},
+		{"the end was not asked for", 6, []string{"abc", "def"}, []try{{status: 503, pull: 2, closes: true}, {status: 200, pull: -1}}, 200, []string{"abcdef", "abcdef"}},
+		{"code before the end", 6, []string{"abc", "def"}, []try{{status: 503, pull: 1}}, 503, []string{"abc"}},
+		{"error before the end", 6, []string{"abc", "def"}, []try{{err: reset, pull: 1}, {err: reset, pull: 0}, {status: 200, pull: -1}}, 200, []string{"abc", "", "abcdef"}},
+		{"error before the end, given up", 6, []string{"abc", "def"}, []try{{err: reset, pull: 1, closes: true}}, 502, []string{"abc"}},
+		{"nothing was read", 6, []string{"abc", "def"}, []try{{err: reset}, {status: 200, pull: -1}}, 200, []string{"", "abcdef"}},
+		{"as much as is kept", int64(len(large)), []string{large[1:], "x"}, []try{{status: 503, pull: -1}, {status: 200, pull: -1}}, 200, []string{large, large}},
+		{"more than is kept", int64(len(large)) + 1, []string{large, "x"}, []try{{status: 503, pull: -1}}, 503, []string{large + "x"}},
+		{"more than is kept, of which little was read", -1, []string{"x", large, "x"}, []try{{err: reset, pull: 1}, {err: reset, pull: 2}}, 502, []string{"x", "x" + large}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b, s := newScripted(t, &snapshot.Retry{Codes: []int{503}, Attempts: 5}, tt.tries)
+			for range 2 { // the second time with what the first left
+				s.bodies = nil
+				ex, body := withBody(request("PUT /"), tt.length, tt.parts...)
+				if status, _ := b.do(ex); status != tt.status || !slices.Equal(s.bodies, tt.bodies) {
+					t.Fatalf("%d, read: %.60q, want %d, %.60q", status, s.bodies, tt.status, tt.bodies)
+				}
+				if !body.closed.Load() {
+					t.Error("the content was not closed")
+				}
+			}
+		})
+	}
+}
+
+func TestRetryKeepsTime(t *testing.T) {
+	tries := []try{{status: 503}, {status: 200}}
+	timeouts := func(request time.Duration) func(*snapshot.Route) {
+		return func(r *snapshot.Route) { r.Rule.RequestTimeout, r.Rule.BackendTimeout = request, time.Minute }
+	}
+	t.Run("none left", func(t *testing.T) {
+		b, s := newScripted(t, &snapshot.Retry{Codes: []int{503}, Attempts: 1, Backoff: time.Hour}, tries, timeouts(30*time.Minute))
+		if status, _ := b.do(request("GET /")); status != 503 || len(s.bodies) != 1 {
+			t.Errorf("%d after %d tries", status, len(s.bodies))
+		}
+	})
+	t.Run("of each try", func(t *testing.T) {
+		b, s := newScripted(t, &snapshot.Retry{Codes: []int{503}, Attempts: 1, Backoff: time.Millisecond}, tries, timeouts(time.Hour))
+		ex := request("GET /")
+		b.Serve(ex)
+		if len(s.limits) != 2 || s.limits[1].Sub(s.limits[0]) < time.Millisecond || ex.Upstream.Wait < time.Millisecond {
+			t.Errorf("until %v, %v waited", s.limits, ex.Upstream.Wait)
+		}
+		b.Done(ex, nil)
+	})
+	t.Run("of the client", func(t *testing.T) {
+		b, s := newScripted(t, &snapshot.Retry{Codes: []int{503}, Attempts: 1, Backoff: time.Hour}, tries)
+		ex := request("GET /")
+		s.after = func() { go ex.Abandon(ex.Turn()) }
+		if status, reason := b.do(ex); status != 499 || reason != "client_gone" || len(s.bodies) != 1 {
+			t.Errorf("%d %s after %d tries", status, reason, len(s.bodies))
+		}
+	})
+}
+
+func TestBackoff(t *testing.T) {
+	for n, want := range []time.Duration{1: 10, 2: 20, 3: 40, 4: 80, 5: 100, 6: 100, 100: 100} {
+		if want == 0 {
+			continue
+		}
+		for range 100 {
+			if d := backoff(10*time.Second, n); d < want*time.Second || d > want*time.Second*5/4 {
+				t.Errorf("%v behind try %d, want %v s", d, n, int64(want))
+			}
+		}
+	}
+	if d := backoff(0, 3); d != 0 {
+		t.Errorf("%v for none", d)
+	}
+}
