@@ -134,11 +134,9 @@ func ruleText(r *snapshot.Rule) string {
 		if b.Weight != 1 {
 			text += fmt.Sprintf("×%d", b.Weight)
 		}
-		text += filtersText(b.Filters)
+		text += filtersText(b.Filters) + mirrorsText(b.Mirrors)
 	}
-	for _, m := range r.Mirrors {
-		text += fmt.Sprintf(" mirror=%s×%d/%d", m.Cluster, m.Numerator, m.Denominator)
-	}
+	text += mirrorsText(r.Mirrors)
 	if r.RequestTimeout != 0 {
 		text += fmt.Sprintf(" request=%s", r.RequestTimeout)
 	}
@@ -152,6 +150,13 @@ func ruleText(r *snapshot.Rule) string {
 		// The finding says why.
 		where, _, _ := strings.Cut(r.Broken, ": ")
 		text += fmt.Sprintf(" BROKEN(%s)", where)
+	}
+	return text
+}
+
+func mirrorsText(mirrors []snapshot.Mirror) (text string) {
+	for _, m := range mirrors {
+		text += fmt.Sprintf(" mirror=%s×%d/%d", m.Cluster, m.Numerator, m.Denominator)
 	}
 	return text
 }

@@ -22,31 +22,30 @@ type ownFilters struct {
 	// cors is the CORS filter, if there is one. It has a place of its own.
 	cors    []policy.Config
 	mirrors []snapshot.Mirror
-	// redirects says that the rule answers by itself.
+	// redirects says that every request is answered with a redirection.
 	redirects bool
 }
 
-// forPort returns the filters as a listener with this port has them: a redirect
+// forPort returns filters as a listener with this port has them: a redirect
 // without scheme and port goes to the listener's port, HTTPRequestRedirectFilter.port.
-func (o ownFilters) forPort(port uint16) ownFilters {
-	i := slices.IndexFunc(o.configs, func(c policy.Config) bool {
+func forPort(configs []policy.Config, port uint16) []policy.Config {
+	i := slices.IndexFunc(configs, func(c policy.Config) bool {
 		r, ok := c.(*redirect.Config)
 		return ok && r.Scheme == "" && r.Port == 0
 	})
 	if i < 0 {
-		return o
+		return configs
 	}
-	there := *o.configs[i].(*redirect.Config)
+	there := *configs[i].(*redirect.Config)
 	there.ListenerPort = port
-	o.configs = slices.Clone(o.configs)
-	o.configs[i] = &there
-	return o
+	configs = slices.Clone(configs)
+	configs[i] = &there
+	return configs
 }
 
 // filterPlace is where a list of filters stands.
 type filterPlace struct {
-	field   string // "spec.rules[0].filters"
-	backend bool   // it belongs to a backendRef
+	field string // "spec.rules[0].filters"
 	// prefixes says that all matches of the rule are prefixes.
 	prefixes bool
 }
@@ -75,17 +74,17 @@ func (c *ruleCompiler) compileFilters(filters []gatewayv1.HTTPRouteFilter, at fi
 				Response: c.compileEdit(f.ResponseHeaderModifier, field+".responseHeaderModifier", false)})
 		case f.Type == gatewayv1.HTTPRouteFilterURLRewrite && f.URLRewrite != nil:
 			own.configs = append(own.configs, c.compileRewrite(f.URLRewrite, field+".urlRewrite", at.prefixes))
-		case f.Type == gatewayv1.HTTPRouteFilterRequestRedirect && f.RequestRedirect != nil && !at.backend:
+		case f.Type == gatewayv1.HTTPRouteFilterRequestRedirect && f.RequestRedirect != nil:
 			own.redirects = true
 			own.configs = append(own.configs, c.compileRedirect(f.RequestRedirect, field+".requestRedirect", at.prefixes))
-		case f.Type == gatewayv1.HTTPRouteFilterRequestMirror && f.RequestMirror != nil && !at.backend:
+		case f.Type == gatewayv1.HTTPRouteFilterRequestMirror && f.RequestMirror != nil:
 			if mirror, ok := c.compileMirror(f.RequestMirror, field+".requestMirror"); ok {
 				own.mirrors = append(own.mirrors, mirror)
 			}
-		case f.Type == gatewayv1.HTTPRouteFilterCORS && f.CORS != nil && c.object.grpc == nil:
+		case f.Type == gatewayv1.HTTPRouteFilterCORS && f.CORS != nil:
 			own.cors = []policy.Config{c.compileCORS(f.CORS, field+".cors")}
 		default:
-			c.refuseFilter(f, field, at)
+			c.refuseFilter(f, field)
 		}
 	}
 	if r, ok := seen[gatewayv1.HTTPRouteFilterRequestRedirect]; ok {
@@ -98,15 +97,10 @@ func (c *ruleCompiler) compileFilters(filters []gatewayv1.HTTPRouteFilter, at fi
 }
 
 // refuseFilter explains why a filter is not one of those that are supported.
-func (c *ruleCompiler) refuseFilter(f *gatewayv1.HTTPRouteFilter, field string, at filterPlace) {
+func (c *ruleCompiler) refuseFilter(f *gatewayv1.HTTPRouteFilter, field string) {
 	want := "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect, RequestMirror or CORS"
-	switch grpc := c.object.grpc != nil; {
-	case grpc && at.backend:
-		want = "RequestHeaderModifier or ResponseHeaderModifier"
-	case grpc:
+	if c.object.grpc != nil {
 		want = "RequestHeaderModifier, ResponseHeaderModifier or RequestMirror"
-	case at.backend:
-		want = "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite or CORS"
 	}
 	name := string(f.Type)
 	supported := slices.Contains(strings.FieldsFunc(want, func(r rune) bool { return r == ' ' || r == ',' }), name)
@@ -118,8 +112,6 @@ func (c *ruleCompiler) refuseFilter(f *gatewayv1.HTTPRouteFilter, field string, 
 			"a policy of group headgate.dev with this rule among its targetRefs")
 	case supported:
 		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field, fmt.Sprintf("type is %s, but %s is missing", name, lowerFirst(name)), lowerFirst(name))
-	case at.backend:
-		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".type", fmt.Sprintf("%q is not supported on a backendRef", name), want)
 	default:
 		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".type", fmt.Sprintf("%q is not supported", name), want)
 	}

@@ -138,8 +138,8 @@ func (c *ruleCompiler) compileBackends(rule *gatewayv1.HTTPRouteRule, field stri
 			}
 		}
 		total += uint64(backend.Weight)
-		own := c.compileFilters(ref.Filters, filterPlace{field: at + ".filters", backend: true, prefixes: prefixes})
-		backend.Filters, cors = own.configs, append(cors, own.cors)
+		own := c.compileFilters(ref.Filters, filterPlace{field: at + ".filters", prefixes: prefixes})
+		backend.Filters, backend.Mirrors, cors = own.configs, own.mirrors, append(cors, own.cors)
 		if use, ok := c.resolve(&ref.BackendObjectReference, at); ok {
 			c.uses(use)
 			backend.Cluster = use.cluster.Key
@@ -230,11 +230,19 @@ func (c *ruleCompiler) compileRetry(r *gatewayv1.HTTPRouteRetry, field string) *
 func (r *compiledRule) on(l *listener, of *route, policies policyIndex) *snapshot.Rule {
 	rule := r.base
 	if rule.Broken == "" {
+		own := r.own
+		own.configs = forPort(own.configs, uint16(l.spec.Port))
 		rule.Filters, rule.Broken = policies.filters(attachment{
 			Gateway: l.gateway.object, Listener: l.spec.Name, Route: of.object, Rule: r.index,
-		}, r.own.forPort(uint16(l.spec.Port)))
+		}, own)
 	}
 	rule.Backends, rule.Mirrors = r.through(l, of)
+	if slices.ContainsFunc(rule.Backends, func(b snapshot.Backend) bool { return len(b.Filters) > 0 }) {
+		rule.Backends = slices.Clone(rule.Backends)
+		for i := range rule.Backends {
+			rule.Backends[i].Filters = forPort(rule.Backends[i].Filters, uint16(l.spec.Port))
+		}
+	}
 	same := func(v *snapshot.Rule) bool {
 		return v.Broken == rule.Broken && equalConfigs(v.Filters, rule.Filters) && equal(v.Backends, rule.Backends) && equal(v.Mirrors, rule.Mirrors)
 	}
@@ -261,14 +269,19 @@ func (r *compiledRule) through(l *listener, of *route) ([]snapshot.Backend, []sn
 		}
 		return key
 	}
-	backends, mirrors = slices.Clone(backends), slices.Clone(mirrors)
+	reach := func(mirrors []snapshot.Mirror) []snapshot.Mirror {
+		mirrors = slices.Clone(mirrors)
+		for i := range mirrors {
+			mirrors[i].Cluster = use(mirrors[i].Cluster)
+		}
+		return mirrors
+	}
+	backends = slices.Clone(backends)
 	for i := range backends {
 		backends[i].Cluster = use(backends[i].Cluster)
+		backends[i].Mirrors = reach(backends[i].Mirrors)
 	}
-	for i := range mirrors {
-		mirrors[i].Cluster = use(mirrors[i].Cluster)
-	}
-	return backends, mirrors
+	return backends, reach(mirrors)
 }
 
 func equalConfigs(a, b []policy.Config) bool {

@@ -270,6 +270,7 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 	r.metrics = l.metrics(r, labels)
 	r.filters = l.filters(r, cfg.Filters)
 
+	mirrors := slices.Clip(l.mirrors(r, cfg.Mirrors))
 	for i := range cfg.Backends {
 		b := &cfg.Backends[i]
 		if b.Weight == 0 {
@@ -282,16 +283,22 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 		labels.Cluster = b.Cluster
 		live.metrics = l.metrics(r, labels)
 		live.filters = l.filters(r, b.Filters)
+		live.mirrors = append(mirrors, l.mirrors(r, b.Mirrors)...)
 		r.backends = append(r.backends, live)
 		r.weights += b.Weight
 	}
-	for i := range cfg.Mirrors {
-		m := &cfg.Mirrors[i]
+	return r
+}
+
+func (l *linker) mirrors(r *rule, configs []snapshot.Mirror) []mirror {
+	var live []mirror
+	for i := range configs {
+		m := &configs[i]
 		if c := l.find(r, m.Cluster); c != nil && m.Denominator > 0 {
-			r.mirrors = append(r.mirrors, mirror{c, m.Numerator, m.Denominator})
+			live = append(live, mirror{c, m.Numerator, m.Denominator})
 		}
 	}
-	return r
+	return live
 }
 
 func (l *linker) metrics(r *rule, labels observe.RouteLabels) *observe.Route {

@@ -16,18 +16,18 @@ const (
 	mirrorTimeout = 30 * time.Second
 )
 
-// mirror sends copies of the request to the rule's mirrors. A copy is a request
+// mirror sends copies of the request to the backend's mirrors. A copy is a request
 // of its own on a goroutine of its own, made now and sent when the original's
 // content, if any, has been read by the backend: so that the original neither
 // waits nor fails for it. Where the copies in flight are as many as may be, or
 // the content is too large, there is no copy.
-func (p *Pipeline) mirror(ex *exchange.Exchange, r *rule) {
+func (p *Pipeline) mirror(ex *exchange.Exchange, r *rule, b *backend) {
 	if ex.Out.Upgrade != "" || ex.Out.Length > mirrorContent {
 		return
 	}
 	var tee *teeBody
-	for i := range r.mirrors {
-		m := &r.mirrors[i]
+	for i := range b.mirrors {
+		m := &b.mirrors[i]
 		if m.cluster == nil || !m.sampled() {
 			continue
 		}

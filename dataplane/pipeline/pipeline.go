@@ -285,8 +285,8 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 	}
 
 	// Mirrors get what the backend gets, so after all filters.
-	if len(r.mirrors) > 0 {
-		p.mirror(ex, r)
+	if len(b.mirrors) > 0 {
+		p.mirror(ex, r, b)
 	}
 
 	var lease exchange.Lease

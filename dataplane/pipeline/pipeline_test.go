@@ -621,6 +621,19 @@ func TestMirror(t *testing.T) {
 			}
 		})
 	}
+	t.Run("of the backend", func(t *testing.T) {
+		b := newBench(t)
+		b.host(gateway, "*", to("a", mirrored, func(r *snapshot.Route) {
+			r.Rule.Backends[0].Mirrors = r.Rule.Mirrors
+			r.Rule.Backends = append(r.Rule.Backends, snapshot.Backend{Cluster: "b", Weight: 0})
+		}))
+		b.must()
+		b.do(request("GET /"))
+		wait(t, b)
+		if n := len(b.fakes["b"].seen()); n != 2 {
+			t.Errorf("%d copies, want the rule's and the backend's", n)
+		}
+	})
 	t.Run("stuck", func(t *testing.T) {
 		b := newBench(t, func(o *Options) { o.MaxMirrors = 2 })
 		b.host(gateway, "*", to("a", mirrored))

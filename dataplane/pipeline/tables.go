@@ -61,7 +61,6 @@ type rule struct {
 	filters  []filter
 	backends []backend // those with a weight
 	weights  uint32    // their sum
-	mirrors  []mirror
 
 	requestTimeout, backendTimeout time.Duration
 	retry                          *snapshot.Retry // nil for none
@@ -83,6 +82,7 @@ type backend struct {
 	weight  uint32
 	cluster Cluster // nil if the reference does not resolve
 	filters []filter
+	mirrors []mirror // the rule's and its own
 	metrics *observe.Route
 }
 

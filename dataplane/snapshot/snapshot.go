@@ -114,7 +114,8 @@ type Target struct {
 	// Hostname is the server name: exact, "*.suffix", or "" for all. TCP and UDP
 	// know none.
 	Hostname string `json:"hostname,omitempty"`
-	// Backends share the connections or flows by weight. Filters are not used.
+	// Backends share the connections or flows by weight. They have neither
+	// filters nor mirrors.
 	Backends []Backend `json:"backends"`
 }
 
@@ -281,6 +282,8 @@ type Backend struct {
 	Cluster string          `json:"cluster,omitempty"`
 	Weight  uint32          `json:"weight"`
 	Filters []policy.Config `json:"filters,omitempty"`
+	// Mirrors get a copy of a share of this backend's requests, beside the rule's.
+	Mirrors []Mirror `json:"mirrors,omitempty"`
 }
 
 // Mirror copies Numerator of Denominator requests to a cluster.
