@@ -22,7 +22,7 @@ PKG     ?= ./...
 # What make generate makes.
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd config/rbac controllers/manifests/schema/crds
 
-.PHONY: help build test test-protocols quickstart lint generate bench churn fuzz image FORCE
+.PHONY: help build test test-protocols cluster conformance quickstart lint generate bench churn fuzz image FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,12 @@ test-protocols: bin/headgate bin/h2spec bin/grpc-client bin/grpc-server ## hold 
 	@# http2xconnect lets Go's client of HTTP/2 ask for tunnels.
 	GODEBUG=http2xconnect=1 HEADGATE=$(CURDIR)/bin/headgate H2SPEC=$(CURDIR)/bin/h2spec \
 	GRPC_CLIENT=$(CURDIR)/bin/grpc-client GRPC_SERVER=$(CURDIR)/bin/grpc-server go test -count=1 -v ./hack/protocols
+
+cluster: bin/headgate bin/helm ## as root: a one-node Kubernetes on this machine, with Headgate of this tree installed by its chart
+	hack/cluster/headgate $(ARGS)
+
+conformance: cluster ## run the Gateway API's conformance suite there; the report goes to docs/conformance
+	hack/conformance $(VERSION)
 
 quickstart: bin/headgate bin/demo bin/quickstart ## see the shop at work; CHECK=1 to check its answers and end
 	bin/quickstart $(if $(CHECK),-check) $(ARGS)
