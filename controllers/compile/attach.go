@@ -175,8 +175,7 @@ func rulePlaces(route *form, rule int) []place {
 
 // filters implements policyIndex.
 func (x *policies) filters(at attachment, own ownFilters) (filters []policy.Config, broken string) {
-	gateway := objects.Ref{Kind: "Gateway", Namespace: at.Gateway.Namespace, Name: at.Gateway.Name}
-	places := append([]place{{object: gateway}, {gateway, string(at.Listener)}}, rulePlaces(at.Route, at.Rule)...)
+	places := append(at.Listener.places(), rulePlaces(at.Route, at.Rule)...)
 	var responses []policy.Config
 	for i := range policyKinds {
 		kind := &policyKinds[i]

@@ -2,7 +2,6 @@ package compile
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/policy"
@@ -10,11 +9,10 @@ import (
 )
 
 // attachment is one rule as one listener serves it: the place whose effective
-// policies are asked for. Policies of the Gateway, the listener, the route and
-// the rule come together there.
+// policies are asked for. Policies of the Gateway, the ListenerSet, the listener,
+// the route and the rule come together there.
 type attachment struct {
-	Gateway  *gatewayv1.Gateway
-	Listener gatewayv1.SectionName
+	Listener *listener
 	Route    *form
 	// Rule is an index into Route.Spec.Rules.
 	Rule int

@@ -363,9 +363,9 @@ func (p *pass) gatewaysOf(backend objects.Ref) []objects.Ref {
 			return
 		}
 		for _, listener := range r.attached {
-			namespace, rest, _ := strings.Cut(listener, "/")
-			name, _, _ := strings.Cut(rest, "/")
-			gateways[objects.Ref{Kind: "Gateway", Namespace: namespace, Name: name}] = true
+			if parent := p.tables.frame.served[parentOf(listener)]; parent != nil {
+				gateways[parent.gateway.ref()] = true
+			}
 		}
 	}
 	for _, ref := range p.set.RoutesOfBackend(backend) {

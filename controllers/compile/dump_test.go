@@ -225,6 +225,18 @@ func (d *dumper) statuses() {
 				}
 				d.line("  %s routes=%d%s%s", l.Name, l.AttachedRoutes, kinds, d.conditions(s, l.Conditions))
 			}
+			if n := v.AttachedListenerSets; n != nil {
+				d.line("  ListenerSets=%d", *n)
+			}
+		case gatewayv1.ListenerSetStatus:
+			d.line("status %s%s", s.Object, d.conditions(s, v.Conditions))
+			for _, l := range v.Listeners {
+				kinds := ""
+				if len(l.SupportedKinds) == 0 {
+					kinds = " kinds=none"
+				}
+				d.line("  %s routes=%d%s%s", l.Name, l.AttachedRoutes, kinds, d.conditions(s, l.Conditions))
+			}
 		case gatewayv1.RouteStatus:
 			d.line("status %s", s.Object)
 			for _, p := range v.Parents {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
@@ -19,14 +18,15 @@ type frame struct {
 	grants     grants
 	policies   policyIndex
 	backendTLS *backendTLS
-	gateways   map[types.NamespacedName]*gateway
-	// foreign are the Gateways that other controllers serve.
-	foreign  map[types.NamespacedName]bool
+	// served are the Gateways of ours and the ListenerSets that name them.
+	served map[objects.Ref]*parent
+	// foreign are those that other controllers serve.
+	foreign  map[objects.Ref]bool
 	ports    []*snapshot.Port
 	services []Service
 	wanted   map[objects.Ref]bool
 	// statuses and findings are those of GatewayClasses, Backends and policies.
-	// Gateways are not among them: their statuses count routes.
+	// What is served is not among them: those statuses count routes.
 	statuses map[objects.Ref]*Status
 	findings map[objects.Ref][]Finding
 	// keyPairs are the Secrets that were read as certificates, so that an
@@ -40,13 +40,16 @@ type frameBuilder struct {
 	prev *frame // may be nil
 	set  *objects.Set
 	opts Options
+	// listenerSets are the ListenerSets by the Gateway that they name, first
+	// those whose listeners take precedence.
+	listenerSets map[objects.Ref][]*gatewayv1.ListenerSet
 }
 
 func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 	b := &frameBuilder{prev: prev, set: set, opts: opts, frame: &frame{
 		grants:   newGrants(set),
-		gateways: map[types.NamespacedName]*gateway{},
-		foreign:  map[types.NamespacedName]bool{},
+		served:   map[objects.Ref]*parent{},
+		foreign:  map[objects.Ref]bool{},
 		wanted:   map[objects.Ref]bool{},
 		statuses: map[objects.Ref]*Status{},
 		findings: map[objects.Ref][]Finding{},
@@ -102,15 +105,15 @@ func (b *frameBuilder) compileGateways() {
 	slices.SortStableFunc(all, func(x, y *gatewayv1.Gateway) int {
 		return cmp.Compare(x.CreationTimestamp.Unix(), y.CreationTimestamp.Unix())
 	})
+	b.sortListenerSets()
 	sockets := sockets{}
 	for _, object := range all {
-		name := types.NamespacedName{Namespace: object.Namespace, Name: object.Name}
+		ref := objects.RefOf(object)
 		class := classes[object.Spec.GatewayClassName]
 		if class == nil {
 			if foreign[object.Spec.GatewayClassName] {
-				b.foreign[name] = true
+				b.foreign[ref] = true
 			} else {
-				ref := objects.RefOf(object)
 				b.put(ref, nil, []Finding{{
 					Object: ref, Field: "spec.gatewayClassName",
 					Message:   "there is no GatewayClass " + string(object.Spec.GatewayClassName),
@@ -123,11 +126,18 @@ func (b *frameBuilder) compileGateways() {
 		g := b.compileGateway(object, class)
 		sockets.bind(g)
 		g.settle()
-		b.gateways[name] = g
+		for _, set := range g.sets {
+			set.settle()
+		}
+		b.served[ref] = &g.parent
+		for _, set := range g.sets {
+			b.served[set.ref()] = &set.parent
+		}
 		if service, ok := b.service(g); ok {
 			b.services = append(b.services, service)
 		}
 	}
+	b.judgeListenerSets()
 	slices.SortFunc(b.services, func(x, y Service) int { return cmp.Compare(x.Name, y.Name) })
 	b.ports = sockets.ports(b.policies)
 	for _, s := range sockets {

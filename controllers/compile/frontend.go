@@ -33,7 +33,8 @@ func (g *gateway) frontend(port gatewayv1.PortNumber) (*gatewayv1.FrontendTLSVal
 }
 
 // compileFrontend compiles FrontendTLSValidation for an HTTPS listener.
-func (b *frameBuilder) compileFrontend(g *gateway, l *listener) {
+func (b *frameBuilder) compileFrontend(l *listener) {
+	g := l.parent.gateway
 	spec, field := g.frontend(l.spec.Port)
 	if spec == nil || l.spec.Protocol != gatewayv1.HTTPSProtocolType {
 		return

@@ -16,10 +16,12 @@ import (
 
 // gateway is a Gateway of one of our classes.
 type gateway struct {
-	report
-	object    *gatewayv1.Gateway
-	listeners []*listener // in the order of spec.listeners
-	addresses []gatewayv1.GatewayStatusAddress
+	parent
+	object *gatewayv1.Gateway
+	// sets are the ListenerSets that name the Gateway, first those whose listeners take precedence.
+	sets             []*listenerSet
+	allowedListeners namespaces
+	addresses        []gatewayv1.GatewayStatusAddress
 	// refused says why nothing of the Gateway is served; accepted what its
 	// condition says, which may be True although some listeners are not valid.
 	refused, programmed verdict
@@ -32,28 +34,31 @@ type gateway struct {
 	resolved verdict // spec.tls.backend
 }
 
-func (g *gateway) ref() objects.Ref { return g.report.object }
-
 func (b *frameBuilder) compileGateway(object *gatewayv1.Gateway, class *gatewayClass) *gateway {
-	g := &gateway{object: object, report: report{object: objects.RefOf(object)}}
+	g := &gateway{object: object}
+	g.parent = parent{report: report{object: objects.RefOf(object)}, gateway: g, generation: object.Generation, status: g.conclude}
 	if !class.accepted.ok() {
 		g.refuse(gatewayv1.GatewayReasonInvalid, "spec.gatewayClassName", class.object.String()+" is not accepted", "a GatewayClass that is")
 	}
 	g.checkUnsupported()
 	b.resolveClientCertificate(g)
+	g.compileAllowedListeners()
 	names := map[gatewayv1.SectionName]bool{}
 	for i := range object.Spec.Listeners {
-		l := b.compileListener(g, i)
+		l := b.compileListener(&g.parent, i, &object.Spec.Listeners[i])
 		if names[l.spec.Name] {
 			g.refuse(gatewayv1.GatewayReasonInvalid, l.field+".name", fmt.Sprintf("there is another listener %q", l.spec.Name), "unique names")
 		}
 		names[l.spec.Name] = true
 		g.listeners = append(g.listeners, l)
 	}
+	for _, set := range b.listenerSets[g.ref()] {
+		b.compileListenerSet(g, set)
+	}
 	g.markConflicts()
 	g.markHTTP3(b.policies)
 	if b.opts.Namespace == "" {
-		for _, l := range g.listeners {
+		for l := range g.all() {
 			l.bound, l.boundUDP = uint16(l.spec.Port), uint16(l.spec.Port)
 		}
 		for _, address := range b.opts.Addresses {
@@ -83,9 +88,6 @@ func (g *gateway) checkUnsupported() {
 	if i := spec.Infrastructure; i != nil && i.ParametersRef != nil {
 		g.refuse(gatewayv1.GatewayReasonInvalidParameters, "spec.infrastructure.parametersRef", "parameters are not supported", "no parametersRef")
 	}
-	if a := spec.AllowedListeners; a != nil && a.Namespaces != nil && a.Namespaces.From != nil && *a.Namespaces.From != gatewayv1.NamespacesFromNone {
-		g.refuse(gatewayv1.GatewayReasonInvalid, "spec.allowedListeners.namespaces.from", "ListenerSets are not supported", string(gatewayv1.NamespacesFromNone))
-	}
 	if t := spec.TLS; t != nil {
 		if t.Frontend != nil {
 			g.checkFrontend(t.Frontend)
@@ -100,7 +102,7 @@ func (g *gateway) checkUnsupported() {
 func (b *frameBuilder) bindThroughService(g *gateway) {
 	name := ServiceName(types.NamespacedName{Namespace: g.object.Namespace, Name: g.object.Name})
 	service := objects.Get[*corev1.Service](b.set, b.opts.Namespace, name)
-	for _, l := range g.listeners {
+	for l := range g.all() {
 		if service != nil {
 			for _, p := range service.Spec.Ports {
 				if p.Port != l.spec.Port || p.TargetPort.IntVal <= 0 || p.TargetPort.IntVal > 65535 {
@@ -153,10 +155,12 @@ func (g *gateway) settle() {
 	if accepted == 0 && g.refused.ok() {
 		g.refused.fail(string(gatewayv1.GatewayReasonListenersNotValid), "none of the listeners is valid")
 	}
-	for _, l := range g.listeners {
+	for l := range g.all() {
 		switch {
 		case !g.refused.ok():
 			l.programmed = verdict{string(gatewayv1.ListenerReasonInvalid), "the Gateway is not accepted"}
+		case !l.conflicted.ok():
+			l.programmed = verdict{l.accepted.reason, "the listener is not accepted"}
 		case !l.accepted.ok():
 			l.programmed = verdict{string(gatewayv1.ListenerReasonInvalid), "the listener is not accepted"}
 		}
@@ -170,46 +174,16 @@ func (g *gateway) settle() {
 	}
 }
 
-// listenerView is what routes see of a listener.
-type listenerView struct {
-	name     gatewayv1.SectionName
-	port     gatewayv1.PortNumber
-	hostname string
-	kinds    int
-	from     gatewayv1.FromNamespaces
-	selector string
-	serves   bool
-}
-
-// gatewayView is what routes see of a Gateway.
-type gatewayView struct {
-	listeners []listenerView
-	client    *clientCertificate
-}
-
-// view is what routes see of a Gateway, nil of none: if it stays the same, they
-// need not be compiled again.
-func (g *gateway) view() *gatewayView {
-	if g == nil {
-		return nil
-	}
-	views := make([]listenerView, len(g.listeners))
-	for i, l := range g.listeners {
-		views[i] = listenerView{l.spec.Name, l.spec.Port, l.hostname, len(l.kinds), l.from, "", l.serves()}
-		if l.selector != nil {
-			views[i].selector = l.selector.String()
-		}
-	}
-	return &gatewayView{views, g.client}
-}
-
-// status is the Gateway's with the number of routes that each listener has.
-func (g *gateway) status(attached func(listener string) int32) *Status {
+// conclude is the Gateway's status.
+func (g *gateway) conclude(attached func(listener string) int32) *Status {
 	generation := g.object.Generation
 	accepted := newCondition(string(gatewayv1.GatewayConditionAccepted), string(gatewayv1.GatewayReasonAccepted), "", g.refused, generation)
 	var invalid []string
 	resolved := g.resolved
 	status := gatewayv1.GatewayStatus{Addresses: g.addresses}
+	if g.object.Spec.AllowedListeners != nil {
+		status.AttachedListenerSets = g.attachedListenerSets()
+	}
 	for _, l := range g.listeners {
 		if !l.accepted.ok() {
 			invalid = append(invalid, string(l.spec.Name))
@@ -240,7 +214,7 @@ func (b *frameBuilder) service(g *gateway) (Service, bool) {
 		return Service{}, false
 	}
 	s := Service{Gateway: g.ref(), Name: ServiceName(types.NamespacedName{Namespace: g.object.Namespace, Name: g.object.Name})}
-	for _, l := range g.listeners {
+	for l := range g.all() {
 		transports := []string{l.transport()}
 		if l.http3 != nil {
 			transports = append(transports, "udp")

@@ -28,9 +28,9 @@ func compileHTTP3(c *policyCompiler, spec *v1alpha1.ListenerHTTP3) {
 	}
 }
 
-// http3At returns what holds at a listener, and whose it is.
-func (x *policies) http3At(gateway objects.Ref, listener string) (*snapshot.HTTP3, attached) {
-	for _, w := range x.effective(listenerPolicies, place{object: gateway}, place{gateway, listener}) {
+// http3At returns what holds at a listener, given its places, and whose it is.
+func (x *policies) http3At(places []place) (*snapshot.HTTP3, attached) {
+	for _, w := range x.effective(listenerPolicies, places...) {
 		if h, ok := w.stanza.value.(*snapshot.HTTP3); ok {
 			return h, w.attached
 		}
@@ -43,7 +43,7 @@ func (x *policies) http3(l *listener) *snapshot.HTTP3 {
 	if !speaksHTTPS(l.spec) {
 		return nil
 	}
-	h, _ := x.http3At(l.gateway.ref(), string(l.spec.Name))
+	h, _ := x.http3At(l.places())
 	return h
 }
 
@@ -54,14 +54,13 @@ func (x *policies) refuseHTTP3(l *listener, field, message, want string) {
 
 // checkHTTP3 reports at which listeners of a target a policy's http3 does not hold.
 func (x *policies) checkHTTP3(set *objects.Set, p *compiledPolicy, at place, target int, r *report, accepted *verdict) {
-	gateway, ok := set.Get(at.object).(*gatewayv1.Gateway)
-	if !ok || p.stanza(http3Stanza) == nil {
+	if p.stanza(http3Stanza) == nil {
 		return
 	}
-	for i := range gateway.Spec.Listeners {
-		name := string(gateway.Spec.Listeners[i].Name)
-		f, refused := x.withoutHTTP3[at.object.Namespace+"/"+at.object.Name+"/"+name]
-		if _, holds := x.http3At(at.object, name); refused && holds.policy == p && holds.target == target {
+	listeners, _ := reachedFrom(set, at)
+	for _, l := range listeners {
+		f, refused := x.withoutHTTP3[l.key]
+		if _, holds := x.http3At(l.places); refused && holds.policy == p && holds.target == target {
 			f.Condition, f.Reason = string(gatewayv1.PolicyConditionAccepted), string(gatewayv1.PolicyReasonConflicted)
 			r.fail(accepted, f)
 		}
@@ -96,11 +95,11 @@ func (s sockets) settleHTTP3(policies policyIndex) map[uint16]*socket {
 // markHTTP3 gives the Gateway's listeners what policies say of HTTP/3, unless
 // the Gateway has a listener of UDP at the same port.
 func (g *gateway) markHTTP3(policies policyIndex) {
-	for _, l := range g.listeners {
+	for l := range g.all() {
 		if l.http3 = policies.http3(l); l.http3 == nil {
 			continue
 		}
-		for _, other := range g.listeners {
+		for other := range g.all() {
 			if other.transport() == "udp" && other.spec.Port == l.spec.Port && other.accepted.ok() {
 				l.refuseHTTP3(policies, other)
 				break

@@ -100,32 +100,32 @@ func compileRoute(f *frame, set *objects.Set, object *form, lost func(*listener)
 	return r
 }
 
-// parents returns the Gateways of ours that a route refers to, nil for the
-// other parentRefs; no list at all if there is none.
-func (f *frame) parents(rep *report, object *form) []*gateway {
-	var parents []*gateway
+// parents returns the Gateways and ListenerSets of ours that a route refers to,
+// nil for the other parentRefs; no list at all if there is none.
+func (f *frame) parents(rep *report, object *form) []*parent {
+	var parents []*parent
 	for i := range object.Spec.ParentRefs {
 		p := &object.Spec.ParentRefs[i]
 		fail := func(field, message, want string) {
 			rep.fail(nil, Finding{Field: fmt.Sprintf("spec.parentRefs[%d]%s", i, field), Message: message, Want: want,
 				Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(gatewayv1.RouteReasonNoMatchingParent)})
 		}
-		ref, ok := objects.GatewayOf(p, object.Namespace)
+		ref, ok := objects.ParentOf(p, object.Namespace)
 		if !ok {
-			fail(".kind", "Headgate serves routes of Gateways only", "Gateway")
+			fail(".kind", "Headgate serves routes of Gateways and ListenerSets only", "Gateway or ListenerSet")
 			continue
 		}
-		g := f.gateways[ref.NamespacedName()]
-		if g == nil {
-			if !f.foreign[ref.NamespacedName()] {
-				fail(".name", fmt.Sprintf("there is no %s that Headgate serves", ref), "the name of a Gateway")
+		served := f.served[ref]
+		if served == nil {
+			if !f.foreign[ref] {
+				fail(".name", fmt.Sprintf("there is no %s that Headgate serves", ref), "the name of a "+ref.Kind)
 			}
 			continue
 		}
 		if parents == nil {
-			parents = make([]*gateway, len(object.Spec.ParentRefs))
+			parents = make([]*parent, len(object.Spec.ParentRefs))
 		}
-		parents[i] = g
+		parents[i] = served
 	}
 	if len(object.Spec.ParentRefs) == 0 {
 		rep.fail(nil, Finding{Field: "spec.parentRefs", Message: "there are none", Want: "the Gateway that is to serve the route",
@@ -197,7 +197,7 @@ type placement struct {
 
 // attach finds the listeners of a parent that take the route. The verdict says
 // what stood in the way if there is none.
-func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object *form, i int, g *gateway, hostnames []string) []placement {
+func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object *form, i int, to *parent, hostnames []string) []placement {
 	ref := &object.Spec.ParentRefs[i]
 	fail := func(reason gatewayv1.RouteConditionReason, field, message, want string) []placement {
 		rep.fail(accepted, Finding{Field: field, Message: message, Want: want,
@@ -206,26 +206,28 @@ func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object 
 	}
 	field := fmt.Sprintf("spec.parentRefs[%d]", i)
 	var named, allowing []*listener
-	for _, l := range g.listeners {
+	for _, l := range to.listeners {
 		if (ref.SectionName == nil || *ref.SectionName == "" || *ref.SectionName == l.spec.Name) && (ref.Port == nil || *ref.Port == l.spec.Port) {
 			named = append(named, l)
-			if l.takes(object.ref.Kind) && l.allows(set, object.Namespace) {
+			if l.takes(object.ref.Kind) && l.namespaces.allow(set, to.ref().Namespace, object.Namespace) {
 				allowing = append(allowing, l)
 			}
 		}
 	}
 	switch {
+	case !to.attached.ok():
+		return fail(gatewayv1.RouteReasonNoMatchingParent, field, fmt.Sprintf("%s is not attached to its Gateway", to.ref()), "one that is")
 	case len(named) == 0 && ref.SectionName != nil && *ref.SectionName != "":
 		return fail(gatewayv1.RouteReasonNoMatchingParent, field+".sectionName",
-			fmt.Sprintf("%s has no listener %s%s", g.ref(), *ref.SectionName, atPort(ref.Port)), "one of "+g.listenerNames())
+			fmt.Sprintf("%s has no listener %s%s", to.ref(), *ref.SectionName, atPort(ref.Port)), "one of "+to.listenerNames())
 	case len(named) == 0:
 		return fail(gatewayv1.RouteReasonNoMatchingParent, field+".port",
-			fmt.Sprintf("%s has no listener%s", g.ref(), atPort(ref.Port)), "the port of one of "+g.listenerNames())
+			fmt.Sprintf("%s has no listener%s", to.ref(), atPort(ref.Port)), "the port of one of "+to.listenerNames())
 	case object.ref.Kind == "TLSRoute" && !slices.ContainsFunc(named, func(l *listener) bool { return l.spec.Protocol == gatewayv1.TLSProtocolType }):
-		return fail(gatewayv1.RouteReasonNotAllowedByListeners, field, fmt.Sprintf("no listener of %s has protocol TLS", g.ref()), "a listener with protocol TLS")
+		return fail(gatewayv1.RouteReasonNotAllowedByListeners, field, fmt.Sprintf("no listener of %s has protocol TLS", to.ref()), "a listener with protocol TLS")
 	case len(allowing) == 0:
 		return fail(gatewayv1.RouteReasonNotAllowedByListeners, field,
-			fmt.Sprintf("no listener of %s allows %ss of namespace %s", g.ref(), object.ref.Kind, object.Namespace),
+			fmt.Sprintf("no listener of %s allows %ss of namespace %s", to.ref(), object.ref.Kind, object.Namespace),
 			"a listener whose allowedRoutes include them")
 	}
 	var placements []placement
@@ -246,7 +248,7 @@ func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object 
 			have = append(have, l.hostname)
 		}
 		return fail(gatewayv1.RouteReasonNoMatchingListenerHostname, "spec.hostnames",
-			fmt.Sprintf("no listener of %s has a hostname in common", g.ref()), "a hostname within "+strings.Join(have, ", "))
+			fmt.Sprintf("no listener of %s has a hostname in common", to.ref()), "a hostname within "+strings.Join(have, ", "))
 	}
 	return placements
 }
@@ -280,9 +282,9 @@ func atPort(port *gatewayv1.PortNumber) string {
 	return fmt.Sprintf(" on port %d", *port)
 }
 
-func (g *gateway) listenerNames() string {
+func (p *parent) listenerNames() string {
 	var names []string
-	for _, l := range g.listeners {
+	for _, l := range p.listeners {
 		names = append(names, fmt.Sprintf("%s (port %d)", l.spec.Name, l.spec.Port))
 	}
 	return strings.Join(names, ", ")

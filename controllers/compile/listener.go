@@ -15,17 +15,15 @@ import (
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
-// listener is one listener of a Gateway.
+// listener is one listener of a Gateway or ListenerSet.
 type listener struct {
-	gateway  *gateway
-	spec     *gatewayv1.Listener
-	key      string // "namespace/gateway/listener"
-	field    string // "spec.listeners[1]"
-	hostname string // lower case, "" for all
-	kinds    []gatewayv1.RouteGroupKind
-	// from and selector say which namespaces' routes may attach.
-	from         gatewayv1.FromNamespaces
-	selector     labels.Selector
+	parent       *parent
+	spec         *gatewayv1.Listener
+	key          string // "namespace/gateway/listener", or "ListenerSet/namespace/name/listener"
+	field        string // "spec.listeners[1]"
+	hostname     string // lower case, "" for all
+	kinds        []gatewayv1.RouteGroupKind
+	namespaces   namespaces // whose routes may attach
 	certificates []*snapshot.Certificate
 	clients      *snapshot.ClientCertificates // what the Gateway asks of clients
 	options      []tlsSetting
@@ -41,13 +39,9 @@ type listener struct {
 	overlapping string
 }
 
-func (b *frameBuilder) compileListener(g *gateway, i int) *listener {
-	spec := &g.object.Spec.Listeners[i]
-	l := &listener{
-		gateway: g, spec: spec,
-		key:   g.object.Namespace + "/" + g.object.Name + "/" + string(spec.Name),
-		field: fmt.Sprintf("spec.listeners[%d]", i),
-	}
+// compileListener compiles the listener spec.listeners[i] of a parent.
+func (b *frameBuilder) compileListener(p *parent, i int, spec *gatewayv1.Listener) *listener {
+	l := &listener{parent: p, spec: spec, key: listenerKey(p.ref(), spec.Name), field: fmt.Sprintf("spec.listeners[%d]", i)}
 	if spec.Port < 1 || spec.Port > 65535 {
 		l.refuse(gatewayv1.ListenerReasonPortUnavailable, ".port", fmt.Sprintf("%d is no port", spec.Port), "1 to 65535")
 	}
@@ -66,7 +60,7 @@ func (b *frameBuilder) compileListener(g *gateway, i int) *listener {
 			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls", "protocol HTTP has no TLS", "protocol HTTPS, or no tls")
 		}
 	case gatewayv1.HTTPSProtocolType, gatewayv1.TLSProtocolType:
-		b.compileTLS(g, l)
+		b.compileTLS(l)
 	case gatewayv1.TCPProtocolType, gatewayv1.UDPProtocolType:
 		if spec.TLS != nil {
 			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls", fmt.Sprintf("protocol %s has no TLS", spec.Protocol), "protocol TLS, or no tls")
@@ -82,7 +76,7 @@ func (b *frameBuilder) compileListener(g *gateway, i int) *listener {
 
 // refuse makes the listener not accepted; field is relative to it.
 func (l *listener) refuse(reason gatewayv1.ListenerConditionReason, field, message, want string) {
-	l.gateway.fail(&l.accepted, Finding{Field: l.field + field, Message: message, Want: want,
+	l.parent.fail(&l.accepted, Finding{Field: l.field + field, Message: message, Want: want,
 		Condition: string(gatewayv1.ListenerConditionAccepted), Reason: string(reason)})
 }
 
@@ -124,7 +118,7 @@ func (l *listener) compileKinds() {
 	for i, kind := range l.spec.AllowedRoutes.Kinds {
 		at := slices.IndexFunc(supported, func(s gatewayv1.RouteGroupKind) bool { return s.Kind == kind.Kind })
 		if at < 0 || kind.Group != nil && *kind.Group != group {
-			l.gateway.fail(&l.resolved, Finding{
+			l.parent.fail(&l.resolved, Finding{
 				Field:   fmt.Sprintf("%s.allowedRoutes.kinds[%d]", l.field, i),
 				Message: fmt.Sprintf("%s is not supported for protocol %s", kind.Kind, l.spec.Protocol), Want: joinOr(routeKinds[l.spec.Protocol]),
 				Condition: string(gatewayv1.ListenerConditionResolvedRefs), Reason: string(gatewayv1.ListenerReasonInvalidRouteKinds),
@@ -142,29 +136,42 @@ func (l *listener) takes(kind string) bool {
 
 // compileNamespaces decides which namespaces' routes may attach.
 func (l *listener) compileNamespaces() {
-	l.from = gatewayv1.NamespacesFromSame
+	l.namespaces.from = gatewayv1.NamespacesFromSame
 	if l.spec.AllowedRoutes == nil || l.spec.AllowedRoutes.Namespaces == nil || l.spec.AllowedRoutes.Namespaces.From == nil {
 		return
 	}
 	n := l.spec.AllowedRoutes.Namespaces
-	l.from = *n.From
-	switch l.from {
+	l.namespaces = compileNamespaces(*n.From, n.Selector, func(field, message, want string) {
+		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".allowedRoutes.namespaces"+field, message, want)
+	})
+}
+
+// namespaces are those whose objects may attach.
+type namespaces struct {
+	from     gatewayv1.FromNamespaces
+	selector labels.Selector // of NamespacesFromSelector
+}
+
+func compileNamespaces(from gatewayv1.FromNamespaces, selector *metav1.LabelSelector, refuse func(field, message, want string)) namespaces {
+	n := namespaces{from: from}
+	switch from {
 	case gatewayv1.NamespacesFromSame, gatewayv1.NamespacesFromAll, gatewayv1.NamespacesFromNone:
 	case gatewayv1.NamespacesFromSelector:
 		// A selector that is not there selects nothing.
-		selector, err := metav1.LabelSelectorAsSelector(n.Selector)
+		s, err := metav1.LabelSelectorAsSelector(selector)
 		if err != nil {
-			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".allowedRoutes.namespaces.selector", err.Error(), "a label selector")
-			selector = labels.Nothing()
+			refuse(".selector", err.Error(), "a label selector")
+			s = labels.Nothing()
 		}
-		l.selector = selector
+		n.selector = s
 	default:
-		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".allowedRoutes.namespaces.from", fmt.Sprintf("%q is not supported", l.from), "All, Selector or Same")
+		refuse(".from", fmt.Sprintf("%q is not supported", from), "All, Selector or Same")
 	}
+	return n
 }
 
 // compileTLS checks the TLS settings of an HTTPS or TLS listener.
-func (b *frameBuilder) compileTLS(g *gateway, l *listener) {
+func (b *frameBuilder) compileTLS(l *listener) {
 	t := l.spec.TLS
 	if t == nil {
 		l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls", fmt.Sprintf("protocol %s needs it", l.spec.Protocol), "tls with certificateRefs")
@@ -181,8 +188,8 @@ func (b *frameBuilder) compileTLS(g *gateway, l *listener) {
 		return
 	}
 	l.compileOptions()
-	b.compileFrontend(g, l)
-	b.resolveCertificates(g, l)
+	b.compileFrontend(l)
+	b.resolveCertificates(l)
 }
 
 // passesThrough reports whether TLS is left to the backends.
@@ -213,20 +220,20 @@ func (l *listener) family() gatewayv1.ProtocolType {
 	return l.spec.Protocol
 }
 
-// allows reports whether routes of a namespace may attach.
-func (l *listener) allows(set *objects.Set, namespace string) bool {
-	switch l.from {
+// allow reports whether objects of a namespace may attach to one in namespace own.
+func (n *namespaces) allow(set *objects.Set, own, namespace string) bool {
+	switch n.from {
 	case gatewayv1.NamespacesFromAll:
 		return true
 	case gatewayv1.NamespacesFromSame:
-		return namespace == l.gateway.object.Namespace
+		return namespace == own
 	case gatewayv1.NamespacesFromSelector:
 		// Kubernetes gives every namespace this label; a folder need not spell it out.
 		have := labels.Set{corev1.LabelMetadataName: namespace}
 		if object := objects.Get[*corev1.Namespace](set, "", namespace); object != nil {
 			have = labels.Merge(object.Labels, have)
 		}
-		return l.selector.Matches(have)
+		return n.selector.Matches(have)
 	}
 	return false
 }
@@ -247,12 +254,42 @@ func (l *listener) claim() claim {
 	return claim{portClaim{l.transport(), int32(l.spec.Port)}, l.hostname}
 }
 
-// markConflicts finds the listeners of one Gateway that are not distinct. None
-// of them is served, GatewaySpec.listeners: there must be no winner.
+// taken is what listeners have claimed.
+type taken struct {
+	protocols map[portClaim]gatewayv1.ProtocolType
+	claims    map[claim]bool
+}
+
+// markConflicts finds the listeners that are not distinct: first of the Gateway
+// itself, then of its ListenerSets, ListenerSetSpec.listeners.
 func (g *gateway) markConflicts() {
+	t := &taken{map[portClaim]gatewayv1.ProtocolType{}, map[claim]bool{}}
+	g.parent.markConflicts(t)
+	for _, set := range g.sets {
+		set.markConflicts(t)
+	}
+}
+
+// markConflicts finds the listeners of one parent that are not distinct from
+// those that claimed before, or from each other. Of the latter none is served,
+// GatewaySpec.listeners: there must be no winner.
+func (p *parent) markConflicts(t *taken) {
 	protocols := map[portClaim]map[gatewayv1.ProtocolType]bool{}
 	claims := map[claim]int{}
-	for _, l := range g.listeners {
+	for _, l := range p.listeners {
+		// Whose the other listener is may be none of this one's business.
+		protocol, known := t.protocols[l.claim().portClaim]
+		switch {
+		case !l.accepted.ok():
+		case known && protocol != l.family():
+			l.conflict(gatewayv1.ListenerReasonProtocolConflict, gatewayv1.ListenerReasonProtocolConflict, ".protocol",
+				fmt.Sprintf("a listener that takes precedence has another protocol on port %d", l.spec.Port), "one protocol per port")
+		case t.claims[l.claim()]:
+			l.conflict(gatewayv1.ListenerReasonHostnameConflict, gatewayv1.ListenerReasonHostnameConflict, ".hostname",
+				fmt.Sprintf("a listener that takes precedence has the same hostname on port %d", l.spec.Port), "a different hostname or port")
+		}
+	}
+	for _, l := range p.listeners {
 		// What is not accepted anyway stands in nobody's way.
 		if l.accepted.ok() {
 			port := l.claim().portClaim
@@ -263,15 +300,17 @@ func (g *gateway) markConflicts() {
 			claims[l.claim()]++
 		}
 	}
-	for _, l := range g.listeners {
+	for _, l := range p.listeners {
 		switch {
 		case !l.accepted.ok():
 		case len(protocols[l.claim().portClaim]) > 1:
 			l.conflict(gatewayv1.ListenerReasonProtocolConflict, gatewayv1.ListenerReasonProtocolConflict, ".protocol",
-				fmt.Sprintf("other listeners of the Gateway have another protocol on port %d", l.spec.Port), "one protocol per port")
+				fmt.Sprintf("other listeners of the %s have another protocol on port %d", p.ref().Kind, l.spec.Port), "one protocol per port")
 		case claims[l.claim()] > 1:
 			l.conflict(gatewayv1.ListenerReasonHostnameConflict, gatewayv1.ListenerReasonHostnameConflict, ".hostname",
-				fmt.Sprintf("another listener of the Gateway has the same hostname on port %d", l.spec.Port), "a different hostname or port")
+				fmt.Sprintf("another listener of the %s has the same hostname on port %d", p.ref().Kind, l.spec.Port), "a different hostname or port")
+		default:
+			t.protocols[l.claim().portClaim], t.claims[l.claim()] = l.family(), true
 		}
 	}
 }
@@ -279,13 +318,13 @@ func (g *gateway) markConflicts() {
 func (l *listener) conflict(reason, acceptedReason gatewayv1.ListenerConditionReason, field, message, want string) {
 	f := Finding{Field: l.field + field, Message: message, Want: want,
 		Condition: string(gatewayv1.ListenerConditionConflicted), Reason: string(reason)}
-	l.gateway.fail(&l.conflicted, f)
+	l.parent.fail(&l.conflicted, f)
 	l.accepted.fail(string(acceptedReason), f.String())
 }
 
 // status is the listener's with the number of its routes.
 func (l *listener) status(attached int32) gatewayv1.ListenerStatus {
-	generation := l.gateway.object.Generation
+	generation := l.parent.generation
 	// Conflicted is the one condition here for which False is fine.
 	conflicted := newCondition(string(gatewayv1.ListenerConditionConflicted), string(gatewayv1.ListenerReasonNoConflicts), "", l.conflicted, generation)
 	conflicted.Status = metav1.ConditionFalse
@@ -327,7 +366,7 @@ func (s sockets) bind(g *gateway) {
 	if !g.refused.ok() {
 		return
 	}
-	for _, l := range g.listeners {
+	for l := range g.all() {
 		if !l.accepted.ok() || l.bound == 0 {
 			continue
 		}
@@ -384,11 +423,11 @@ func (s sockets) ports(policies policyIndex) []*snapshot.Port {
 }
 
 func (l *listener) compiled(policies policyIndex) *snapshot.Listener {
+	source := l.parent.ref()
 	c := &snapshot.Listener{
-		Key: l.key,
-		Source: snapshot.Ref{Kind: "Gateway", Namespace: l.gateway.object.Namespace, Name: l.gateway.object.Name,
-			Section: string(l.spec.Name)},
-		Port: uint16(l.spec.Port), Protocol: string(l.spec.Protocol), Hostname: l.hostname,
+		Key:    l.key,
+		Source: snapshot.Ref{Kind: source.Kind, Namespace: source.Namespace, Name: source.Name, Section: string(l.spec.Name)},
+		Port:   uint16(l.spec.Port), Protocol: string(l.spec.Protocol), Hostname: l.hostname,
 		Client: policies.client(l),
 	}
 	if l.terminates() {
@@ -408,7 +447,7 @@ func (l *listener) compiled(policies policyIndex) *snapshot.Listener {
 
 // serves reports whether the listener is in the snapshot.
 func (l *listener) serves() bool {
-	return l.gateway.refused.ok() && l.accepted.ok() && l.bound != 0
+	return l.parent.gateway.refused.ok() && l.accepted.ok() && l.bound != 0
 }
 
 // markOverlaps notes which HTTPS listeners of one socket have hostnames that

@@ -87,9 +87,8 @@ func (c *policyCompiler) networks(field string, list []string) (networks []strin
 
 // client implements policyIndex.
 func (x *policies) client(l *listener) *snapshot.Client {
-	gateway := l.gateway.ref()
 	var client *snapshot.Client
-	for _, w := range x.effective(listenerPolicies, place{object: gateway}, place{gateway, string(l.spec.Name)}) {
+	for _, w := range x.effective(listenerPolicies, l.places()...) {
 		if set, ok := w.stanza.value.(clientSetting); ok && reachOf(w.stanza.name).takes(l.spec) {
 			if client == nil {
 				client = &snapshot.Client{}

@@ -325,8 +325,7 @@ func readAuthorities(set *objects.Set, ref objects.Ref) (roots []byte, problem s
 // tls implements policyIndex. An option of the listener itself is nearer than
 // any policy.
 func (x *policies) tls(l *listener, t *snapshot.TLS) {
-	object := objects.Ref{Kind: "Gateway", Namespace: l.gateway.object.Namespace, Name: l.gateway.object.Name}
-	winners := x.effective(listenerPolicies, place{object: object}, place{object, string(l.spec.Name)})
+	winners := x.effective(listenerPolicies, l.places()...)
 	apply := func(enforced bool) {
 		for _, w := range winners {
 			if set, ok := w.stanza.value.(tlsSetting); ok && w.policy.object.IsEnforced() == enforced {

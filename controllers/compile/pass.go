@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/controllers/objects"
@@ -20,7 +19,7 @@ type tables struct {
 	frame *frame
 	// routes are the HTTPRoutes and GRPCRoutes, by Ref.
 	routes snapshot.Table[*route]
-	// losers are the routes that yield to others, by their Gateway's Ref.
+	// losers are the routes that yield to others, by their parent's Ref.
 	losers snapshot.Table[losers]
 	// streams are the TCPRoutes, TLSRoutes and UDPRoutes; nil before the first pass.
 	streams *streams
@@ -118,7 +117,7 @@ func (p *pass) widen(s *scope, ref objects.Ref) {
 		s.streams = true
 	case "EndpointSlice":
 		p.moveSlice(ref, s)
-	case "Gateway", "GatewayClass":
+	case "Gateway", "GatewayClass", "ListenerSet":
 		s.reframe = true
 	case "Service", "Backend":
 		s.reframe = true
@@ -163,26 +162,20 @@ func (p *pass) reframe(opts Options, s *scope) {
 		}
 		return
 	}
-	for name := range union(old.gateways, f.gateways, old.foreign, f.foreign) {
-		if old.foreign[name] != f.foreign[name] || !equal(old.gateways[name].view(), f.gateways[name].view()) {
-			for _, r := range p.set.RoutesOfGateway(name.Namespace, name.Name) {
+	parents := map[objects.Ref]bool{}
+	for _, f := range []*frame{old, f} {
+		for ref := range f.served {
+			parents[ref] = true
+		}
+		maps.Copy(parents, f.foreign)
+	}
+	for ref := range parents {
+		if old.foreign[ref] != f.foreign[ref] || !equal(old.served[ref].view(), f.served[ref].view()) {
+			for _, r := range p.set.RoutesOfParent(ref) {
 				s.routes[r] = true
 			}
 		}
 	}
-}
-
-func union(a, b map[types.NamespacedName]*gateway, c, d map[types.NamespacedName]bool) map[types.NamespacedName]bool {
-	names := map[types.NamespacedName]bool{}
-	for name := range a {
-		names[name] = true
-	}
-	for name := range b {
-		names[name] = true
-	}
-	maps.Copy(names, c)
-	maps.Copy(names, d)
-	return names
 }
 
 // compileRoutes compiles the named routes and makes what follows from them:
@@ -195,7 +188,7 @@ func (p *pass) compileRoutes(s *scope, clusters clusterUses) {
 		next := &route{}
 		if object := formOf(p.set.Get(ref)); object != nil {
 			next = compileRoute(p.tables.frame, p.set, object, func(l *listener) (objects.Ref, bool) {
-				lost, _ := p.tables.losers.Get(l.gateway.ref().String())
+				lost, _ := p.tables.losers.Get(l.parent.ref().String())
 				winner, beaten := lost[ref][l.key]
 				return winner, beaten
 			})
@@ -419,9 +412,9 @@ func (p *pass) report(s *scope) {
 			policies[ref] = true
 		}
 	}
-	for _, g := range f.gateways {
-		if s.reframe || slices.ContainsFunc(g.listeners, func(l *listener) bool { return p.counted[l.key] }) {
-			p.setStatus(g.ref(), g.status(attached))
+	for _, parent := range f.served {
+		if s.reframe || slices.ContainsFunc(parent.listeners, func(l *listener) bool { return p.counted[l.key] }) {
+			p.setStatus(parent.ref(), parent.status(attached))
 		}
 	}
 	if !s.reframe {
@@ -460,8 +453,8 @@ func (p *pass) reportFrame() {
 		p.setStatus(ref, status)
 		p.setFindings(ref, f.findings[ref])
 	}
-	for _, g := range f.gateways {
-		p.setFindings(g.ref(), g.sorted())
+	for ref, parent := range f.served {
+		p.setFindings(ref, parent.sorted())
 	}
 	for ref, findings := range f.findings {
 		if f.statuses[ref] == nil {
@@ -480,8 +473,8 @@ func (f *frame) reported() []objects.Ref {
 	for ref := range f.findings {
 		refs = append(refs, ref)
 	}
-	for _, g := range f.gateways {
-		refs = append(refs, g.ref())
+	for ref := range f.served {
+		refs = append(refs, ref)
 	}
 	return refs
 }

@@ -39,7 +39,7 @@ const (
 )
 
 // routeTargets is what policies on requests attach to.
-var routeTargets = []string{"Gateway", "HTTPRoute", "GRPCRoute"}
+var routeTargets = []string{"Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute"}
 
 // policyKinds is every kind of policy, in the order in which a request meets them.
 var policyKinds []policyKind
@@ -48,7 +48,7 @@ func init() {
 	policyKinds = []policyKind{
 		// Limits and timeouts hold while the request is read, before it is known whose it is.
 		listenerPolicies: {
-			name: "ListenerPolicy", list: listOf[*v1alpha1.ListenerPolicy], targets: []string{"Gateway"},
+			name: "ListenerPolicy", list: listOf[*v1alpha1.ListenerPolicy], targets: []string{"Gateway", "ListenerSet"},
 			compile: compileListenerPolicy,
 		},
 		// Before authentication: a preflight carries no credentials (Fetch standard,

@@ -9,18 +9,52 @@ import (
 	"github.com/headgate/headgate/controllers/objects"
 )
 
-// checkListeners reports what of a policy at a Gateway does nothing at any of
-// the listeners that it is for.
+// reached is a listener for which a policy is.
+type reached struct {
+	*gatewayv1.Listener
+	key    string
+	places []place
+}
+
+// reachedFrom returns the listeners for which what is attached at a Gateway, a
+// ListenerSet or a section of them is; ok is false of other kinds.
+func reachedFrom(set *objects.Set, at place) (list []reached, ok bool) {
+	add := func(gateway, parent objects.Ref, l *gatewayv1.Listener) {
+		if at.section == "" || at.object == parent && at.section == string(l.Name) {
+			list = append(list, reached{l, listenerKey(parent, l.Name), listenerPlaces(gateway, parent, l.Name)})
+		}
+	}
+	addSet := func(gateway objects.Ref, s *gatewayv1.ListenerSet) {
+		for i := range s.Spec.Listeners {
+			l := gatewayv1.Listener(s.Spec.Listeners[i])
+			add(gateway, objects.RefOf(s), &l)
+		}
+	}
+	switch o := set.Get(at.object).(type) {
+	case *gatewayv1.Gateway:
+		for i := range o.Spec.Listeners {
+			add(at.object, at.object, &o.Spec.Listeners[i])
+		}
+		for _, s := range objects.All[*gatewayv1.ListenerSet](set) {
+			if gateway, _ := objects.GatewayOf(s); gateway == at.object {
+				addSet(gateway, s)
+			}
+		}
+		return list, true
+	case *gatewayv1.ListenerSet:
+		gateway, _ := objects.GatewayOf(o)
+		addSet(gateway, o)
+		return list, true
+	}
+	return nil, false
+}
+
+// checkListeners reports what of a policy at a Gateway or ListenerSet does
+// nothing at any of the listeners that it is for.
 func (x *policies) checkListeners(set *objects.Set, p *compiledPolicy, at place, target int, r *report, accepted *verdict) {
-	gateway, ok := set.Get(at.object).(*gatewayv1.Gateway)
+	listeners, ok := reachedFrom(set, at)
 	if !ok {
 		return
-	}
-	var listeners []*gatewayv1.Listener
-	for i := range gateway.Spec.Listeners {
-		if l := &gateway.Spec.Listeners[i]; at.section == "" || at.section == string(l.Name) {
-			listeners = append(listeners, l)
-		}
 	}
 	fail := func(field, message, want string) {
 		r.fail(accepted, Finding{Field: field, Message: message, Want: want,
@@ -46,20 +80,23 @@ func (x *policies) checkListeners(set *objects.Set, p *compiledPolicy, at place,
 	if p.stanza(proxyProtocolStanza) == nil {
 		return
 	}
+	if at.object.Kind == "ListenerSet" {
+		fail("spec."+proxyProtocolStanza, "the ports of "+at.object.String()+" are its Gateway's", "the Gateway as target")
+		return
+	}
 	for _, l := range listeners {
-		key := at.object.Namespace + "/" + at.object.Name + "/" + string(l.Name)
-		other := x.disputed[key]
-		if _, holds := x.proxyProtocolAt(at.object, string(l.Name)); other != "" && holds.policy == p && holds.target == target {
-			fail("spec."+proxyProtocolStanza, fmt.Sprintf("listener %s shares port %d with listener %s, which has another proxyProtocol or none: no header is read there", key, l.Port, other),
+		other := x.disputed[l.key]
+		if _, holds := x.proxyProtocolAt(l.places); other != "" && holds.policy == p && holds.target == target {
+			fail("spec."+proxyProtocolStanza, fmt.Sprintf("listener %s shares port %d with listener %s, which has another proxyProtocol or none: no header is read there", l.key, l.Port, other),
 				"the same proxyProtocol for all listeners of a port, such as by a policy without sectionName")
 			return
 		}
 	}
 }
 
-func takenByAny(listeners []*gatewayv1.Listener, takes func(*gatewayv1.Listener) bool) bool {
+func takenByAny(listeners []reached, takes func(*gatewayv1.Listener) bool) bool {
 	for _, l := range listeners {
-		if takes(l) {
+		if takes(l.Listener) {
 			return true
 		}
 	}

@@ -93,6 +93,10 @@ func (x *policies) find(set *objects.Set, p *compiledPolicy, target int, r *repo
 		for i := range o.Spec.Listeners {
 			sections = append(sections, string(o.Spec.Listeners[i].Name))
 		}
+	case *gatewayv1.ListenerSet:
+		for i := range o.Spec.Listeners {
+			sections = append(sections, string(o.Spec.Listeners[i].Name))
+		}
 	case *gatewayv1.HTTPRoute, *gatewayv1.GRPCRoute:
 		route := formOf(object)
 		for i := range route.Spec.Rules {
@@ -230,18 +234,27 @@ func (x *policies) rivals(set *objects.Set, p *compiledPolicy, at place) []rival
 		return section == at.section || section == "" || at.section == "", section == at.section || section == ""
 	})
 	if isForm(at.object.Kind) {
-		above := x.above(set.Get(at.object), p.kind)
+		above, alone := x.above(set, set.Get(at.object), p.kind)
 		for _, up := range above {
 			add(up.object, -2, func(section string) (meets, covers bool) {
-				meets = section == "" || up.section == "" || section == up.section
-				return meets, len(above) == 1 && (section == "" || section == up.section)
+				return up.meets(section), alone && (section == "" || section == up.section)
 			})
 		}
 		return rivals
 	}
+	for _, listeners := range objects.All[*gatewayv1.ListenerSet](set) {
+		gateway, _ := objects.GatewayOf(listeners)
+		switch ref := objects.RefOf(listeners); {
+		case ref == at.object:
+			add(gateway, -2, func(section string) (meets, covers bool) { return section == "", true })
+		case gateway == at.object && at.section == "":
+			add(ref, 2, func(string) (meets, covers bool) { return true, false })
+		}
+	}
 	for _, ref := range x.routes[p.kind] {
-		for _, up := range x.above(set.Get(ref), p.kind) {
-			if up.object != at.object || up.section != "" && at.section != "" && up.section != at.section {
+		above, _ := x.above(set, set.Get(ref), p.kind)
+		for _, up := range above {
+			if up.object != at.object || !up.meets(at.section) {
 				continue
 			}
 			add(ref, 2, func(string) (meets, covers bool) { return true, false })
@@ -251,32 +264,52 @@ func (x *policies) rivals(set *objects.Set, p *compiledPolicy, at place) []rival
 	return rivals
 }
 
-// above returns what a route is below of, for a kind of policy: Gateways and
-// listeners, or the Services and Backends that it names. The latter are given
-// as whole objects.
-func (x *policies) above(route objects.Object, kind int) []place {
+// above is what a route is below of.
+type above struct {
+	place
+	// whole says that policies of the object's sections do not hold for the
+	// route: it is below the Gateway by a ListenerSet's listener.
+	whole bool
+}
+
+// meets reports whether what is attached to a section of the object, or to all
+// of it, holds for the route.
+func (a above) meets(section string) bool {
+	return section == "" || !a.whole && (a.section == "" || section == a.section)
+}
+
+// above returns what a route is below of, for a kind of policy: Gateways,
+// ListenerSets and listeners, or the Services and Backends that it names. The
+// latter are given as whole objects. alone says that it is below one thing only.
+func (x *policies) above(set *objects.Set, route objects.Object, kind int) (list []above, alone bool) {
 	if route == nil {
-		return nil
+		return nil, false
 	}
-	var places []place
 	if kind != backendPolicies {
 		for _, parent := range objects.ParentRefs(route) {
-			if gateway, ok := objects.GatewayOf(&parent, route.GetNamespace()); ok {
-				at := place{object: gateway}
-				if parent.SectionName != nil {
-					at.section = string(*parent.SectionName)
+			ref, ok := objects.ParentOf(&parent, route.GetNamespace())
+			if !ok {
+				continue
+			}
+			at := above{place: place{object: ref}}
+			if parent.SectionName != nil {
+				at.section = string(*parent.SectionName)
+			}
+			list = append(list, at)
+			if listeners, _ := set.Get(ref).(*gatewayv1.ListenerSet); listeners != nil {
+				if gateway, ok := objects.GatewayOf(listeners); ok {
+					list = append(list, above{place: place{object: gateway}, whole: true})
 				}
-				places = append(places, at)
 			}
 		}
-		return places
+		return list, len(objects.ParentRefs(route)) == 1
 	}
 	seen := map[objects.Ref]bool{}
 	objects.EachBackendRef(route, func(b *gatewayv1.BackendObjectReference) {
 		if backend, ok := objects.BackendOf(b, route.GetNamespace()); ok && !seen[backend] {
 			seen[backend] = true
-			places = append(places, place{object: backend})
+			list = append(list, above{place: place{object: backend}})
 		}
 	})
-	return places
+	return list, len(list) == 1
 }

@@ -2,9 +2,9 @@ package compile
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/headgate/headgate/api/v1alpha1"
-	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -30,9 +30,9 @@ func compileProxyProtocol(c *policyCompiler, p *v1alpha1.ListenerProxyProtocol) 
 	}
 }
 
-// proxyProtocolAt returns what holds at a listener, and whose it is.
-func (x *policies) proxyProtocolAt(gateway objects.Ref, listener string) (*snapshot.ProxyProtocol, attached) {
-	for _, w := range x.effective(listenerPolicies, place{object: gateway}, place{gateway, listener}) {
+// proxyProtocolAt returns what holds at a listener, given its places, and whose it is.
+func (x *policies) proxyProtocolAt(places []place) (*snapshot.ProxyProtocol, attached) {
+	for _, w := range x.effective(listenerPolicies, places...) {
 		if p, ok := w.stanza.value.(*snapshot.ProxyProtocol); ok {
 			return p, w.attached
 		}
@@ -42,11 +42,16 @@ func (x *policies) proxyProtocolAt(gateway objects.Ref, listener string) (*snaps
 
 // proxyProtocol implements policyIndex. One listener's trust must not reach the
 // clients of another that shares its port: so nobody is trusted unless all agree.
+// The Gateway's own listeners, that is: whoever adds one by a ListenerSet takes
+// the port as it is, and cannot break it.
 func (x *policies) proxyProtocol(shared []*listener) *snapshot.ProxyProtocol {
+	if own := slices.DeleteFunc(slices.Clone(shared), (*listener).isAdded); len(own) > 0 {
+		shared = own
+	}
 	var first *snapshot.ProxyProtocol
 	other := ""
 	for i, l := range shared {
-		p, _ := x.proxyProtocolAt(l.gateway.ref(), string(l.spec.Name))
+		p, _ := x.proxyProtocolAt(l.portPlaces())
 		if i == 0 {
 			first = p
 		} else if other == "" && !equal(first, p) {
@@ -58,10 +63,21 @@ func (x *policies) proxyProtocol(shared []*listener) *snapshot.ProxyProtocol {
 	}
 	for _, l := range shared {
 		with := other
-		if p, _ := x.proxyProtocolAt(l.gateway.ref(), string(l.spec.Name)); !equal(first, p) {
+		if p, _ := x.proxyProtocolAt(l.portPlaces()); !equal(first, p) {
 			with = shared[0].key
 		}
 		x.disputed[l.key] = with
 	}
 	return nil
+}
+
+// isAdded reports whether the listener is a ListenerSet's.
+func (l *listener) isAdded() bool { return l.parent != &l.parent.gateway.parent }
+
+// portPlaces are where policies on the listener's port can be attached.
+func (l *listener) portPlaces() []place {
+	if l.isAdded() {
+		return []place{{object: l.parent.gateway.ref()}}
+	}
+	return l.places()
 }

@@ -13,14 +13,14 @@ import (
 // by the loser, by the listener's key, the winner.
 type losers map[objects.Ref]map[string]objects.Ref
 
-// losersOf decides between the HTTPRoutes and GRPCRoutes of a Gateway. It costs
-// what all its routes cost; nothing while there are no GRPCRoutes at all.
-func (f *frame) losersOf(set *objects.Set, g *gateway) losers {
-	if g == nil || !set.Has("GRPCRoute") || !set.Has("HTTPRoute") {
+// losersOf decides between the HTTPRoutes and GRPCRoutes of a Gateway or ListenerSet. It
+// costs what all its routes cost; nothing while there are no GRPCRoutes at all.
+func (f *frame) losersOf(set *objects.Set, p *parent) losers {
+	if p == nil || !set.Has("GRPCRoute") || !set.Has("HTTPRoute") {
 		return nil
 	}
 	var routes []*form
-	for _, ref := range set.RoutesOfGateway(g.object.Namespace, g.object.Name) {
+	for _, ref := range set.RoutesOfParent(p.ref()) {
 		if route := formOf(set.Get(ref)); route != nil {
 			routes = append(routes, route)
 		}
@@ -38,10 +38,10 @@ func (f *frame) losersOf(set *objects.Set, g *gateway) losers {
 			continue
 		}
 		for i := range route.Spec.ParentRefs {
-			if parent, ok := objects.GatewayOf(&route.Spec.ParentRefs[i], route.Namespace); !ok || parent != g.ref() {
+			if ref, ok := objects.ParentOf(&route.Spec.ParentRefs[i], route.Namespace); !ok || ref != p.ref() {
 				continue
 			}
-			for _, p := range f.attach(ignored, new(verdict), set, route, i, g, hostnames) {
+			for _, p := range f.attach(ignored, new(verdict), set, route, i, p, hostnames) {
 				of := taken[p.listener.key]
 				if of == nil {
 					of = map[string]*claims{"HTTPRoute": {}, "GRPCRoute": {}}
@@ -122,18 +122,18 @@ func widerHostname(name string) string {
 	return "*." + suffix
 }
 
-// judge decides anew between the routes of the Gateways that the named routes
-// refer to, and adds those to the scope for which it turns out differently.
+// judge decides anew between the routes of the parents that the named routes
+// have, and adds those to the scope for which it turns out differently.
 func (p *pass) judge(s *scope) {
-	gateways := map[objects.Ref]bool{}
+	parents := map[objects.Ref]bool{}
 	for ref := range s.routes {
 		note := func(route *form) {
 			if route == nil {
 				return
 			}
 			for i := range route.Spec.ParentRefs {
-				if g, ok := objects.GatewayOf(&route.Spec.ParentRefs[i], route.Namespace); ok {
-					gateways[g] = true
+				if parent, ok := objects.ParentOf(&route.Spec.ParentRefs[i], route.Namespace); ok {
+					parents[parent] = true
 				}
 			}
 		}
@@ -142,10 +142,10 @@ func (p *pass) judge(s *scope) {
 		}
 		note(formOf(p.set.Get(ref)))
 	}
-	for ref := range gateways {
+	for ref := range parents {
 		key := ref.String()
 		was, _ := p.tables.losers.Get(key)
-		is := p.tables.frame.losersOf(p.set, p.tables.frame.gateways[ref.NamespacedName()])
+		is := p.tables.frame.losersOf(p.set, p.tables.frame.served[ref])
 		if equal(was, is) {
 			continue
 		}

@@ -233,7 +233,7 @@ func (r *compiledRule) on(l *listener, of *route, policies policyIndex) *snapsho
 		own := r.own
 		own.configs = forPort(own.configs, uint16(l.spec.Port))
 		rule.Filters, rule.Broken = policies.filters(attachment{
-			Gateway: l.gateway.object, Listener: l.spec.Name, Route: of.object, Rule: r.index,
+			Listener: l, Route: of.object, Rule: r.index,
 		}, own)
 	}
 	rule.Backends, rule.Mirrors = r.through(l, of)
@@ -257,7 +257,7 @@ func (r *compiledRule) on(l *listener, of *route, policies policyIndex) *snapsho
 // listener, and adds their clusters to a route's.
 func (r *compiledRule) through(l *listener, of *route) ([]snapshot.Backend, []snapshot.Mirror) {
 	backends, mirrors := r.base.Backends, r.base.Mirrors
-	if l.gateway.client == nil && !l.passesThrough() {
+	if l.parent.gateway.client == nil && !l.passesThrough() {
 		maps.Copy(of.clusters, r.uses)
 		return backends, mirrors
 	}

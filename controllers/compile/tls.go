@@ -19,20 +19,20 @@ import (
 // does not resolve is left out and the others serve; with none, the listener
 // stays in place and refuses handshakes, so that its hostnames do not fall to
 // a less specific listener.
-func (b *frameBuilder) resolveCertificates(g *gateway, l *listener) {
+func (b *frameBuilder) resolveCertificates(l *listener) {
 	field := l.field + ".tls.certificateRefs"
 	if len(l.spec.TLS.CertificateRefs) == 0 {
-		g.fail(&l.resolved, Finding{
+		l.parent.fail(&l.resolved, Finding{
 			Field: field, Message: "HTTPS needs a certificate", Want: "the name of a Secret of type kubernetes.io/tls",
 			Condition: string(gatewayv1.ListenerConditionResolvedRefs), Reason: string(gatewayv1.ListenerReasonInvalidCertificateRef),
 		})
 	}
 	for i := range l.spec.TLS.CertificateRefs {
-		certificate, finding := b.certificate(g, &l.spec.TLS.CertificateRefs[i])
+		certificate, finding := b.certificate(l.parent.ref(), &l.spec.TLS.CertificateRefs[i])
 		if finding != nil {
 			finding.Field = fmt.Sprintf("%s[%d]%s", field, i, finding.Field)
 			finding.Condition = string(gatewayv1.ListenerConditionResolvedRefs)
-			g.fail(&l.resolved, *finding)
+			l.parent.fail(&l.resolved, *finding)
 		}
 		if certificate != nil {
 			l.certificates = append(l.certificates, certificate)
@@ -43,9 +43,10 @@ func (b *frameBuilder) resolveCertificates(g *gateway, l *listener) {
 	}
 }
 
-// certificate resolves one reference. The finding's field is relative to it;
-// there may be one beside a certificate that can be used all the same.
-func (b *frameBuilder) certificate(g *gateway, ref *gatewayv1.SecretObjectReference) (*snapshot.Certificate, *Finding) {
+// certificate resolves one reference of a Gateway or ListenerSet. The finding's
+// field is relative to it; there may be one beside a certificate that can be used
+// all the same.
+func (b *frameBuilder) certificate(from objects.Ref, ref *gatewayv1.SecretObjectReference) (*snapshot.Certificate, *Finding) {
 	invalid := string(gatewayv1.ListenerReasonInvalidCertificateRef)
 	if ref.Group != nil && *ref.Group != "" {
 		return nil, &Finding{Field: ".group", Message: fmt.Sprintf("%q is not supported", *ref.Group), Want: `"" with kind Secret`, Reason: invalid}
@@ -53,14 +54,14 @@ func (b *frameBuilder) certificate(g *gateway, ref *gatewayv1.SecretObjectRefere
 	if ref.Kind != nil && *ref.Kind != "Secret" {
 		return nil, &Finding{Field: ".kind", Message: fmt.Sprintf("%s is not supported", *ref.Kind), Want: "Secret", Reason: invalid}
 	}
-	secretRef := objects.Ref{Kind: "Secret", Namespace: g.object.Namespace, Name: string(ref.Name)}
+	secretRef := objects.Ref{Kind: "Secret", Namespace: from.Namespace, Name: string(ref.Name)}
 	if ref.Namespace != nil {
 		secretRef.Namespace = string(*ref.Namespace)
 	}
-	if !b.grants.allow(g.ref(), secretRef) {
+	if !b.grants.allow(from, secretRef) {
 		return nil, &Finding{
-			Field: ".namespace", Message: fmt.Sprintf("no ReferenceGrant allows %s to refer to %s", g.ref(), secretRef),
-			Want:   fmt.Sprintf("a ReferenceGrant in namespace %s from Gateways of namespace %s to Secrets", secretRef.Namespace, g.object.Namespace),
+			Field: ".namespace", Message: fmt.Sprintf("no ReferenceGrant allows %s to refer to %s", from, secretRef),
+			Want:   fmt.Sprintf("a ReferenceGrant in namespace %s from %ss of namespace %s to Secrets", secretRef.Namespace, from.Kind, from.Namespace),
 			Reason: string(gatewayv1.ListenerReasonRefNotPermitted),
 		}
 	}
@@ -108,7 +109,7 @@ func (b *frameBuilder) resolveClientCertificate(g *gateway) {
 	if t == nil || t.Backend == nil || t.Backend.ClientCertificateRef == nil {
 		return
 	}
-	certificate, finding := b.certificate(g, t.Backend.ClientCertificateRef)
+	certificate, finding := b.certificate(g.ref(), t.Backend.ClientCertificateRef)
 	g.client = &clientCertificate{certificate: certificate}
 	if certificate != nil {
 		return // clients send no OCSP response, so what is wrong with that is nothing to them
@@ -131,7 +132,7 @@ func (l *listener) reaches(use clusterUse) clusterUse {
 	if use.cluster.TLS == nil {
 		return use
 	}
-	cluster, secure, g := *use.cluster, *use.cluster.TLS, l.gateway
+	cluster, secure, g := *use.cluster, *use.cluster.TLS, l.parent.gateway
 	switch {
 	case l.passesThrough():
 		cluster.TLS = nil

@@ -17,8 +17,8 @@ func (s *Set) index(ref Ref, obj Object, change func(map[Ref]struct{}, Ref)) {
 		}
 	}
 	for _, parent := range ParentRefs(obj) {
-		if gateway, ok := GatewayOf(&parent, ref.Namespace); ok {
-			at(s.routesByGateway, gateway.NamespacedName(), ref, change)
+		if parent, ok := ParentOf(&parent, ref.Namespace); ok {
+			at(s.routesByParent, parent, ref, change)
 		}
 	}
 	EachBackendRef(obj, func(b *gatewayv1.BackendObjectReference) {
@@ -49,12 +49,30 @@ func ServiceOf(slice *discoveryv1.EndpointSlice) string {
 	return slice.Labels[discoveryv1.LabelServiceName]
 }
 
-// GatewayOf returns the Gateway that a parentRef of a route in namespace
-// names; false if it names another kind.
-func GatewayOf(p *gatewayv1.ParentReference, namespace string) (Ref, bool) {
+// ParentOf returns the Gateway or ListenerSet that a parentRef of a route in
+// namespace names; false if it names another kind.
+func ParentOf(p *gatewayv1.ParentReference, namespace string) (Ref, bool) {
+	kind := "Gateway"
+	if p.Kind != nil {
+		kind = string(*p.Kind)
+	}
+	if p.Group != nil && *p.Group != gatewayv1.GroupName || kind != "Gateway" && kind != "ListenerSet" {
+		return Ref{}, false
+	}
+	if p.Namespace != nil {
+		namespace = string(*p.Namespace)
+	}
+	return Ref{Kind: kind, Namespace: namespace, Name: string(p.Name)}, true
+}
+
+// GatewayOf returns the Gateway that a ListenerSet attaches to; false if its
+// parentRef names another kind.
+func GatewayOf(set *gatewayv1.ListenerSet) (Ref, bool) {
+	p := &set.Spec.ParentRef
 	if p.Group != nil && *p.Group != gatewayv1.GroupName || p.Kind != nil && *p.Kind != "Gateway" {
 		return Ref{}, false
 	}
+	namespace := set.Namespace
 	if p.Namespace != nil {
 		namespace = string(*p.Namespace)
 	}

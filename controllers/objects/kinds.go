@@ -37,6 +37,7 @@ type Kind struct {
 var Kinds = []Kind{
 	{Name: "GatewayClass", Group: gatewayv1.GroupName, Object: &gatewayv1.GatewayClass{}, ClusterScoped: true},
 	{Name: "Gateway", Group: gatewayv1.GroupName, Object: &gatewayv1.Gateway{}},
+	{Name: "ListenerSet", Group: gatewayv1.GroupName, Object: &gatewayv1.ListenerSet{}, Optional: true},
 	{Name: "HTTPRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.HTTPRoute{}},
 	{Name: "GRPCRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.GRPCRoute{}},
 	{Name: "TLSRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.TLSRoute{}, Optional: true},

@@ -64,7 +64,7 @@ type Set struct {
 	objects map[string]map[types.NamespacedName]Object // by kind
 
 	slicesByService map[types.NamespacedName]refs
-	routesByGateway map[types.NamespacedName]refs
+	routesByParent  map[Ref]refs
 	routesByBackend map[Ref]refs
 }
 
@@ -76,7 +76,7 @@ func NewSet() *Set {
 	s := &Set{
 		objects:         map[string]map[types.NamespacedName]Object{},
 		slicesByService: map[types.NamespacedName]refs{},
-		routesByGateway: map[types.NamespacedName]refs{},
+		routesByParent:  map[Ref]refs{},
 		routesByBackend: map[Ref]refs{},
 	}
 	for _, k := range Kinds {
@@ -151,10 +151,10 @@ func (s *Set) EndpointSlicesOf(namespace, service string) []*discoveryv1.Endpoin
 	return sorted[*discoveryv1.EndpointSlice](s, s.slicesByService[types.NamespacedName{Namespace: namespace, Name: service}])
 }
 
-// RoutesOfGateway returns the routes, of any kind, with a parentRef to a
-// Gateway, existing or not, sorted.
-func (s *Set) RoutesOfGateway(namespace, name string) []Ref {
-	return slices.SortedFunc(maps.Keys(s.routesByGateway[types.NamespacedName{Namespace: namespace, Name: name}]), Ref.Compare)
+// RoutesOfParent returns the routes, of any kind, with a parentRef to a
+// Gateway or ListenerSet, existing or not, sorted.
+func (s *Set) RoutesOfParent(ref Ref) []Ref {
+	return slices.SortedFunc(maps.Keys(s.routesByParent[ref]), Ref.Compare)
 }
 
 // RoutesOfBackend returns the routes, of any kind, that name a Service or

@@ -155,20 +155,20 @@ func TestIndexes(t *testing.T) {
 			}
 		}
 		for _, namespace := range []string{"a", "b"} {
-			if got := len(s.RoutesOfGateway(namespace, "gw")); got != want {
+			if got := len(s.RoutesOfParent(Ref{Kind: "Gateway", Namespace: namespace, Name: "gw"})); got != want {
 				t.Errorf("Gateway %s/gw has %d routes, want %d", namespace, got, want)
 			}
 		}
 	}
 	check(1)
-	if got := s.RoutesOfGateway("a", "s"); len(got) != 0 {
+	if got := s.RoutesOfParent(Ref{Kind: "Gateway", Namespace: "a", Name: "s"}); len(got) != 0 {
 		t.Error("a Service was taken for a Gateway")
 	}
 	s.Put(route) // the same again must not be indexed twice
 	check(1)
 	s.Delete(RefOf(route))
 	check(0)
-	if len(s.routesByBackend)+len(s.routesByGateway) != 0 {
+	if len(s.routesByBackend)+len(s.routesByParent) != 0 {
 		t.Error("empty entries stay in the indexes")
 	}
 }

@@ -29,6 +29,8 @@ func part(obj objects.Object) any {
 		return &o.Status
 	case *gatewayv1.Gateway:
 		return &o.Status
+	case *gatewayv1.ListenerSet:
+		return &o.Status
 	case *gatewayv1.HTTPRoute:
 		return &o.Status.RouteStatus
 	case *gatewayv1.GRPCRoute:
@@ -75,7 +77,18 @@ func merge(obj objects.Object, want *compile.Status, at time.Time) (changed bool
 			return false, mismatch(want)
 		}
 		status.Conditions = m.conditions(have.Conditions, status.Conditions)
-		status.Listeners = m.listeners(have.Listeners, status.Listeners)
+		status.Listeners = listeners(m, have.Listeners, status.Listeners)
+		return replace(have, status), nil
+	case *gatewayv1.ListenerSetStatus:
+		if want == nil {
+			return false, nil
+		}
+		status, ok := want.Value.(gatewayv1.ListenerSetStatus)
+		if !ok {
+			return false, mismatch(want)
+		}
+		status.Conditions = m.conditions(have.Conditions, status.Conditions)
+		status.Listeners = listeners(m, have.Listeners, status.Listeners)
 		return replace(have, status), nil
 	case *gatewayv1.RouteStatus:
 		var status gatewayv1.RouteStatus
@@ -156,18 +169,22 @@ func foreign(conditionType string) bool {
 	return prefixed && domain != v1alpha1.GroupVersion.Group
 }
 
-func (m merger) listeners(old, want []gatewayv1.ListenerStatus) []gatewayv1.ListenerStatus {
-	merged := make([]gatewayv1.ListenerStatus, 0, len(want))
-	for _, w := range want {
+// listeners merges those of a Gateway or of a ListenerSet: the two types are one.
+func listeners[L gatewayv1.ListenerStatus | gatewayv1.ListenerEntryStatus](m merger, old, want []L) []L {
+	merged := make([]L, 0, len(want))
+	for _, next := range want {
+		w := gatewayv1.ListenerStatus(next)
 		var before []metav1.Condition
-		if i := slices.IndexFunc(old, func(o gatewayv1.ListenerStatus) bool { return o.Name == w.Name }); i >= 0 {
-			before = old[i].Conditions
+		for _, o := range old {
+			if o := gatewayv1.ListenerStatus(o); o.Name == w.Name {
+				before = o.Conditions
+			}
 		}
 		w.Conditions = m.conditions(before, w.Conditions)
 		if w.SupportedKinds == nil {
 			w.SupportedKinds = []gatewayv1.RouteGroupKind{} // null is not a list
 		}
-		merged = append(merged, w)
+		merged = append(merged, L(w))
 	}
 	return merged
 }
