@@ -161,6 +161,8 @@ type Service struct {
 	Name                string
 	Ports               []ServicePort
 	Labels, Annotations map[string]string
+	// LoadBalancerIP is the address that the Gateway asks for, "" for any.
+	LoadBalancerIP string
 }
 
 // ServicePort is a port that at least one accepted listener declares.

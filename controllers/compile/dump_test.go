@@ -33,7 +33,11 @@ func dump(r *Result) string {
 		d.line("wanted %s", ref)
 	}
 	for _, s := range r.Services {
-		d.line("service %s for %s %v labels=%v annotations=%v", s.Name, s.Gateway, s.Ports, s.Labels, s.Annotations)
+		text := fmt.Sprintf("service %s for %s %v labels=%v annotations=%v", s.Name, s.Gateway, s.Ports, s.Labels, s.Annotations)
+		if s.LoadBalancerIP != "" {
+			text += " loadBalancerIP=" + s.LoadBalancerIP
+		}
+		d.line("%s", text)
 	}
 	d.statuses()
 	for _, f := range r.Findings() {

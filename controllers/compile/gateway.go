@@ -42,6 +42,7 @@ func (b *frameBuilder) compileGateway(object *gatewayv1.Gateway, class *gatewayC
 	}
 	g.checkUnsupported()
 	b.resolveClientCertificate(g)
+	g.checkAddresses(b.opts)
 	g.compileAllowedListeners()
 	names := map[gatewayv1.SectionName]bool{}
 	for i := range object.Spec.Listeners {
@@ -81,9 +82,6 @@ func (g *gateway) checkUnsupported() {
 	spec := &g.object.Spec
 	if len(spec.Listeners) == 0 {
 		g.refuse(gatewayv1.GatewayReasonInvalid, "spec.listeners", "there are none", "at least one listener")
-	}
-	if len(spec.Addresses) > 0 {
-		g.refuse(gatewayv1.GatewayReasonUnsupportedAddress, "spec.addresses", "requesting addresses is not supported", "no addresses")
 	}
 	if i := spec.Infrastructure; i != nil && i.ParametersRef != nil {
 		g.refuse(gatewayv1.GatewayReasonInvalidParameters, "spec.infrastructure.parametersRef", "parameters are not supported", "no parametersRef")
@@ -128,6 +126,7 @@ func (b *frameBuilder) bindThroughService(g *gateway) {
 			g.addAddress(service.Spec.ClusterIP)
 		}
 	}
+	g.judgeAddresses(service)
 	if len(g.addresses) == 0 {
 		g.programmed.fail(string(gatewayv1.GatewayReasonAddressNotAssigned), fmt.Sprintf("Service %s/%s has no address yet", b.opts.Namespace, name))
 	}
@@ -213,7 +212,10 @@ func (b *frameBuilder) service(g *gateway) (Service, bool) {
 	if b.opts.Namespace == "" || !g.refused.ok() {
 		return Service{}, false
 	}
-	s := Service{Gateway: g.ref(), Name: ServiceName(types.NamespacedName{Namespace: g.object.Namespace, Name: g.object.Name})}
+	s := Service{
+		Gateway: g.ref(), Name: ServiceName(types.NamespacedName{Namespace: g.object.Namespace, Name: g.object.Name}),
+		LoadBalancerIP: g.loadBalancerIP(),
+	}
 	for l := range g.all() {
 		transports := []string{l.transport()}
 		if l.http3 != nil {

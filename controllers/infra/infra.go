@@ -254,7 +254,10 @@ func (s *Services) service(old *corev1.Service, w compile.Service, targets []int
 	spec := &service.Spec
 	spec.Type = s.opts.Type
 	spec.Selector = s.opts.Selector
-	spec.ExternalTrafficPolicy = ""
+	spec.ExternalTrafficPolicy, spec.LoadBalancerIP = "", ""
+	if s.opts.Type == corev1.ServiceTypeLoadBalancer {
+		spec.LoadBalancerIP = w.LoadBalancerIP
+	}
 	if s.opts.Type != corev1.ServiceTypeClusterIP {
 		// So that the client's address is seen: limits and balancing go by it.
 		spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
