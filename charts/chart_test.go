@@ -232,7 +232,7 @@ func TestOptions(t *testing.T) {
 			t.Errorf("no %s in %q", arg, pod.Containers[0].Args)
 		}
 	}
-	if got := as[rbacv1.Role](t, objects, "Role edge").Rules[2].ResourceNames; !slices.Equal(got, []string{"edge"}) {
+	if got := as[rbacv1.Role](t, objects, "Role edge").Rules[1].ResourceNames; !slices.Equal(got, []string{"edge"}) {
 		t.Errorf("the Role is for leases %q", got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -111,8 +112,31 @@ func newKubernetes(o *serveOptions, metrics *observe.Metrics, log logr.Logger) (
 		Selector:  o.cluster.selector,
 		Type:      corev1.ServiceType(o.cluster.serviceType),
 		Log:       log.WithName("infra"),
+
+		ClusterDomain: clusterDomain("/etc/resolv.conf"),
 	})
 	return k, nil
+}
+
+// clusterDomain returns what the names of the cluster's Services end in, as the
+// kubelet says to pods in the search list of their resolv.conf; "" if it does not.
+func clusterDomain(resolvConf string) string {
+	text, err := os.ReadFile(resolvConf)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		if len(words) == 0 || words[0] != "search" {
+			continue
+		}
+		for _, name := range words[1:] {
+			if domain, ok := strings.CutPrefix(name, "svc."); ok {
+				return strings.TrimSuffix(domain, ".")
+			}
+		}
+	}
+	return ""
 }
 
 func (k *kubernetes) loopOptions(o *loop.Options) {

@@ -24,6 +24,7 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/snapshot"
@@ -120,13 +121,30 @@ func Compile(prev *Result, set *objects.Set, changed []objects.Ref, opts Options
 // ServiceName returns the name of a Gateway's Service in Options.Namespace: at
 // most 63 bytes, a DNS label, and different for different Gateways.
 func ServiceName(gateway types.NamespacedName) string {
-	sum := sha256.Sum256([]byte(gateway.String()))
-	readable := strings.ReplaceAll(gateway.Namespace+"-"+gateway.Name, ".", "-")
-	const prefix, hash = "headgate-", 10
+	return label("headgate-", gateway.Namespace+"-"+gateway.Name, gateway.String())
+}
+
+// label returns a DNS label of at most 63 bytes that begins with prefix, goes on
+// with what is readable, and ends in a hash of what must be told apart.
+func label(prefix, readable, of string) string {
+	sum := sha256.Sum256([]byte(of))
+	readable = strings.ReplaceAll(readable, ".", "-")
+	const hash = 10
 	if room := 63 - len(prefix) - 1 - hash; len(readable) > room {
 		readable = strings.TrimRight(readable[:room], "-")
 	}
 	return prefix + readable + "-" + hex.EncodeToString(sum[:])[:hash]
+}
+
+// aliasName returns the name of a Gateway's Service in the Gateway's own
+// namespace: NAME-CLASS, as GEP-1762 names what is made for a Gateway, or, if
+// that is no DNS label, as much of it as can be.
+func aliasName(gateway, class string) string {
+	name := gateway + "-" + class
+	if len(validation.IsDNS1035Label(name)) == 0 {
+		return name
+	}
+	return label("gateway-", name, name)
 }
 
 // Status is an object's status as it should be.
@@ -157,8 +175,12 @@ type Finding struct {
 // Service is the Service that a Gateway needs.
 type Service struct {
 	Gateway objects.Ref
-	// Name is the Service's, in Options.Namespace.
-	Name                string
+	// Class is the Gateway's GatewayClass.
+	Class    string
+	ClassUID types.UID
+	// Name is the Service's, in Options.Namespace; Alias is the name that leads
+	// to it in the Gateway's namespace.
+	Name, Alias         string
 	Ports               []ServicePort
 	Labels, Annotations map[string]string
 	// LoadBalancerIP is the address that the Gateway asks for, "" for any.

@@ -33,7 +33,7 @@ func dump(r *Result) string {
 		d.line("wanted %s", ref)
 	}
 	for _, s := range r.Services {
-		text := fmt.Sprintf("service %s for %s %v labels=%v annotations=%v", s.Name, s.Gateway, s.Ports, s.Labels, s.Annotations)
+		text := fmt.Sprintf("service %s, alias %s, for %s %v labels=%v annotations=%v", s.Name, s.Alias, s.Gateway, s.Ports, s.Labels, s.Annotations)
 		if s.LoadBalancerIP != "" {
 			text += " loadBalancerIP=" + s.LoadBalancerIP
 		}

@@ -18,6 +18,7 @@ import (
 type gateway struct {
 	parent
 	object *gatewayv1.Gateway
+	class  *gatewayv1.GatewayClass
 	// sets are the ListenerSets that name the Gateway, first those whose listeners take precedence.
 	sets             []*listenerSet
 	allowedListeners namespaces
@@ -35,7 +36,7 @@ type gateway struct {
 }
 
 func (b *frameBuilder) compileGateway(object *gatewayv1.Gateway, class *gatewayClass) *gateway {
-	g := &gateway{object: object}
+	g := &gateway{object: object, class: objects.Get[*gatewayv1.GatewayClass](b.set, "", string(object.Spec.GatewayClassName))}
 	g.parent = parent{report: report{object: objects.RefOf(object)}, gateway: g, generation: object.Generation, status: g.conclude}
 	if !class.accepted.ok() {
 		g.refuse(gatewayv1.GatewayReasonInvalid, "spec.gatewayClassName", class.object.String()+" is not accepted", "a GatewayClass that is")
@@ -214,6 +215,7 @@ func (b *frameBuilder) service(g *gateway) (Service, bool) {
 	}
 	s := Service{
 		Gateway: g.ref(), Name: ServiceName(types.NamespacedName{Namespace: g.object.Namespace, Name: g.object.Name}),
+		Alias: aliasName(g.object.Name, g.class.Name), Class: g.class.Name, ClassUID: g.class.UID,
 		LoadBalancerIP: g.loadBalancerIP(),
 	}
 	for l := range g.all() {

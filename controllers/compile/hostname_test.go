@@ -124,6 +124,23 @@ func TestServiceName(t *testing.T) {
 	}
 }
 
+func TestAliasName(t *testing.T) {
+	if got := aliasName("web", "headgate"); got != "web-headgate" {
+		t.Errorf("the alias of web of class headgate is %q", got)
+	}
+	seen := map[string]string{}
+	for _, gateway := range []string{"gw", "1st", "b.c", "b-c", strings.Repeat("g", 253), strings.Repeat("g", 252)} {
+		name := aliasName(gateway, "headgate")
+		if wrong := validation.IsDNS1035Label(name); len(wrong) > 0 {
+			t.Errorf("%v: %q: %v", gateway, name, wrong)
+		}
+		if other, taken := seen[name]; taken {
+			t.Errorf("%v and %v have the same %q", gateway, other, name)
+		}
+		seen[name] = gateway
+	}
+}
+
 func TestCompareFields(t *testing.T) {
 	order := []string{"", "spec", "spec.rules[2].a", "spec.rules[2].b", "spec.rules[10].a", "spec.rules[10].a[0]"}
 	for i := range order {

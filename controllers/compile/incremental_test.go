@@ -40,7 +40,7 @@ func (w *world) meta(kind string) metav1.ObjectMeta {
 }
 
 func (w *world) object() objects.Object {
-	switch w.IntN(18) {
+	switch w.IntN(20) {
 	case 0:
 		return w.gateway()
 	case 1:
@@ -82,6 +82,8 @@ func (w *world) object() objects.Object {
 	case 11:
 		ip := w.pick("10.0.0.1", "10.0.0.2", "nonsense")
 		return &v1alpha1.Backend{ObjectMeta: w.meta("s"), Spec: v1alpha1.BackendSpec{Endpoints: []v1alpha1.BackendEndpoint{{IP: &ip, Port: 80}}}}
+	case 14, 15:
+		return w.listenerSet()
 	case 12, 13:
 		// A Gateway's, where there is a cluster.
 		name := types.NamespacedName{Namespace: w.pick("x", "y"), Name: "gw" + w.pick("1", "2", "3")}
@@ -159,6 +161,30 @@ func (w *world) gateway() *gatewayv1.Gateway {
 		g.Spec.TLS = &gatewayv1.GatewayTLSConfig{Backend: &gatewayv1.GatewayBackendTLS{
 			ClientCertificateRef: &gatewayv1.SecretObjectReference{Name: gatewayv1.ObjectName("secret" + w.pick("1", "2", "3"))}}}
 	}
+	if w.chance(80) {
+		from := gatewayv1.FromNamespaces(w.pick("All", "All", "Same", "Selector", "None"))
+		g.Spec.AllowedListeners = &gatewayv1.AllowedListeners{Namespaces: &gatewayv1.ListenerNamespaces{
+			From: &from, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"team": "red"}}}}
+	}
+	if w.chance(20) {
+		kind := gatewayv1.AddressType(w.pick("IPAddress", "Hostname", "example.com/other"))
+		g.Spec.Addresses = append(g.Spec.Addresses, gatewayv1.GatewaySpecAddress{Type: &kind, Value: w.pick("", "192.0.2.1")})
+	}
+	g.Spec.Listeners = w.listeners()
+	return g
+}
+
+func (w *world) listenerSet() *gatewayv1.ListenerSet {
+	namespace := gatewayv1.Namespace(w.pick("x", "y"))
+	s := &gatewayv1.ListenerSet{ObjectMeta: w.meta("ls"), Spec: gatewayv1.ListenerSetSpec{
+		ParentRef: gatewayv1.ParentGatewayReference{Name: gatewayv1.ObjectName("gw" + w.pick("1", "2", "3")), Namespace: &namespace}}}
+	for _, l := range w.listeners() {
+		s.Spec.Listeners = append(s.Spec.Listeners, gatewayv1.ListenerEntry(l))
+	}
+	return s
+}
+
+func (w *world) listeners() (list []gatewayv1.Listener) {
 	from := gatewayv1.FromNamespaces(w.pick("All", "All", "Same", "Selector"))
 	for i := range 1 + w.IntN(3) {
 		l := gatewayv1.Listener{
@@ -184,9 +210,9 @@ func (w *world) gateway() *gatewayv1.Gateway {
 			l.TLS = &gatewayv1.ListenerTLSConfig{CertificateRefs: []gatewayv1.SecretObjectReference{
 				{Name: gatewayv1.ObjectName("secret" + w.pick("1", "2", "3"))}}}
 		}
-		g.Spec.Listeners = append(g.Spec.Listeners, l)
+		list = append(list, l)
 	}
-	return g
+	return list
 }
 
 func (w *world) slice() *discoveryv1.EndpointSlice {
@@ -209,7 +235,7 @@ func (w *world) policy() objects.Object {
 	targets := func(kinds ...string) (refs []v1alpha1.TargetRef) {
 		for range 1 + w.IntN(2) {
 			kind := w.pick(kinds...)
-			name := map[string]string{"Gateway": "gw", "HTTPRoute": "r", "GRPCRoute": "r", "Service": "s", "Backend": "s"}[kind] + w.pick("1", "2", "3")
+			name := map[string]string{"Gateway": "gw", "ListenerSet": "ls", "HTTPRoute": "r", "GRPCRoute": "r", "Service": "s", "Backend": "s"}[kind] + w.pick("1", "2", "3")
 			ref := v1alpha1.TargetRef{LocalPolicyTargetReference: gatewayv1.LocalPolicyTargetReference{
 				Group: gatewayv1.Group(objects.GroupOf(kind)), Kind: gatewayv1.Kind(kind), Name: gatewayv1.ObjectName(name)}}
 			if w.chance(30) {
@@ -233,7 +259,7 @@ func (w *world) policy() objects.Object {
 		return p
 	case 3:
 		return &v1alpha1.AuthPolicy{ObjectMeta: w.meta("ap"), Spec: v1alpha1.AuthPolicySpec{
-			TargetRefs: targets("Gateway", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
+			TargetRefs: targets("Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
 			APIKey: &v1alpha1.APIKeyAuth{SecretRefs: []v1alpha1.SecretRef{{Name: "secret" + w.pick("1", "2", "3")}}},
 		}}
 	case 0:
@@ -244,11 +270,11 @@ func (w *world) policy() objects.Object {
 		}}
 	case 1:
 		return &v1alpha1.ListenerPolicy{ObjectMeta: w.meta("lp"), Spec: v1alpha1.ListenerPolicySpec{
-			TargetRefs: targets("Gateway"), TrustedProxies: []string{w.pick("10.0.0.0/8", "fd00::/8", "nonsense")},
+			TargetRefs: targets("Gateway", "ListenerSet"), TrustedProxies: []string{w.pick("10.0.0.0/8", "fd00::/8", "nonsense")},
 		}}
 	}
 	return &v1alpha1.TransformPolicy{ObjectMeta: w.meta("tp"), Spec: v1alpha1.TransformPolicySpec{
-		TargetRefs: targets("Gateway", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
+		TargetRefs: targets("Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
 		Response: &v1alpha1.ResponseTransform{Headers: &v1alpha1.HeaderTransform{Remove: []gatewayv1.HeaderName{gatewayv1.HeaderName(w.pick("A", "B", "Host"))}}},
 	}}
 }
@@ -258,6 +284,10 @@ func (w *world) route() *gatewayv1.HTTPRoute {
 	for range 1 + w.IntN(2) {
 		namespace := gatewayv1.Namespace(w.pick("x", "y"))
 		p := gatewayv1.ParentReference{Name: gatewayv1.ObjectName("gw" + w.pick("1", "2", "3")), Namespace: &namespace}
+		if w.chance(30) {
+			kind := gatewayv1.Kind("ListenerSet")
+			p.Kind, p.Name = &kind, gatewayv1.ObjectName("ls"+w.pick("1", "2", "3"))
+		}
 		if w.chance(30) {
 			section := gatewayv1.SectionName(w.pick("l0", "l1"))
 			p.SectionName = &section

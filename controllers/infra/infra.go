@@ -7,6 +7,7 @@ package infra
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -20,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/controllers/compile"
 )
@@ -30,6 +32,8 @@ type Options struct {
 	Namespace string
 	// Selector are the labels of Headgate's pods.
 	Selector map[string]string
+	// ClusterDomain ends the names of Services; cluster.local if empty.
+	ClusterDomain string
 	// Type is LoadBalancer if empty.
 	Type corev1.ServiceType
 	// FirstPort and LastPort bound the target ports that are allotted; 0 means
@@ -73,6 +77,9 @@ type Services struct {
 func New(c client.Client, reader client.Reader, opts Options) *Services {
 	if opts.Type == "" {
 		opts.Type = corev1.ServiceTypeLoadBalancer
+	}
+	if opts.ClusterDomain == "" {
+		opts.ClusterDomain = "cluster.local"
 	}
 	if opts.FirstPort == 0 {
 		opts.FirstPort = 10000
@@ -135,6 +142,10 @@ func (s *Services) reconcile(ctx context.Context) error {
 	if !known {
 		return nil
 	}
+	return errors.Join(s.reconcileServices(ctx, want), s.reconcileAliases(ctx, want))
+}
+
+func (s *Services) reconcileServices(ctx context.Context, want []compile.Service) error {
 	cached, err := s.list(ctx, s.client)
 	if err != nil {
 		return err
@@ -148,31 +159,43 @@ func (s *Services) reconcile(ctx context.Context) error {
 	}
 	plan, planErr := s.plan(want, live)
 	for _, name := range plan.remove {
-		old := live[name]
-		err := s.client.Delete(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: old.Namespace, Name: old.Name}},
-			client.Preconditions{UID: &old.UID})
-		if client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("delete Service %s: %w", name, err)
+		if err := s.delete(ctx, live[name]); err != nil {
+			return err
 		}
-		s.log.Info("Deleted a Service that no Gateway needs", "service", name)
 	}
 	failed := planErr
 	for _, service := range plan.apply {
-		// An update is against the version that the plan was made from: whoever
-		// changed it since is not overwritten, and the next turn sees it.
-		var err error
-		if service.ResourceVersion == "" {
-			err = s.client.Create(ctx, service, client.FieldOwner(fieldManager))
-		} else {
-			err = s.client.Update(ctx, service, client.FieldOwner(fieldManager))
+		if err := s.write(ctx, service); err != nil {
+			failed = err // others get theirs all the same
 		}
-		if err != nil {
-			failed = fmt.Errorf("write Service %s: %w", service.Name, err) // others get theirs all the same
-			continue
-		}
-		s.log.Info("Wrote a Gateway's Service", "service", service.Name, "gateway", service.Annotations[gatewayAnnotation])
 	}
 	return failed
+}
+
+func (s *Services) delete(ctx context.Context, old *corev1.Service) error {
+	err := s.client.Delete(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: old.Namespace, Name: old.Name}},
+		client.Preconditions{UID: &old.UID})
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("delete Service %s/%s: %w", old.Namespace, old.Name, err)
+	}
+	s.log.Info("Deleted a Service that no Gateway needs", "service", old.Namespace+"/"+old.Name)
+	return nil
+}
+
+// write creates a Service, or updates it against the version that it was made
+// from: whoever changed it since is not overwritten, and the next turn sees it.
+func (s *Services) write(ctx context.Context, service *corev1.Service) error {
+	var err error
+	if service.ResourceVersion == "" {
+		err = s.client.Create(ctx, service, client.FieldOwner(fieldManager))
+	} else {
+		err = s.client.Update(ctx, service, client.FieldOwner(fieldManager))
+	}
+	if err != nil {
+		return fmt.Errorf("write Service %s/%s: %w", service.Namespace, service.Name, err)
+	}
+	s.log.Info("Wrote a Gateway's Service", "service", service.Namespace+"/"+service.Name, "gateway", service.Annotations[gatewayAnnotation])
+	return nil
 }
 
 // list returns the Services in Headgate's namespace, by name.
@@ -254,8 +277,11 @@ func (s *Services) service(old *corev1.Service, w compile.Service, targets []int
 	spec := &service.Spec
 	spec.Type = s.opts.Type
 	spec.Selector = s.opts.Selector
-	spec.ExternalTrafficPolicy, spec.LoadBalancerIP = "", ""
+	spec.ExternalTrafficPolicy = ""
+	//lint:ignore SA1019 Nothing else asks every load balancer for an address.
+	spec.LoadBalancerIP = ""
 	if s.opts.Type == corev1.ServiceTypeLoadBalancer {
+		//lint:ignore SA1019 As above.
 		spec.LoadBalancerIP = w.LoadBalancerIP
 	}
 	if s.opts.Type != corev1.ServiceTypeClusterIP {
@@ -279,8 +305,14 @@ func (s *Services) service(old *corev1.Service, w compile.Service, targets []int
 }
 
 // setMetadata sets the labels and annotations that are Headgate's and the
-// Gateway's. Others, such as a cloud's load balancer's, stay.
+// Gateway's. Others, such as a cloud's load balancer's, stay. The Service goes
+// with the GatewayClass, should Headgate be uninstalled before it can delete it.
 func (s *Services) setMetadata(service *corev1.Service, w compile.Service) {
+	if w.ClassUID != "" {
+		service.OwnerReferences = []metav1.OwnerReference{{
+			APIVersion: gatewayv1.GroupVersion.String(), Kind: "GatewayClass", Name: w.Class, UID: w.ClassUID,
+		}}
+	}
 	if service.Labels == nil {
 		service.Labels = map[string]string{}
 	}

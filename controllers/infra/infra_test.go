@@ -31,7 +31,8 @@ func options() Options {
 }
 
 func wanted(name string, ports ...int32) compile.Service {
-	w := compile.Service{Gateway: objects.Ref{Kind: "Gateway", Namespace: "apps", Name: name}, Name: "headgate-apps-" + name}
+	w := compile.Service{Gateway: objects.Ref{Kind: "Gateway", Namespace: "apps", Name: name}, Name: "headgate-apps-" + name, Alias: name + "-headgate",
+		Class: "headgate", ClassUID: "class"}
 	for _, p := range ports {
 		w.Ports = append(w.Ports, compile.ServicePort{Name: fmt.Sprint("tcp-", p), Port: p, Protocol: "TCP"})
 	}
@@ -264,15 +265,35 @@ func TestRun(t *testing.T) {
 		if !refused {
 			t.Error("nothing was refused")
 		}
+		aliased := types.NamespacedName{Namespace: "apps", Name: "a-headgate"}
+		if err := c.Get(ctx, aliased, &service); err != nil {
+			t.Fatalf("the Gateway's namespace: %v", err)
+		}
 
 		s.Publish(&compile.Result{})
 		synctest.Wait()
-		if err := c.Get(ctx, key, &service); client.IgnoreNotFound(err) != nil || err == nil {
-			t.Errorf("after its Gateway went, the Service is still there (%v)", err)
+		for _, key := range []types.NamespacedName{key, aliased} {
+			if err := c.Get(ctx, key, &service); client.IgnoreNotFound(err) != nil || err == nil {
+				t.Errorf("after its Gateway went, the Service %s is still there (%v)", key, err)
+			}
 		}
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
+}
+
+func TestOnlyLoadBalancersAreAskedForAnAddress(t *testing.T) {
+	want := wanted("a", 80)
+	want.LoadBalancerIP = "192.0.2.1"
+	for kind, address := range map[corev1.ServiceType]string{corev1.ServiceTypeLoadBalancer: "192.0.2.1", corev1.ServiceTypeNodePort: "", corev1.ServiceTypeClusterIP: ""} {
+		opts := options()
+		opts.Type = kind
+		_, have := planned(t, New(nil, nil, opts), []compile.Service{want}, nil)
+		//lint:ignore SA1019 It is what is tested.
+		if got := have[want.Name].Spec.LoadBalancerIP; got != address {
+			t.Errorf("%s: the Service asks for %q, want %q", kind, got, address)
+		}
+	}
 }

@@ -1,6 +1,6 @@
 package infra
 
-// The Gateways' Services are in Headgate's own namespace, and so is the right
-// to write them.
+// The Gateways' Services are in Headgate's own namespace, and their aliases in
+// those of the Gateways.
 //
-// +kubebuilder:rbac:namespace=headgate-system,groups="",resources=services,verbs=create;delete;update
+// +kubebuilder:rbac:groups="",resources=services,verbs=create;delete;update
