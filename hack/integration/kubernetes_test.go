@@ -246,6 +246,13 @@ func TestServices(t *testing.T) {
 		t.Errorf("Service is %v %v", service.Labels, service.Spec)
 	}
 
+	aliasKey := types.NamespacedName{Namespace: a.Namespace, Name: "web-headgate"}
+	var alias corev1.Service
+	eventually(t, 10*time.Second, "the Gateway has a name in its own namespace", func() error { return kube.Get(t.Context(), aliasKey, &alias) })
+	if want := service.Name + "." + namespace + ".svc."; alias.Labels["team"] != "edge" || !strings.HasPrefix(alias.Spec.ExternalName, want) {
+		t.Errorf("the alias is %v %v, and does not lead to %s", alias.Labels, alias.Spec, want)
+	}
+
 	// A load balancer's address becomes the Gateway's.
 	service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.7"}}
 	if err := kube.Status().Update(t.Context(), &service); err != nil {
@@ -275,9 +282,11 @@ func TestServices(t *testing.T) {
 	if err := kube.Delete(t.Context(), &gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: a.Namespace, Name: a.Name}}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "the Service is gone", func() error {
-		if err := kube.Get(t.Context(), key, &service); !apierrors.IsNotFound(err) {
-			return fmt.Errorf("it is still there (%v)", err)
+	eventually(t, 10*time.Second, "its Services are gone", func() error {
+		for _, key := range []types.NamespacedName{key, aliasKey} {
+			if err := kube.Get(t.Context(), key, &service); !apierrors.IsNotFound(err) {
+				return fmt.Errorf("%s is still there (%v)", key, err)
+			}
 		}
 		return nil
 	})
