@@ -75,7 +75,7 @@ func (s *Services) planAliases(want []compile.Service, have map[types.Namespaced
 	for _, w := range want {
 		name := types.NamespacedName{Namespace: w.Gateway.Namespace, Name: w.Alias}
 		if names[name] { // Gateway a-b of class c, and a of class b-c
-			failed = fmt.Errorf("Gateway %s gets no name in its namespace: Service %s is another Gateway's", w.Gateway.NamespacedName(), name)
+			failed = fmt.Errorf("no name in its namespace for Gateway %s: Service %s is another Gateway's", w.Gateway.NamespacedName(), name)
 			continue
 		}
 		names[name] = true

@@ -278,10 +278,8 @@ func (s *Services) service(old *corev1.Service, w compile.Service, targets []int
 	spec.Type = s.opts.Type
 	spec.Selector = s.opts.Selector
 	spec.ExternalTrafficPolicy = ""
-	//lint:ignore SA1019 Nothing else asks every load balancer for an address.
 	spec.LoadBalancerIP = ""
 	if s.opts.Type == corev1.ServiceTypeLoadBalancer {
-		//lint:ignore SA1019 As above.
 		spec.LoadBalancerIP = w.LoadBalancerIP
 	}
 	if s.opts.Type != corev1.ServiceTypeClusterIP {

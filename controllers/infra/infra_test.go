@@ -291,7 +291,6 @@ func TestOnlyLoadBalancersAreAskedForAnAddress(t *testing.T) {
 		opts := options()
 		opts.Type = kind
 		_, have := planned(t, New(nil, nil, opts), []compile.Service{want}, nil)
-		//lint:ignore SA1019 It is what is tested.
 		if got := have[want.Name].Spec.LoadBalancerIP; got != address {
 			t.Errorf("%s: the Service asks for %q, want %q", kind, got, address)
 		}
