@@ -100,10 +100,17 @@ func (g *gateway) markHTTP3(policies policyIndex) {
 			continue
 		}
 		for other := range g.all() {
-			if other.transport() == "udp" && other.spec.Port == l.spec.Port && other.accepted.ok() {
-				l.refuseHTTP3(policies, other)
-				break
+			if other.transport() != "udp" || other.spec.Port != l.spec.Port || !other.accepted.ok() {
+				continue
 			}
+			if other.isAdded() && !l.isAdded() {
+				// Who adds a listener takes nothing from those that are the Gateway's own.
+				other.conflict(gatewayv1.ListenerReasonProtocolConflict, gatewayv1.ListenerReasonProtocolConflict, ".port",
+					fmt.Sprintf("port %d of UDP has the HTTP/3 of a listener that takes precedence", l.spec.Port), "another port")
+				continue
+			}
+			l.refuseHTTP3(policies, other)
+			break
 		}
 	}
 }
