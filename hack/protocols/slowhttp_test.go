@@ -149,7 +149,7 @@ func readCSV(t *testing.T, name string) [][]string {
 	}
 	defer file.Close()
 	rows, err := csv.NewReader(file).ReadAll()
-	if err != nil || len(rows) < 5 || len(rows[0]) != 5 {
+	if err != nil || len(rows) < 2 || len(rows[0]) != 5 {
 		t.Fatalf("%d rows, %v", len(rows), err)
 	}
 	return rows[1:]
