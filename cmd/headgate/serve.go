@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 
@@ -158,6 +159,11 @@ func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Si
 	defer stop()
 	if err := srv.listen(background, &wg); err != nil {
 		return err
+	}
+	// Near a container's limit the collector works harder, so that the kernel need
+	// not end us. Where GOMEMLIMIT is set, or there is no limit, nothing changes.
+	if _, err := memlimit.Set(); err != nil {
+		log.V(1).Info("It is not known how much memory there may be", "error", err.Error())
 	}
 	log.Info("Headgate starts", "version", shortVersion(), "admin", o.adminAddress)
 
