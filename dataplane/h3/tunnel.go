@@ -21,55 +21,17 @@ func (st *stream) tunnel() error {
 	if err := st.flush(); err != nil {
 		return err
 	}
-	if !st.ex.Await(tunnelCloser{t}) {
+	if !st.ex.Await(section.TunnelCloser{Tunnel: t}) {
 		return exchange.ErrAbandoned
 	}
 	defer st.ex.Await(nil)
-	up := &upward{st: st, t: t, done: make(chan error, 1)}
+	up := section.NewUpward((*requestBody)(st), t)
 	pool.Start(up)
 	err := st.carryDown(t)
 	if err != nil {
 		(*requestBody)(st).Close()
 	}
-	return errors.Join(err, <-up.done)
-}
-
-// tunnelCloser is a tunnel as what an exchange waits for.
-type tunnelCloser struct{ t exchange.Tunnel }
-
-func (c tunnelCloser) Close() { _ = c.t.Close() }
-
-// upward carries what the client sends.
-type upward struct {
-	st   *stream
-	t    exchange.Tunnel
-	done chan error
-}
-
-// Run implements link.Task.
-func (u *upward) Run() {
-	err := u.carry()
-	if err != nil {
-		_ = u.t.Close()
-	}
-	u.done <- err
-}
-
-func (u *upward) carry() error {
-	for {
-		u.st.pulling.Lock()
-		p, err := u.st.pull()
-		u.st.pulling.Unlock()
-		if err == io.EOF {
-			return u.t.CloseWrite()
-		}
-		if err != nil {
-			return err
-		}
-		if _, err := u.t.Write(p); err != nil {
-			return err
-		}
-	}
+	return errors.Join(err, <-up.Done)
 }
 
 // maxFrameHeader is the longest header of a frame of a buffer's length.
