@@ -77,6 +77,10 @@ lint: bin/staticcheck bin/helm bin/controller-gen ## check format, vet, staticch
 generate: bin/controller-gen ## make deepcopy, CRDs, RBAC and the embedded schemas from the code
 	bin/controller-gen object paths=./api/...
 	bin/controller-gen crd paths=./api/... output:crd:dir=config/crd
+	@# The chart brings those of the Gateway API, too. Meshes are not Headgate's.
+	rm -rf config/crd/gateway-api
+	install -D -m 644 -t config/crd/gateway-api \
+	  $$(ls $$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api)/config/crd/experimental/gateway.networking.*.yaml | grep -v -e _vap_ -e _xmeshes)
 	bin/controller-gen rbac:roleName=headgate paths=./controllers/... output:rbac:dir=config/rbac
 	go generate ./controllers/...
 
