@@ -38,7 +38,7 @@ type BackendPolicyList struct {
 }
 
 // BackendPolicySpec says how to use a backend.
-// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, protocol, proxyProtocol and healthCheck must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck)"
+// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck and outlierDetection must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck) || has(self.outlierDetection)"
 // +kubebuilder:validation:XValidation:message="calls of GRPCRoutes are always in HTTP/2, so protocol says nothing at one",rule="!has(self.protocol) || self.targetRefs.all(t, t.kind != 'GRPCRoute')"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
@@ -81,6 +81,11 @@ type BackendPolicySpec struct {
 	// get no requests, as long as there are others. It is replaced as a whole.
 	// +optional
 	HealthCheck *HealthCheck `json:"healthCheck,omitempty"`
+	// OutlierDetection ejects endpoints for a while whose requests fail or take
+	// much longer than those of the others. One that cannot be connected to is
+	// ejected in any case. It is replaced as a whole.
+	// +optional
+	OutlierDetection *OutlierDetection `json:"outlierDetection,omitempty"`
 }
 
 // ProxyProtocolVersion is a version of the PROXY protocol.

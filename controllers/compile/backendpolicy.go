@@ -75,8 +75,13 @@ func compileBackendPolicy(c *policyCompiler) {
 		set("healthCheck", before, func(cl *snapshot.Cluster) { cl.HealthCheck = check })
 		reportUnaskable(c, spec.TargetRefs, check)
 	}
+	if spec.OutlierDetection != nil {
+		before := len(c.findings)
+		by := compileOutlierDetection(c, spec.OutlierDetection)
+		set("outlierDetection", before, func(cl *snapshot.Cluster) { cl.OutlierDetection = by })
+	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol or healthCheck")
+		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck or outlierDetection")
 	}
 }
 

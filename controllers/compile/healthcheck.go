@@ -105,14 +105,19 @@ func compileHTTPHealthCheck(c *policyCompiler, from *v1alpha1.HTTPHealthCheck) *
 		seen[name] = true
 		to.Headers = append(to.Headers, snapshot.HeaderField{Name: string(h.Name), Value: h.Value})
 	}
-	for i, s := range from.Statuses {
+	to.Statuses = statusRanges(c, field+".statuses", from.Statuses)
+	return to
+}
+
+func statusRanges(c *policyCompiler, field string, from []v1alpha1.HTTPStatusRange) (ranges []snapshot.StatusRange) {
+	for i, s := range from {
 		r, ok := statusRange(string(s))
 		if !ok {
-			c.invalid(fmt.Sprintf("%s.statuses[%d]", field, i), fmt.Sprintf("%q is no range of statuses", s), `a status from 200 to 599, or two such as "200-299"`)
+			c.invalid(fmt.Sprintf("%s[%d]", field, i), fmt.Sprintf("%q is no range of statuses", s), `a status from 200 to 599, or two such as "200-299"`)
 		}
-		to.Statuses = append(to.Statuses, r)
+		ranges = append(ranges, r)
 	}
-	return to
+	return ranges
 }
 
 // statusRange reads "200" and "200-299".

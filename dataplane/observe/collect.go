@@ -76,8 +76,8 @@ var (
 		"Attempts to connect that failed in the TLS handshake, by reason.",
 		"cluster", "endpoint", "reason")
 	endpointEjectionsDesc = desc("upstream_endpoint_ejections_total",
-		"How often the endpoint was taken out of use because it failed.",
-		"cluster", "endpoint")
+		"How often the endpoint was taken out of use because of what requests came to, by reason.",
+		"cluster", "endpoint", "reason")
 	endpointChecksDesc = desc("upstream_endpoint_health_checks_total",
 		"Health checks of the endpoint, by result: passed or failed.",
 		"cluster", "endpoint", "result")
@@ -194,7 +194,9 @@ func (e *Endpoint) collect(ch chan<- prometheus.Metric) {
 	for reason, n := range e.TLSFailures {
 		counter(ch, endpointTLSFailuresDesc, n, e.Cluster, e.Address, reason)
 	}
-	counter(ch, endpointEjectionsDesc, e.Ejections, e.Cluster, e.Address)
+	for reason, n := range e.Ejections {
+		counter(ch, endpointEjectionsDesc, n, e.Cluster, e.Address, reason)
+	}
 	if e.ChecksPassed+e.ChecksFailed > 0 {
 		counter(ch, endpointChecksDesc, e.ChecksPassed, e.Cluster, e.Address, "passed")
 		counter(ch, endpointChecksDesc, e.ChecksFailed, e.Cluster, e.Address, "failed")

@@ -77,11 +77,12 @@ type Endpoint struct {
 	// included; Failures those of them, and of the attempts to connect, that
 	// brought no response.
 	Requests, Failures uint64
-	// ConnectFailures counts the attempts to connect that failed, Ejections
-	// how often the endpoint was taken out of use.
-	ConnectFailures, Ejections uint64
+	// ConnectFailures counts the attempts to connect that failed.
+	ConnectFailures uint64
 	// TLSFailures are those of ConnectFailures that TLS is the reason of, by reason.
 	TLSFailures map[string]uint64
+	// Ejections count how often the endpoint was taken out of use, by reason.
+	Ejections map[string]uint64
 	// ChecksPassed and ChecksFailed count the endpoint's health checks.
 	ChecksPassed, ChecksFailed uint64
 }

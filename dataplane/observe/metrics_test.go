@@ -217,7 +217,7 @@ func TestEndpointsAreReadAtTheScrape(t *testing.T) {
 		reads++
 		yield(Endpoint{
 			Cluster: "Service/shop/catalogue/80", Address: "10.0.0.1:80",
-			Healthy: true, InFlight: 3, Connections: 7, Idle: 4, Requests: 5, Failures: 1, ConnectFailures: 2, Ejections: 6,
+			Healthy: true, InFlight: 3, Connections: 7, Idle: 4, Requests: 5, Failures: 1, ConnectFailures: 2, Ejections: map[string]uint64{"connect": 6},
 			TLSFailures:  map[string]uint64{"tls_name_mismatch": 1},
 			ChecksPassed: 9, ChecksFailed: 8,
 		})
@@ -236,7 +236,7 @@ func TestEndpointsAreReadAtTheScrape(t *testing.T) {
 		`headgate_upstream_endpoint_connections{endpoint="10.0.0.1:80"} 7`,
 		`headgate_upstream_endpoint_connect_failures_total{endpoint="10.0.0.1:80"} 2`,
 		`headgate_upstream_endpoint_tls_failures_total{endpoint="10.0.0.1:80",reason="tls_name_mismatch"} 1`,
-		`headgate_upstream_endpoint_ejections_total{endpoint="10.0.0.1:80"} 6`,
+		`headgate_upstream_endpoint_ejections_total{endpoint="10.0.0.1:80",reason="connect"} 6`,
 		`headgate_upstream_endpoint_health_checks_total{endpoint="10.0.0.1:80",result="passed"} 9`,
 		`headgate_upstream_endpoint_health_checks_total{endpoint="10.0.0.1:80",result="failed"} 8`,
 	} {

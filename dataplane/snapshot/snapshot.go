@@ -321,6 +321,36 @@ type Cluster struct {
 	ProxyProtocol string `json:"proxyProtocol,omitempty"`
 	// HealthCheck asks the endpoints whether they can serve; nil asks none.
 	HealthCheck *HealthCheck `json:"healthCheck,omitempty"`
+	// OutlierDetection ejects endpoints by what their requests come to; nil
+	// ejects only those that cannot be connected to.
+	OutlierDetection *OutlierDetection `json:"outlierDetection,omitempty"`
+}
+
+// OutlierDetection is what requests must come to for an endpoint to be ejected.
+type OutlierDetection struct {
+	// ConsecutiveErrors in a row eject; 0 means that none do.
+	ConsecutiveErrors int `json:"consecutiveErrors,omitempty"`
+	// ErrorPercent of the requests in an interval eject, from 1 to 100; 0 means
+	// that none do.
+	ErrorPercent int `json:"errorPercent,omitempty"`
+	// LatencyFactor is how many times the median of the endpoints' average
+	// latencies in an interval the endpoint's own must be, above 1; 0 means that
+	// latency does not matter.
+	LatencyFactor int `json:"latencyFactor,omitempty"`
+	// MinRequests is how many requests an endpoint must have had in an interval
+	// for ErrorPercent and LatencyFactor.
+	MinRequests int           `json:"minRequests,omitempty"`
+	Interval    time.Duration `json:"interval"`
+	// Statuses are errors, beside requests that brought no response; of gRPC
+	// what corresponds to them.
+	Statuses []StatusRange `json:"statuses,omitempty"`
+	// BaseEjectionTime is for how long an endpoint is ejected the first time;
+	// it is so much more with each time that follows, up to MaxEjectionTime.
+	BaseEjectionTime time.Duration `json:"baseEjectionTime"`
+	MaxEjectionTime  time.Duration `json:"maxEjectionTime"`
+	// MaxEjectionPercent of the endpoints may be out at a time, from 0 to 100;
+	// one of several may always.
+	MaxEjectionPercent int `json:"maxEjectionPercent"`
 }
 
 // HealthCheck is how endpoints are asked, each by itself, whether they can

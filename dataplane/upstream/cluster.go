@@ -25,6 +25,8 @@ type Cluster struct {
 	// needs no clock. eject guards the change of ejections.
 	ejected atomic.Int32
 	eject   sync.Mutex
+	// interval is when outliers are looked for next; 0 before the first time.
+	interval atomic.Int64
 
 	// mu guards what follows, the side that is configured.
 	mu        sync.Mutex
@@ -46,6 +48,7 @@ type state struct {
 	connectTimeout time.Duration
 	idleTimeout    time.Duration
 	maxIdle        int
+	outliers       *snapshot.OutlierDetection
 	// terms are what connections are made with; tlsErr says why TLS cannot be
 	// spoken as configured.
 	terms
@@ -219,6 +222,7 @@ func (c *Cluster) rebuild() {
 		connectTimeout: cmp.Or(c.cfg.ConnectTimeout, 5*time.Second),
 		idleTimeout:    cmp.Or(c.cfg.IdleTimeout, time.Minute),
 		maxIdle:        cmp.Or(c.cfg.MaxIdle, 256),
+		outliers:       c.cfg.OutlierDetection,
 		terms:          c.terms(),
 		tlsErr:         c.tlsErr,
 		members:        members,
@@ -324,8 +328,8 @@ type EndpointState struct {
 	Address string `json:"address"`
 	Weight  uint32 `json:"weight"`
 	Zone    string `json:"zone,omitempty"`
-	// State is "ready", "draining", "ejected" (it refused a connection, and is
-	// tried again soon) or "unhealthy" (its health checks failed).
+	// State is "ready", "draining", "ejected" (it refused a connection
+	// or is an outlier, and is tried again later) or "unhealthy" (its health checks failed).
 	State string `json:"state"`
 	// InFlight counts requests, Idle and Connections connections.
 	InFlight    int64 `json:"inFlight"`
@@ -341,7 +345,8 @@ type EndpointState struct {
 	// TLSFailures are those of ConnectFailures that TLS is the reason of, by
 	// reason; nil if there are none.
 	TLSFailures map[string]uint64 `json:"tlsFailures,omitempty"`
-	Ejections   uint64            `json:"ejections"`
+	// Ejections count how often it was taken out of use, by reason; nil if it never was.
+	Ejections map[string]uint64 `json:"ejections,omitempty"`
 	// Latency is the moving average of the time to the response's first byte.
 	Latency time.Duration `json:"latency"`
 	// ChecksPassed and ChecksFailed count health checks; CheckFailure says why

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/headgate/headgate/dataplane/balance"
@@ -15,6 +16,38 @@ const (
 	ejectMost  = 30 * time.Second
 	probeGrace = time.Second
 )
+
+// ejection is a reason to eject an endpoint.
+type ejection int
+
+const (
+	ejectedConnect ejection = iota
+	ejectedErrors
+	ejectedErrorRate
+	ejectedLatency
+	ejectionReasons
+)
+
+func (e ejection) String() string {
+	return [...]string{"connect", "consecutive_errors", "error_percent", "latency"}[e]
+}
+
+// ejectionCounts counts ejections by their reasons.
+type ejectionCounts [ejectionReasons]atomic.Uint64
+
+// snapshot returns those that are not 0, by name; nil if there are none.
+func (n *ejectionCounts) snapshot() map[string]uint64 {
+	var counts map[string]uint64
+	for i := range n {
+		if v := n[i].Load(); v > 0 {
+			if counts == nil {
+				counts = map[string]uint64{}
+			}
+			counts[ejection(i).String()] = v
+		}
+	}
+	return counts
+}
 
 // refused ejects an endpoint that could not be connected to, unless no other
 // is left: then requests may as well try.
@@ -33,7 +66,7 @@ func (c *Cluster) refused(st *state, ep *endpoint, probe bool, cause error) {
 		c.ejected.Add(1)
 	}
 	ep.strikes++
-	ep.ejections.Add(1)
+	ep.ejections[ejectedConnect].Add(1)
 	d := backoff(ep.strikes, ejectFirst, ejectMost)
 	ep.load.EjectedUntil.Store(now + int64(d))
 	c.m.opts.Log.Info("Endpoint ejected", "cluster", st.key, "endpoint", ep.address, "for", d.String(), "cause", cause.Error())

@@ -22,7 +22,8 @@ type endpoint struct {
 
 	requests, failures        atomic.Uint64
 	connects, connectFailures atomic.Uint64
-	ejections                 atomic.Uint64
+	ejections                 ejectionCounts
+	outcomes                  outcomes
 	tls                       tlsState
 	// latency is a moving average, in nanoseconds.
 	latency atomic.Int64
@@ -287,7 +288,7 @@ func (ep *endpoint) snapshot() EndpointState {
 		Failures:        ep.failures.Load(),
 		Connects:        ep.connects.Load(),
 		ConnectFailures: ep.connectFailures.Load(),
-		Ejections:       ep.ejections.Load(),
+		Ejections:       ep.ejections.snapshot(),
 		TLSFailures:     ep.tls.snapshot(),
 		Latency:         time.Duration(ep.latency.Load()),
 	}

@@ -138,7 +138,7 @@ func TestAllUnhealthy(t *testing.T) {
 		send(t, c, "GET", "")
 	}
 	for _, s := range c.State() {
-		if s.State != "unhealthy" || s.Requests != 5 || s.Ejections != 0 {
+		if s.State != "unhealthy" || s.Requests != 5 || s.Ejections["connect"] != 0 {
 			t.Errorf("%+v", s)
 		}
 	}
@@ -164,7 +164,7 @@ func TestUnhealthyAndEjected(t *testing.T) {
 	eventually(t, "both are checked", func() bool { return doctor.checks.Load() > 2 })
 	send(t, c, "GET", "")
 	send(t, c, "GET", "")
-	if s := stateOf(t, c, dead); s.State != "ejected" || s.Ejections != 1 || s.ChecksFailed != 0 {
+	if s := stateOf(t, c, dead); s.State != "ejected" || s.Ejections["connect"] != 1 || s.ChecksFailed != 0 {
 		t.Fatalf("%+v", s)
 	}
 	passed := stateOf(t, c, dead).ChecksPassed
@@ -180,7 +180,7 @@ func TestUnhealthyAndEjected(t *testing.T) {
 	for range 10 {
 		send(t, c, "GET", "") // all are tried
 	}
-	if s := stateOf(t, c, dead); s.State != "unhealthy" || s.Ejections != 1 || s.ConnectFailures < 2 {
+	if s := stateOf(t, c, dead); s.State != "unhealthy" || s.Ejections["connect"] != 1 || s.ConnectFailures < 2 {
 		t.Errorf("%+v", s)
 	}
 	if n := c.ejected.Load(); n != 2 {
@@ -192,13 +192,13 @@ func TestUnhealthyAndEjected(t *testing.T) {
 	becomes(t, c, good.addr, "ready")
 	send(t, c, "GET", "")
 	send(t, c, "GET", "")
-	if s := stateOf(t, c, dead); s.State != "ejected" || s.Ejections != 2 {
+	if s := stateOf(t, c, dead); s.State != "ejected" || s.Ejections["connect"] != 2 {
 		t.Errorf("%+v", s)
 	}
 	now.advance(1300 * time.Millisecond) // the first ejection again, not the second in a row
 	send(t, c, "GET", "")
 	send(t, c, "GET", "")
-	if s := stateOf(t, c, dead); s.Ejections != 3 {
+	if s := stateOf(t, c, dead); s.Ejections["connect"] != 3 {
 		t.Errorf("%+v", s)
 	}
 }

@@ -24,7 +24,7 @@ func TestRefusedGoesElsewhere(t *testing.T) {
 		send(t, c, "POST", "content")
 	}
 	s := stateOf(t, c, dead)
-	if s.State != "ejected" || s.ConnectFailures != 1 || s.Failures != 1 || s.Requests != 0 || s.Ejections != 1 || s.Connections != 0 || s.InFlight != 0 {
+	if s.State != "ejected" || s.ConnectFailures != 1 || s.Failures != 1 || s.Requests != 0 || s.Ejections["connect"] != 1 || s.Connections != 0 || s.InFlight != 0 {
 		t.Errorf("%+v", s)
 	}
 }

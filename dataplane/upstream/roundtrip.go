@@ -89,7 +89,9 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 		if err == nil {
 			ex.Upstream.Tries++
 			ep.requests.Add(1)
-			ep.observe(ex.Upstream.Wait - before)
+			took := ex.Upstream.Wait - before
+			ep.observe(took)
+			c.judge(st, ep, ex, nil, took)
 			return u, nil
 		}
 		u.abandon()
@@ -107,6 +109,7 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 		}
 		if ok {
 			ep.failures.Add(1)
+			c.judge(st, ep, ex, up, 0)
 		}
 		ep.load.InFlight.Add(-1)
 		return nil, err

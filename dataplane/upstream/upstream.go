@@ -45,8 +45,8 @@ type Options struct {
 	Log logr.Logger
 	// Now is the clock of ejections and idle times; nil means time.Now.
 	Now func() time.Time
-	// SweepInterval is how often idle connections are looked at; 0 means 1 s.
-	// IdleTimeout is kept to within that.
+	// SweepInterval is how often idle connections and intervals of outlier
+	// detection are looked at; 0 means 1 s. They are kept to within that.
 	SweepInterval time.Duration
 }
 
@@ -158,6 +158,7 @@ func (m *Manager) sweep() {
 	now := m.now()
 	m.coarse.Store(now)
 	for _, c := range m.list() {
+		c.lookForOutliers(now)
 		st := c.state.Load()
 		for i := range st.members {
 			st.members[i].ep.sweep(now - int64(st.idleTimeout))
