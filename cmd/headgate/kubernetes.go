@@ -151,8 +151,8 @@ func (k *kubernetes) loopOptions(o *loop.Options) {
 			}
 		}
 	}
-	// A rollout is a burst of events; a busy cluster still converges.
-	o.Holdoff, o.Ceiling = 20*time.Millisecond, 500*time.Millisecond
+	// What is written together comes together; a busy cluster still converges.
+	o.Holdoff, o.Ceiling = time.Millisecond, 500*time.Millisecond
 }
 
 func (k *kubernetes) run(ctx context.Context, srv *server) error {

@@ -4,7 +4,9 @@
 // same loop.
 //
 // A change never waits for more than the ceiling, and never causes more than
-// one compile; a burst of changes causes few.
+// one compile; a burst of changes causes few. After a turn the loop rests for
+// as long as it takes to keep its share of a core small: what costs little is
+// done at once, and what costs much is done for many changes together.
 package loop
 
 import (
@@ -42,8 +44,8 @@ type Options struct {
 	// compile and the Apply took.
 	Measured func(compile, apply time.Duration)
 	// Holdoff is how long the loop waits after a change for another, restarted
-	// by each; 0 means none. Ceiling bounds the sum of those waits; 0 means ten
-	// times Holdoff.
+	// by each; 0 means none. Ceiling bounds the sum of those waits, and the rest
+	// after a turn; 0 means ten times Holdoff.
 	Holdoff, Ceiling time.Duration
 	Log              logr.Logger
 }
@@ -60,7 +62,12 @@ type Loop struct {
 
 	result atomic.Pointer[compile.Result]
 	at     atomic.Pointer[time.Time]
+	rested time.Time // when the next turn may begin; Run's own
 }
+
+// rest is how many times as long as its last turn took the loop rests: turns
+// take a fifth of a core at most.
+const rest = 4
 
 // New returns a Loop over an empty set.
 func New(opts Options) *Loop {
@@ -138,13 +145,20 @@ func (l *Loop) Run(ctx context.Context) {
 	}
 }
 
-// gather waits for a change, and then until there was none for the holdoff.
-// It is false if the context ended.
+// gather waits for a change, and then until the loop has rested and there was
+// no change for the holdoff. It is false if the context ended.
 func (l *Loop) gather(ctx context.Context) bool {
 	select {
 	case <-ctx.Done():
 		return false
 	case <-l.wake:
+	}
+	if left := time.Until(l.rested); left > 0 {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(left):
+		}
 	}
 	if l.opts.Holdoff == 0 {
 		return true
@@ -222,6 +236,7 @@ func (l *Loop) turn(ctx context.Context, set *objects.Set, changed []objects.Ref
 	now := time.Now()
 	l.at.Store(&now)
 	l.result.Store(result)
+	l.rested = now.Add(min(rest*now.Sub(start), l.opts.Ceiling))
 	if l.opts.Measured != nil {
 		l.opts.Measured(compiled.Sub(start), now.Sub(compiled))
 	}

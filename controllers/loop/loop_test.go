@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -145,4 +146,36 @@ func TestWhatIsFirstWantedIsLoadedBeforeItIsApplied(t *testing.T) {
 	if asked.Load() == 0 || applied.Load() != 1 {
 		t.Errorf("asked %d, applied %d times", asked.Load(), applied.Load())
 	}
+}
+
+// After a turn that took long, changes gather before the next.
+func TestTheLoopRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var turns []time.Time
+		l, results := start(t, Options{
+			Ceiling: time.Minute,
+			Load: func(context.Context, *compile.Result) map[objects.Ref]client.Object {
+				turns = append(turns, time.Now())
+				time.Sleep(time.Second)
+				return nil
+			},
+		})
+		l.Ready()
+		await(t, results)
+		put(l, "a")
+		synctest.Wait()
+		put(l, "b")
+		await(t, results)
+		time.Sleep(time.Hour)
+		if len(turns) != 2 || turns[1].Sub(turns[0]) != (1+rest)*time.Second {
+			t.Errorf("turns at %v, want one more, %d s after the first ended", turns, rest)
+		}
+
+		began := time.Now()
+		put(l, "c")
+		await(t, results)
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("a change that came alone took %s, want the second that a turn takes", took)
+		}
+	})
 }
