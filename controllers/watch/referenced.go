@@ -111,8 +111,8 @@ func (r *referenced) get(ctx context.Context, ref objects.Ref) (client.Object, e
 		if err := r.reader.Get(ctx, ref.NamespacedName(), obj); err != nil {
 			return nil, client.IgnoreNotFound(err)
 		}
-		_, err := strip(obj)
-		return obj, err
+		strip(obj)
+		return obj, nil
 	}
 	return nil, nil
 }

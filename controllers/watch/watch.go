@@ -59,6 +59,7 @@ type Cluster struct {
 	manager    manager.Manager
 	lock       resourcelock.Interface
 	referenced *referenced
+	compactor  *compactor
 }
 
 // New connects to an API server. It fails if the server lacks a kind that
@@ -73,11 +74,12 @@ func New(cfg *rest.Config, opts Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("leader's lease: %w", err)
 	}
+	compactor := newCompactor()
 	m, err := manager.New(cfg, manager.Options{
 		Scheme: objects.Scheme(),
 		Logger: opts.Log,
 		Cache: cache.Options{
-			DefaultTransform:            strip,
+			DefaultTransform:            compactor.compact,
 			ReaderFailOnMissingInformer: true,
 		},
 		Client: client.Options{Cache: &client.CacheOptions{
@@ -116,6 +118,7 @@ func New(cfg *rest.Config, opts Options) (*Cluster, error) {
 		manager:    m,
 		lock:       lock,
 		referenced: newReferenced(m.GetAPIReader(), opts.Log),
+		compactor:  compactor,
 	}, nil
 }
 
@@ -142,6 +145,9 @@ func (c *Cluster) Run(ctx context.Context, sink Sink, tasks ...Task) error {
 		informer, err := c.manager.GetCache().GetInformer(ctx, obj, cache.BlockUntilSynced(false))
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", kind.Name, err)
+		}
+		if shared, ok := informer.(toolscache.SharedInformer); ok && !kind.Referenced {
+			c.compactor.stores[kind.Name] = shared.GetStore()
 		}
 		registration, err := informer.AddEventHandler(handler)
 		if err != nil {
@@ -220,6 +226,10 @@ func lastKnown(obj any) any {
 	return obj
 }
 
+// isCustom reports whether a group's kinds are custom resources, whose
+// generation counts the changes of their spec.
+func isCustom(group string) bool { return group != corev1.GroupName && group != discoveryv1.GroupName }
+
 // matters reports whether compile could make something else of an updated
 // object. Custom resources change most often because Headgate wrote a status;
 // their generation counts all other changes but metadata's.
@@ -227,7 +237,7 @@ func matters(kind objects.Kind, old, obj client.Object) bool {
 	if old.GetResourceVersion() == obj.GetResourceVersion() {
 		return false // a resync
 	}
-	if kind.Group == corev1.GroupName || kind.Group == discoveryv1.GroupName {
+	if !isCustom(kind.Group) {
 		return true
 	}
 	return old.GetUID() != obj.GetUID() ||
@@ -235,22 +245,4 @@ func matters(kind objects.Kind, old, obj client.Object) bool {
 		!old.GetDeletionTimestamp().Equal(obj.GetDeletionTimestamp()) ||
 		!maps.Equal(old.GetLabels(), obj.GetLabels()) ||
 		!maps.Equal(old.GetAnnotations(), obj.GetAnnotations())
-}
-
-// strip drops what nobody here reads and what makes up much of most objects.
-func strip(obj any) (any, error) {
-	o, err := meta.Accessor(obj)
-	if err != nil {
-		return obj, nil // a tombstone
-	}
-	o.SetManagedFields(nil)
-	if _, partial := obj.(*metav1.PartialObjectMetadata); partial {
-		o.SetAnnotations(nil)
-		o.SetLabels(nil)
-		o.SetOwnerReferences(nil)
-		o.SetFinalizers(nil)
-	} else if annotations := o.GetAnnotations(); annotations[corev1.LastAppliedConfigAnnotation] != "" {
-		delete(annotations, corev1.LastAppliedConfigAnnotation)
-	}
-	return obj, nil
 }
