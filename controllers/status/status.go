@@ -28,9 +28,13 @@ import (
 // Options bound what a Writer does.
 type Options struct {
 	// Rate is how many writes a second are made on average, Burst how many at
-	// once; 0 means 50 and 200.
+	// once; 0 means 200 and 500.
 	Rate  float32
 	Burst int
+	// Interval is the least time between two writes to one object, so that a
+	// Gateway's count of its routes is not written for each of a thousand new
+	// ones; 0 means 500 ms.
+	Interval time.Duration
 	// Metrics, if set, takes headgate_status_writes_total.
 	Metrics prometheus.Registerer
 	Log     logr.Logger
@@ -44,6 +48,7 @@ type Writer struct {
 	reader  client.Reader
 	log     logr.Logger
 	limiter flowcontrol.RateLimiter
+	pause   time.Duration // Options.Interval
 	writes  *prometheus.CounterVec
 	now     func() time.Time
 
@@ -58,16 +63,20 @@ type Writer struct {
 // API server.
 func NewWriter(c client.Client, reader client.Reader, opts Options) *Writer {
 	if opts.Rate == 0 {
-		opts.Rate = 50
+		opts.Rate = 200
 	}
 	if opts.Burst == 0 {
-		opts.Burst = 200
+		opts.Burst = 500
+	}
+	if opts.Interval == 0 {
+		opts.Interval = 500 * time.Millisecond
 	}
 	w := &Writer{
 		client:  c,
 		reader:  reader,
 		log:     opts.Log,
 		limiter: flowcontrol.NewTokenBucketRateLimiter(opts.Rate, opts.Burst),
+		pause:   opts.Interval,
 		writes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "headgate_status_writes_total",
 			Help: "Statuses written to the API server, by kind and outcome (ok, conflict, error).",
@@ -148,7 +157,8 @@ func (w *Writer) Run(ctx context.Context) error {
 				if shutdown {
 					return
 				}
-				if err := w.write(ctx, ref); err != nil && ctx.Err() == nil {
+				wrote, err := w.write(ctx, ref)
+				if err != nil && ctx.Err() == nil {
 					if !apierrors.IsConflict(err) {
 						w.log.Error(err, "A status could not be written; trying again", "object", ref.String())
 					}
@@ -156,7 +166,12 @@ func (w *Writer) Run(ctx context.Context) error {
 				} else {
 					queue.Forget(ref)
 				}
-				queue.Done(ref)
+				if wrote {
+					// Until it is done, the queue gathers what more is to be said of it.
+					time.AfterFunc(w.pause, func() { queue.Done(ref) })
+				} else {
+					queue.Done(ref)
+				}
 			}
 		})
 	}
@@ -199,14 +214,14 @@ func (w *Writer) stateful(ctx context.Context) ([]objects.Ref, error) {
 	return refs, nil
 }
 
-// write brings one object's status up to date.
-func (w *Writer) write(ctx context.Context, ref objects.Ref) error {
+// write brings one object's status up to date, and reports whether it had to be written.
+func (w *Writer) write(ctx context.Context, ref objects.Ref) (wrote bool, err error) {
 	w.mu.Lock()
 	status := w.status
 	w.mu.Unlock()
 	i := slices.IndexFunc(objects.Kinds, func(k objects.Kind) bool { return k.Name == ref.Kind })
 	if i < 0 || part(objects.Kinds[i].Object) == nil {
-		return nil
+		return false, nil
 	}
 	kind := objects.Kinds[i]
 	want := status(ref)
@@ -214,18 +229,18 @@ func (w *Writer) write(ctx context.Context, ref objects.Ref) error {
 	for range 5 {
 		current := kind.Object.DeepCopyObject().(client.Object)
 		if err := reader.Get(ctx, ref.NamespacedName(), current); err != nil {
-			return client.IgnoreNotFound(err)
+			return false, client.IgnoreNotFound(err)
 		}
 		if want != nil && want.Generation != current.GetGeneration() {
-			return nil // compile has yet to see this one, and publishes then
+			return false, nil // compile has yet to see this one, and publishes then
 		}
 		updated := current.DeepCopyObject().(client.Object)
 		changed, err := merge(updated, want, w.now())
 		if err != nil || !changed {
-			return err
+			return false, err
 		}
 		if err := w.limiter.Wait(ctx); err != nil {
-			return err
+			return false, err
 		}
 		// A patch of what differs, against the version that was read: fields
 		// of a newer API that this binary has never heard of stay.
@@ -233,11 +248,11 @@ func (w *Writer) write(ctx context.Context, ref objects.Ref) error {
 		err = w.client.Status().Patch(ctx, updated, patch)
 		w.writes.WithLabelValues(ref.Kind, outcome(err)).Inc()
 		if !apierrors.IsConflict(err) {
-			return client.IgnoreNotFound(err)
+			return err == nil, client.IgnoreNotFound(err)
 		}
 		reader = w.reader
 	}
-	return apierrors.NewConflict(schema.GroupResource{Group: kind.Group, Resource: kind.Name}, ref.Name, fmt.Errorf("changed five times while its status was being written"))
+	return false, apierrors.NewConflict(schema.GroupResource{Group: kind.Group, Resource: kind.Name}, ref.Name, fmt.Errorf("changed five times while its status was being written"))
 }
 
 func outcome(err error) string {

@@ -258,6 +258,7 @@ func TestWriterWritesOnlyWhatDiffers(t *testing.T) {
 		}
 		w.Look(objects.Ref{Kind: "Gateway", Namespace: "apps", Name: "a"})
 		w.Look(objects.Ref{Kind: "Service", Namespace: "apps", Name: "a"}) // bears no status
+		time.Sleep(time.Second)                                            // a was written just now
 		synctest.Wait()
 		if !isAccepted(t, c, "a") {
 			t.Error("a was not written again")
@@ -289,6 +290,43 @@ func TestWriterWritesOnlyWhatDiffers(t *testing.T) {
 		}
 		cancel()
 		<-ended
+	})
+}
+
+// An object whose status changes all the time is written now and then.
+func TestWriterGathersChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		c := builder(gateway("a", 1)).Build()
+		metrics := prometheus.NewRegistry()
+		w := NewWriter(c, c, Options{Interval: time.Second, Metrics: metrics, Log: logr.Discard()})
+		ended := make(chan error, 1)
+		go func() { ended <- w.Run(ctx) }()
+		const last = 999
+		for n := range last + 1 {
+			ref, status := accepted("a", 1)
+			gateway := status.Value.(gatewayv1.GatewayStatus)
+			gateway.Listeners = []gatewayv1.ListenerStatus{{Name: "http", AttachedRoutes: int32(n)}}
+			status.Value = gateway
+			w.publish([]objects.Ref{ref}, statuses{ref: status}.of)
+			time.Sleep(5 * time.Millisecond)
+		}
+		time.Sleep(2 * time.Second)
+		var g gatewayv1.Gateway
+		if err := c.Get(t.Context(), client.ObjectKey{Namespace: "apps", Name: "a"}, &g); err != nil {
+			t.Fatal(err)
+		}
+		if len(g.Status.Listeners) != 1 || g.Status.Listeners[0].AttachedRoutes != last {
+			t.Errorf("listeners are %v, want what was published last", g.Status.Listeners)
+		}
+		families, err := metrics.Gather()
+		if n := families[0].Metric[0].Counter.GetValue(); err != nil || n < 5 || n > 7 {
+			t.Errorf("%v writes in 5 s, want one a second", n)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 	})
 }
 
@@ -368,8 +406,8 @@ func TestOthersEntriesSurviveARace(t *testing.T) {
 		Parents: []gatewayv1.RouteParentStatus{parent(compile.ControllerName, "web", "Accepted", time.Time{})},
 	}}}
 	w.publish(nil, world.of)
-	if err := w.write(t.Context(), ref); err != nil {
-		t.Fatal(err)
+	if wrote, err := w.write(t.Context(), ref); err != nil || !wrote {
+		t.Fatalf("written: %v, %v", wrote, err)
 	}
 	var got gatewayv1.HTTPRoute
 	if err := live.Get(t.Context(), client.ObjectKeyFromObject(route), &got); err != nil {
