@@ -52,10 +52,17 @@ type plaintext struct {
 	handler exchange.Handler
 	opts    *h1.ServerOptions
 
-	mu       sync.Mutex
-	spoken   listener.Rester // HTTP/1.1 until it turns out to be HTTP/2
-	draining bool
-	closed   bool
+	mu        sync.Mutex
+	spoken    codecSession // HTTP/1.1 until it turns out to be HTTP/2
+	announced bool
+	draining  bool
+	closed    bool
+}
+
+// codecSession is what h1 and h2 make of a connection.
+type codecSession interface {
+	listener.Announcer
+	listener.Rester
 }
 
 // Serve implements listener.Session.
@@ -70,18 +77,20 @@ func (p *plaintext) Serve() {
 	s.Unread(first.Preface())
 	p.mu.Lock()
 	p.spoken = s
-	draining, closed := p.draining, p.closed
+	announced, draining, closed := p.announced, p.draining, p.closed
 	p.mu.Unlock()
 	switch {
 	case closed:
 		_ = s.Close()
 	case draining:
 		s.Drain()
+	case announced:
+		s.Announce()
 	}
 	s.Serve()
 }
 
-func (p *plaintext) speaks() listener.Rester {
+func (p *plaintext) speaks() codecSession {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.spoken
@@ -89,6 +98,14 @@ func (p *plaintext) speaks() listener.Rester {
 
 // Resting implements listener.Rester.
 func (p *plaintext) Resting() time.Duration { return p.speaks().Resting() }
+
+// Announce implements listener.Announcer.
+func (p *plaintext) Announce() {
+	p.mu.Lock()
+	p.announced = true
+	p.mu.Unlock()
+	p.speaks().Announce()
+}
 
 // Drain implements listener.Session.
 func (p *plaintext) Drain() {

@@ -158,6 +158,13 @@ func (p *Proxy) applyRaw(snap *snapshot.Snapshot) {
 	})
 }
 
+// Drain announces to all clients that their connections will end, those that
+// come from now on included, and goes on serving: an HTTP/1.1 connection ends
+// with its next response, and HTTP/2 and HTTP/3 clients are told to open no more
+// streams. Clients go to another proxy then, if nobody sends them here any more.
+// Shutdown may follow when they have had the time.
+func (p *Proxy) Drain() { p.sockets.Drain() }
+
 // Shutdown stops accepting, lets the connections finish their exchanges and
 // waits for them until ctx ends; then it closes what is left and returns ctx's
 // error. Nothing can be applied afterwards.

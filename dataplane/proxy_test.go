@@ -334,6 +334,51 @@ func TestBindErrorIsRetried(t *testing.T) {
 	}
 }
 
+// TestDrainAnnounces has clients told that their connections will end, those that
+// come later too, and serves all of them until then.
+func TestDrainAnnounces(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "served") }))
+	defer s.Close()
+	p := start(t, dataplane.Options{})
+	w := &world{}
+	w.port(plain()).cluster("a", s.Listener.Addr().String()).host(gateway, "*", to("/", "a")).apply(t, p)
+	connect := func() (ask func() (last bool)) {
+		conn, err := net.Dial("tcp", address(t, p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		in := bufio.NewReader(conn)
+		return func() bool {
+			t.Helper()
+			fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			resp, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "served" {
+				t.Errorf("got %q, %v", body, err)
+			}
+			return resp.Close
+		}
+	}
+	old := connect()
+	if old() {
+		t.Error("the end is announced before the drain")
+	}
+	p.Drain()
+	for name, ask := range map[string]func() bool{"old": old, "new": connect()} {
+		for deadline := time.Now().Add(10 * time.Second); !ask(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("the %s connection is not told that it ends", name)
+			}
+		}
+	}
+	if !p.Ready() {
+		t.Error("it serves, and says that it does not")
+	}
+}
+
 // TestShutdownFinishes lets a request in flight finish, and closes what is idle.
 func TestShutdownFinishes(t *testing.T) {
 	began, finish := make(chan bool), make(chan bool)

@@ -220,10 +220,12 @@ func (s *server) listen(ctx context.Context, wg *sync.WaitGroup) error {
 	return nil
 }
 
-// drain fails readiness, goes on serving for the delay, then accepts nothing
-// new and lets what is in flight finish. Another signal ends it at once.
+// drain fails readiness, and goes on serving for the delay while clients are told
+// that their connections end; then it accepts nothing new and lets what is in
+// flight finish. Another signal ends it at once.
 func (s *server) drain(m mode, signals <-chan os.Signal, stopFeeding func()) error {
 	s.admin.Drain()
+	s.proxy.Drain()
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	hurried := make(chan struct{})

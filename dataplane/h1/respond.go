@@ -105,7 +105,7 @@ func bodiless(method string, status int) bool {
 func (s *ServerConn) mayKeep(ex *exchange.Exchange) bool {
 	w := s.work
 	switch {
-	case !w.head.persistent, s.draining.Load(), s.opts.MaxRequests > 0 && s.requests >= s.opts.MaxRequests:
+	case !w.head.persistent, s.announced.Load(), s.opts.MaxRequests > 0 && s.requests >= s.opts.MaxRequests:
 		return false
 	case ex.In.Upgrade != "":
 		// What came behind a refused upgrade may be of the other protocol.

@@ -34,10 +34,11 @@ type ServerConn struct {
 	idleSince time.Time // zero unless the connection has rested since its last request
 
 	// watch is nil unless an exchange waits for its upstream.
-	watch    atomic.Pointer[clientWatch]
-	state    atomic.Int32
-	draining atomic.Bool
-	drainMu  sync.Mutex // held while Drain wakes an idle connection
+	watch     atomic.Pointer[clientWatch]
+	state     atomic.Int32
+	announced atomic.Bool // the next response is the last
+	draining  atomic.Bool // announced, and nothing is waited for
+	drainMu   sync.Mutex  // held while Drain wakes an idle connection
 
 	// interim orders what is sent before a final response by the goroutine that
 	// pumps the request's content with that response. Beyond it, only the
@@ -134,12 +135,18 @@ func (s *ServerConn) end() {
 	s.dropWork()
 }
 
+// Announce ends the connection with its next response, which says
+// Connection: close (RFC 9112 section 9.6). Until there is one it goes on. It may
+// be called from any goroutine, more than once.
+func (s *ServerConn) Announce() { s.announced.Store(true) }
+
 // Drain ends the connection soon: at once if it is idle, else after the
 // exchange in progress, whose response says Connection: close. A tunnel goes
 // on until it ends by itself. Drain may be called from any goroutine, more than once.
 func (s *ServerConn) Drain() {
 	s.drainMu.Lock()
 	defer s.drainMu.Unlock()
+	s.announced.Store(true)
 	s.draining.Store(true)
 	if s.state.CompareAndSwap(idle, woken) {
 		_ = s.NC.SetReadDeadline(link.LongAgo)

@@ -355,6 +355,33 @@ func TestDrain(t *testing.T) {
 	busy.wantEnd()
 }
 
+// An announced end is the next response's, however long that takes to be asked for.
+func TestAnnounce(t *testing.T) {
+	f := serve(t, answering("ok"), &h1.ServerOptions{RestAfter: time.Millisecond})
+	idle, fresh := dial(t, f.address()), dial(t, f.address())
+	before := f.rests.Load()
+	idle.send(get)
+	if r := idle.want(200, "ok"); r.Close {
+		t.Error("the end of the connection is announced too early")
+	}
+	eventually(t, "both connections rest", func() bool { return f.rests.Load() >= before+2 })
+	for range 2 {
+		f.each(func(s *h1.ServerConn) { s.Announce() })
+	}
+	for _, c := range []*client{idle, fresh} {
+		c.send(get)
+		if r := c.want(200, "ok"); !r.Close {
+			t.Error("the response does not say Connection: close")
+		}
+		c.wantEnd()
+	}
+	drained := dial(t, f.address())
+	drained.send(get)
+	drained.want(200, "ok")
+	f.each(func(s *h1.ServerConn) { s.Announce(); s.Drain() })
+	drained.wantEnd()
+}
+
 // A request that comes just as the connection is drained is answered, or the
 // connection ends without a byte; never is a response cut off.
 func TestDrainRace(t *testing.T) {

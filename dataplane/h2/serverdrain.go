@@ -21,6 +21,10 @@ const drainPatience = 2 * time.Second
 
 var errDrained = errors.New("h2: drained")
 
+// Announce is Drain, which cuts no request off: the client has answered a PING
+// by then, and so knows (RFC 9113 section 6.8).
+func (c *ServerConn) Announce() { c.Drain() }
+
 // Drain ends the connection soon: the client is told to open no more streams,
 // and when those are over that it had opened by then, the connection ends.
 // Tunnels go on until they end by themselves. Drain may be called from any

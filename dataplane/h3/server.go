@@ -289,6 +289,10 @@ const (
 	lingerTimeout = time.Second
 )
 
+// Announce is Drain, which rejects no request but such as are sent after the
+// client could know better.
+func (c *ServerConn) Announce() { c.Drain() }
+
 // Drain ends the connection soon: the client is told to send no more requests,
 // and when those are over that were on their way, the connection ends. Tunnels
 // go on until they end by themselves. Drain may be called from any goroutine,

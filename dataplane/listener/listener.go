@@ -40,6 +40,15 @@ type Session interface {
 	Close() error
 }
 
+// Announcer is a Session that can tell its client that it will end, while it
+// goes on. Announce may be called from any goroutine, more than once.
+type Announcer interface {
+	Session
+	// Announce has it end after its next exchange, and not before only because
+	// there is none: who is just sending a request has it answered.
+	Announce()
+}
+
 // Rester is a Session that may return from Serve only because its client has
 // had nothing to say for a while. Resting is for how long it may go on waiting
 // then, 0 if it has ended; Serve is called again when there is something to
@@ -111,6 +120,8 @@ type Set struct {
 	drains     map[*port]bool // the same, to be closed by Shutdown
 	retry      *time.Timer    // nil unless a socket waits to be bound
 	closed     bool
+	// announcing is set by Drain.
+	announcing atomic.Bool
 	// expiries speaks of certificates again, expiriesSaid is what was said since it last did.
 	expiries     *time.Timer
 	expiriesSaid map[string]bool
@@ -245,6 +256,18 @@ func (s *Set) remove(p *port) {
 		delete(s.drains, p)
 		s.mu.Unlock()
 	}()
+}
+
+// Drain announces to all clients that their connections will end, also to those
+// that come from now on, and goes on serving: what is closed by Shutdown later
+// has been idle all the while.
+func (s *Set) Drain() {
+	s.announcing.Store(true)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.ports {
+		p.announce()
+	}
 }
 
 // Shutdown stops accepting, drains all connections and waits for them. If ctx

@@ -57,8 +57,8 @@ const (
 	// sweep is how long a socket goes on accepting when it is to be closed:
 	// closing it resets what the kernel has queued.
 	sweep = 2 * time.Millisecond
-	// newcomer is how old a connection must be to be drained while it is idle:
-	// a younger one's first request is on its way, and nobody sends that again.
+	// newcomer is how old a connection must be to be told that it ends, or to be
+	// ended while it is idle: a younger one's first request is on its way.
 	newcomer = time.Second
 	// maxBackoff is the longest pause after a failed accept.
 	maxBackoff = time.Second
@@ -124,20 +124,51 @@ func (p *port) stop() {
 	}
 }
 
+// announce tells the clients that their connections will end.
+func (p *port) announce() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.announce()
+	}
+}
+
+// announce is called with port.mu held.
+func (c *conn) announce() {
+	if session, ok := c.session.(Announcer); ok {
+		c.unlessNew(session.Announce)
+	}
+}
+
 // drain is called with port.mu held.
 func (c *conn) drain() {
 	if c.session == nil {
 		return // it comes back when its handshake is over
 	}
-	drain := func() {
+	c.unlessNew(func() {
 		c.session.Drain()
 		c.wake()
-	}
+	})
+}
+
+// unlessNew does something when the connection is no newcomer any more.
+func (c *conn) unlessNew(do func()) {
 	if wait := newcomer - time.Since(c.since); wait > 0 {
-		time.AfterFunc(wait, drain)
+		time.AfterFunc(wait, do)
 		return
 	}
-	drain()
+	do()
+}
+
+// greet does to a new session what happened to all others before it was there.
+// It is called with port.mu held.
+func (c *conn) greet() {
+	switch {
+	case c.port.stopped():
+		c.drain()
+	case c.port.set.announcing.Load():
+		c.announce()
+	}
 }
 
 // wake has a parked connection run.
@@ -244,9 +275,7 @@ func (p *port) open(c *conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c.session = session
-	if p.stopped() {
-		c.drain()
-	}
+	c.greet()
 	return true
 }
 

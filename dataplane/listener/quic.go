@@ -215,9 +215,7 @@ func (p *port) serveQUIC(t *transport, qc *quic.Conn, a *attempt) {
 	session := p.set.opts.QUIC.New(qc, info, a.picked.client)
 	p.mu.Lock()
 	c.session = session
-	if p.stopped() {
-		c.drain()
-	}
+	c.greet()
 	p.mu.Unlock()
 	session.Serve()
 }
