@@ -22,7 +22,7 @@ PKG     ?= ./...
 # What make generate makes.
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd config/rbac controllers/manifests/schema/crds
 
-.PHONY: help build test test-protocols cluster conformance quickstart lint generate bench churn fuzz image FORCE
+.PHONY: help build test test-protocols cluster conformance e2e quickstart lint generate bench churn fuzz image FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bin/demo: FORCE
 
 bin/quickstart bin/bench: bin/%: FORCE
 	go build -o $@ ./hack/$*
+
+bin/e2e-backend: FORCE
+	go build -o $@ ./hack/e2e/backend
 
 # The programs that hack/tools pins. They are built again when the pins change.
 bin/controller-gen: TOOL := sigs.k8s.io/controller-tools/cmd/controller-gen
@@ -67,6 +70,10 @@ cluster: bin/headgate bin/helm ## as root: a one-node Kubernetes on this machine
 
 conformance: cluster ## run the Gateway API's conformance suite there; the report goes to docs/conformance
 	hack/conformance $(VERSION)
+
+e2e: cluster bin/e2e-backend ## run rollouts, upgrades and faults there under load; RUN=Rollouts for some of it
+	hack/cluster/cluster image headgate-e2e-backend:dev bin/e2e-backend
+	eval "$$(hack/cluster/cluster env)"; go test -tags e2e -count=1 -v -timeout 30m ./hack/e2e $(if $(RUN),-run $(RUN))
 
 quickstart: bin/headgate bin/demo bin/quickstart ## see the shop at work; CHECK=1 to check its answers and end
 	bin/quickstart $(if $(CHECK),-check) $(ARGS)
