@@ -56,6 +56,13 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 	if service == nil {
 		return fail(gatewayv1.RouteReasonBackendNotFound, ".name", fmt.Sprintf("there is no %s", backend), "the name of a Service")
 	}
+	if service.Spec.Type == corev1.ServiceTypeExternalName {
+		// BackendObjectReference.kind: they SHOULD NOT be supported. Who may make a
+		// Service could have the Gateway reach whatever it can, also in namespaces
+		// that no ReferenceGrant opens.
+		return fail(gatewayv1.RouteReasonUnsupportedValue, ".name", fmt.Sprintf("%s is of type ExternalName, which is not safe to forward to (CVE-2021-25740)", backend),
+			fmt.Sprintf("a Backend of group %s, with hostname %s", v1alpha1.GroupName, strings.TrimSuffix(service.Spec.ExternalName, ".")))
+	}
 	if ref.Port == nil {
 		return fail(gatewayv1.RouteReasonBackendNotFound, ".port", "a Service needs a port", portsOf(service))
 	}
@@ -78,7 +85,7 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 	protocol := "http1"
 	if p := port.AppProtocol; p != nil && !isStream(c.object.ref.Kind) {
 		var want string
-		if protocol, want = appProtocol(*p, secure != nil); want != "" {
+		if protocol, want = appProtocol(*p, secure != nil, c.object.grpc != nil); want != "" {
 			return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has appProtocol %s", port.Port, backend, *p), want)
 		}
 	}
@@ -92,12 +99,20 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 // appProtocol returns what to speak to a Service port by its appProtocol,
 // GEP-1911 and KEP-3726, or else what would be right. Whether TLS is spoken is
 // for a BackendTLSPolicy to say, and how endpoints are verified then; a name
-// that stands for TLS needs one. WebSocket is HTTP/1.1 until a client asks for more.
-func appProtocol(name string, secure bool) (protocol, want string) {
-	switch strings.ToLower(name) {
+// that stands for TLS needs one. WebSocket is HTTP/1.1 until a client asks for
+// more, which no gRPC call does. The names grpc and http2 are nobody's standard and
+// everybody's use.
+func appProtocol(name string, secure, grpc bool) (protocol, want string) {
+	switch name = strings.ToLower(name); name {
+	case "ws", "kubernetes.io/ws", "wss", "kubernetes.io/wss":
+		if grpc {
+			return "", "a port that speaks HTTP/2, such as one with appProtocol kubernetes.io/h2c"
+		}
+	}
+	switch name {
 	case "", "http", "tcp", "ws", "kubernetes.io/ws":
 		return "http1", ""
-	case "kubernetes.io/h2c":
+	case "kubernetes.io/h2c", "grpc", "http2":
 		return "h2c", ""
 	case "https", "wss", "kubernetes.io/wss":
 		if secure {
@@ -109,18 +124,14 @@ func appProtocol(name string, secure bool) (protocol, want string) {
 }
 
 // servicePort finds a port by number, the one of the transport if there are
-// several. An ExternalName has the ports that its host has, whatever it lists.
+// several.
 func servicePort(service *corev1.Service, number gatewayv1.PortNumber, transport corev1.Protocol) (found corev1.ServicePort, ok bool) {
 	for _, p := range service.Spec.Ports {
 		if p.Port == number && (!ok || transportOf(p) == transport) {
 			found, ok = p, true
 		}
 	}
-	if ok {
-		return found, true
-	}
-	external := service.Spec.Type == corev1.ServiceTypeExternalName && number >= 1 && number <= 65535
-	return corev1.ServicePort{Port: number, Protocol: transport}, external
+	return found, ok
 }
 
 func transportOf(p corev1.ServicePort) corev1.Protocol { return cmp.Or(p.Protocol, corev1.ProtocolTCP) }

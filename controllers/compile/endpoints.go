@@ -3,7 +3,6 @@ package compile
 import (
 	"cmp"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -27,36 +26,30 @@ func compileEndpoints(set *objects.Set, use clusterUse) *snapshot.Endpoints {
 	if service == nil {
 		return &snapshot.Endpoints{}
 	}
-	if service.Spec.Type == corev1.ServiceTypeExternalName {
-		return &snapshot.Endpoints{Hosts: []snapshot.Host{{
-			Name: strings.TrimSuffix(service.Spec.ExternalName, "."), Port: uint16(use.port.Port),
-		}}}
+	return sliceEndpoints(set.EndpointSlicesOf(service.Namespace, service.Name), service.Spec.IPFamilies, use.port)
+}
+
+// sliceEndpoints returns the endpoints of one of the IP families: where there are
+// two, each names the same instances again. It is the first one with any
+// endpoints, as a cluster that moves from one family to the other may have them in the second
+// alone. Without families, which nothing but a folder lacks, all slices count.
+func sliceEndpoints(all []*discoveryv1.EndpointSlice, families []corev1.IPFamily, port corev1.ServicePort) *snapshot.Endpoints {
+	if len(families) == 0 {
+		families = []corev1.IPFamily{""}
 	}
 	out := &snapshot.Endpoints{}
-	all := primaryFamily(service, set.EndpointSlicesOf(service.Namespace, service.Name))
-	for _, s := range all {
-		if s.AddressType != discoveryv1.AddressTypeFQDN {
-			addSlice(out, s, use.port)
+	for _, family := range families {
+		for _, s := range all {
+			if family == "" || s.AddressType == discoveryv1.AddressType(family) {
+				addSlice(out, s, port)
+			}
+		}
+		if len(out.Endpoints) > 0 {
+			break
 		}
 	}
 	sortEndpoints(out)
 	return out
-}
-
-// primaryFamily keeps the slices of a dual-stack Service's first IP family: the
-// other one's name the same instances again.
-func primaryFamily(service *corev1.Service, all []*discoveryv1.EndpointSlice) []*discoveryv1.EndpointSlice {
-	if len(service.Spec.IPFamilies) < 2 {
-		return all
-	}
-	primary := discoveryv1.AddressType(service.Spec.IPFamilies[0])
-	var kept []*discoveryv1.EndpointSlice
-	for _, s := range all {
-		if s.AddressType == primary {
-			kept = append(kept, s)
-		}
-	}
-	return kept
 }
 
 // addSlice adds the endpoints of a slice that are ready, and those that
@@ -77,17 +70,18 @@ func addSlice(out *snapshot.Endpoints, s *discoveryv1.EndpointSlice, of corev1.S
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
 		terminating := valueOr(e.Conditions.Terminating, false)
-		// Unset means ready, EndpointConditions; serving is ready without regard to terminating.
+		// Unset means ready, EndpointConditions; serving is ready without regard to
+		// terminating. What is published although it is not ready is ready here.
 		ready := valueOr(e.Conditions.Ready, true)
 		if !ready && !(terminating && valueOr(e.Conditions.Serving, false)) {
 			continue
 		}
-		for _, address := range e.Addresses {
-			if isIP(address) {
-				out.Endpoints = append(out.Endpoints, snapshot.Endpoint{
-					Address: address, Port: port, Draining: terminating, Zone: valueOr(e.Zone, ""),
-				})
-			}
+		// Several addresses are of one instance and "fungible", Endpoint.addresses.
+		// Those of type FQDN, which nothing makes any more, are none.
+		if i := slices.IndexFunc(e.Addresses, isIP); i >= 0 {
+			out.Endpoints = append(out.Endpoints, snapshot.Endpoint{
+				Address: e.Addresses[i], Port: port, Draining: terminating, Zone: valueOr(e.Zone, ""),
+			})
 		}
 	}
 }
