@@ -1,10 +1,8 @@
 package compile
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -20,12 +18,11 @@ import (
 type clusterUse struct {
 	cluster *snapshot.Cluster
 	backend objects.Ref
-	// port is the Service's port, as its number in a backendRef found it; zero for a Backend.
+	// port is the Service's or ServiceImport's, as its number in a backendRef found it; zero for other kinds.
 	port corev1.ServicePort
 }
 
-// resolve finds the cluster of a reference to a Service or Backend; false, with
-// a finding, if there is none.
+// resolve finds the cluster of a backendRef; false, with a finding, if there is none.
 func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field string) (clusterUse, bool) {
 	fail := func(reason gatewayv1.RouteConditionReason, suffix, message, want string) (clusterUse, bool) {
 		c.report.fail(&c.route.resolved, Finding{Field: field + suffix, Message: message, Want: want,
@@ -42,7 +39,7 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 			kind = string(*ref.Kind)
 		}
 		return fail(gatewayv1.RouteReasonInvalidKind, ".kind", fmt.Sprintf("kind %s of group %q is not supported", kind, group),
-			fmt.Sprintf("kind Service of group %q, or kind Backend of group %s", "", v1alpha1.GroupName))
+			wantBackend)
 	}
 	if !c.frame.grants.allow(c.report.object, backend) {
 		return fail(gatewayv1.RouteReasonRefNotPermitted, ".namespace",
@@ -52,103 +49,24 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 	if backend.Kind == "Backend" {
 		return c.resolveBackend(backend, ref, fail)
 	}
-	service := objects.Get[*corev1.Service](c.set, backend.Namespace, backend.Name)
-	if service == nil {
-		return fail(gatewayv1.RouteReasonBackendNotFound, ".name", fmt.Sprintf("there is no %s", backend), "the name of a Service")
-	}
-	if service.Spec.Type == corev1.ServiceTypeExternalName {
-		// BackendObjectReference.kind: they SHOULD NOT be supported. Who may make a
-		// Service could have the Gateway reach whatever it can, also in namespaces
-		// that no ReferenceGrant opens.
-		return fail(gatewayv1.RouteReasonUnsupportedValue, ".name", fmt.Sprintf("%s is of type ExternalName, which is not safe to forward to (CVE-2021-25740)", backend),
-			fmt.Sprintf("a Backend of group %s, with hostname %s", v1alpha1.GroupName, strings.TrimSuffix(service.Spec.ExternalName, ".")))
-	}
-	if ref.Port == nil {
-		return fail(gatewayv1.RouteReasonBackendNotFound, ".port", "a Service needs a port", portsOf(service))
-	}
-	transport := corev1.ProtocolTCP
-	if c.object.ref.Kind == "UDPRoute" {
-		transport = corev1.ProtocolUDP
-	}
-	port, ok := servicePort(service, *ref.Port, transport)
-	if !ok {
-		return fail(gatewayv1.RouteReasonBackendNotFound, ".port", fmt.Sprintf("%s has no port %d", backend, *ref.Port), portsOf(service))
-	}
-	if transportOf(port) != transport {
-		return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has protocol %s", port.Port, backend, transportOf(port)),
-			"a port with protocol "+string(transport))
-	}
-	var secure *snapshot.UpstreamTLS
-	if transport == corev1.ProtocolTCP {
-		secure = c.frame.backendTLS.of(backend, &port)
-	}
-	protocol := "http1"
-	if p := port.AppProtocol; p != nil && !isStream(c.object.ref.Kind) {
-		var want string
-		if protocol, want = appProtocol(*p, secure != nil, c.object.grpc != nil); want != "" {
-			return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has appProtocol %s", port.Port, backend, *p), want)
-		}
-	}
-	number := strconv.Itoa(int(port.Port))
-	cluster := newCluster("Service/"+backend.Namespace+"/"+backend.Name+"/"+number,
-		snapshot.Ref{Kind: "Service", Namespace: backend.Namespace, Name: backend.Name, Section: number})
-	cluster.Protocol, cluster.TLS = protocol, secure
-	return c.withPolicies(clusterUse{cluster: cluster, backend: backend, port: port}, fail)
+	return c.resolveService(backend, ref, fail)
 }
 
-// appProtocol returns what to speak to a Service port by its appProtocol,
-// GEP-1911 and KEP-3726, or else what would be right. Whether TLS is spoken is
-// for a BackendTLSPolicy to say, and how endpoints are verified then; a name
-// that stands for TLS needs one. WebSocket is HTTP/1.1 until a client asks for
-// more, which no gRPC call does. The names grpc and http2 are nobody's standard and
-// everybody's use.
-func appProtocol(name string, secure, grpc bool) (protocol, want string) {
-	switch name = strings.ToLower(name); name {
-	case "ws", "kubernetes.io/ws", "wss", "kubernetes.io/wss":
-		if grpc {
-			return "", "a port that speaks HTTP/2, such as one with appProtocol kubernetes.io/h2c"
+// wantBackend are the kinds that a backendRef may name.
+var wantBackend = func() string {
+	var kinds []string
+	for _, k := range objects.Kinds {
+		if k.Backend {
+			kinds = append(kinds, fmt.Sprintf("kind %s of group %q", k.Name, k.Group))
 		}
 	}
-	switch name {
-	case "", "http", "tcp", "ws", "kubernetes.io/ws":
-		return "http1", ""
-	case "kubernetes.io/h2c", "grpc", "http2":
-		return "h2c", ""
-	case "https", "wss", "kubernetes.io/wss":
-		if secure {
-			return "http1", ""
-		}
-		return "", "a BackendTLSPolicy for the port, which says how to verify the endpoints"
-	}
-	return "", "a port without appProtocol, or with http, https, kubernetes.io/h2c, kubernetes.io/ws or kubernetes.io/wss"
-}
+	return strings.Join(kinds, ", or ")
+}()
 
-// servicePort finds a port by number, the one of the transport if there are
-// several.
-func servicePort(service *corev1.Service, number gatewayv1.PortNumber, transport corev1.Protocol) (found corev1.ServicePort, ok bool) {
-	for _, p := range service.Spec.Ports {
-		if p.Port == number && (!ok || transportOf(p) == transport) {
-			found, ok = p, true
-		}
-	}
-	return found, ok
-}
+// refuseRef reports why a reference does not resolve; suffix is below its field.
+type refuseRef func(reason gatewayv1.RouteConditionReason, suffix, message, want string) (clusterUse, bool)
 
-func transportOf(p corev1.ServicePort) corev1.Protocol { return cmp.Or(p.Protocol, corev1.ProtocolTCP) }
-
-func portsOf(service *corev1.Service) string {
-	var numbers []string
-	for _, p := range service.Spec.Ports {
-		numbers = append(numbers, strconv.Itoa(int(p.Port)))
-	}
-	if len(numbers) == 0 {
-		return "a port number"
-	}
-	return "a port that the Service has: " + strings.Join(numbers, ", ")
-}
-
-func (c *ruleCompiler) resolveBackend(ref objects.Ref, from *gatewayv1.BackendObjectReference,
-	fail func(reason gatewayv1.RouteConditionReason, suffix, message, want string) (clusterUse, bool)) (clusterUse, bool) {
+func (c *ruleCompiler) resolveBackend(ref objects.Ref, from *gatewayv1.BackendObjectReference, fail refuseRef) (clusterUse, bool) {
 	backend := objects.Get[*v1alpha1.Backend](c.set, ref.Namespace, ref.Name)
 	if backend == nil {
 		return fail(gatewayv1.RouteReasonBackendNotFound, ".name", fmt.Sprintf("there is no %s", ref), "the name of a Backend")
@@ -190,10 +108,9 @@ func newCluster(key string, source snapshot.Ref) *snapshot.Cluster {
 	return &snapshot.Cluster{Key: key, Source: source, Protocol: "http1", Balance: snapshot.Balance{Algorithm: "RoundRobin"}}
 }
 
-func (c *ruleCompiler) withPolicies(use clusterUse,
-	fail func(reason gatewayv1.RouteConditionReason, suffix, message, want string) (clusterUse, bool)) (clusterUse, bool) {
+func (c *ruleCompiler) withPolicies(use clusterUse, fail refuseRef) (clusterUse, bool) {
 	at := backendUse{Backend: use.backend, Route: c.object, Rule: c.index}
-	if use.backend.Kind == "Service" {
+	if use.port.Port != 0 {
 		at.Port = &use.port
 	}
 	said := use.cluster.Protocol

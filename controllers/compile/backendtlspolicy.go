@@ -30,7 +30,7 @@ type backendTLS struct {
 
 type backendTLSTarget struct {
 	policy  *backendTLSPolicy
-	section string // a Service's port, "" for all
+	section string // the name of a Service's port, "" for all
 }
 
 // backendTLSPolicy is a policy resolved against what it refers to.
@@ -96,13 +96,13 @@ func backendTLSPlace(object *gatewayv1.BackendTLSPolicy, target int) (place, *Fi
 		at.section = string(*ref.SectionName)
 	}
 	switch {
-	case ref.Kind == "Service" && ref.Group == "":
+	case ref.Kind == "Service" && ref.Group == "", ref.Kind == "ServiceImport" && ref.Group == objects.MulticlusterGroup:
 	case ref.Kind == "Backend" && ref.Group == v1alpha1.GroupName && at.section == "":
 	case ref.Kind == "Backend" && ref.Group == v1alpha1.GroupName:
 		return at, &Finding{Field: ".sectionName", Message: "a Backend has no sections", Want: "no sectionName"}
 	default:
 		return at, &Finding{Message: fmt.Sprintf("BackendTLSPolicy does not attach to kind %q of group %q", ref.Kind, ref.Group),
-			Want: fmt.Sprintf("kind Service with group %q, or kind Backend with group %q", "", v1alpha1.GroupName)}
+			Want: fmt.Sprintf("kind Service with group %q, kind ServiceImport with group %q, or kind Backend with group %q", "", objects.MulticlusterGroup, v1alpha1.GroupName)}
 	}
 	return at, nil
 }
@@ -318,11 +318,12 @@ func (x *backendTLS) find(set *objects.Set, p *backendTLSPolicy, target int, r *
 		return fail(gatewayv1.PolicyReasonTargetNotFound, ".name", fmt.Sprintf("%s does not exist", at.object),
 			"the name of a "+at.object.Kind+" in the policy's namespace")
 	}
-	if service, ok := set.Get(at.object).(*corev1.Service); ok {
+	if at.object.Kind != "Backend" {
 		var sections, udp []string
 		tcp := 0
-		for i := range service.Spec.Ports {
-			port := &service.Spec.Ports[i]
+		ports := servicePorts(set.Get(at.object))
+		for i := range ports {
+			port := &ports[i]
 			if port.Name != "" {
 				sections = append(sections, port.Name)
 			}

@@ -22,11 +22,28 @@ func compileEndpoints(set *objects.Set, use clusterUse) *snapshot.Endpoints {
 		}
 		return &snapshot.Endpoints{}
 	}
-	service := objects.Get[*corev1.Service](set, use.backend.Namespace, use.backend.Name)
-	if service == nil {
-		return &snapshot.Endpoints{}
+	all := set.EndpointSlicesOf(use.backend)
+	switch o := set.Get(use.backend).(type) {
+	case *corev1.Service:
+		return sliceEndpoints(all, o.Spec.IPFamilies, use.port)
+	case *objects.ServiceImport:
+		if len(all) == 0 {
+			return importAddress(o, use.port)
+		}
+		return sliceEndpoints(all, o.Spec.IPFamilies, use.port)
 	}
-	return sliceEndpoints(set.EndpointSlicesOf(service.Namespace, service.Name), service.Spec.IPFamilies, use.port)
+	return &snapshot.Endpoints{}
+}
+
+// importAddress returns the one address of a ServiceImport whose
+// implementation publishes no EndpointSlices, which it need not (KEP-1645):
+// who answers there is for it to say. Of two families the first is taken.
+func importAddress(o *objects.ServiceImport, port corev1.ServicePort) *snapshot.Endpoints {
+	out := &snapshot.Endpoints{}
+	if i := slices.IndexFunc(o.Spec.IPs, isIP); i >= 0 {
+		out.Endpoints = []snapshot.Endpoint{{Address: o.Spec.IPs[i], Port: uint16(port.Port)}}
+	}
+	return out
 }
 
 // sliceEndpoints returns the endpoints of one of the IP families: where there are

@@ -56,17 +56,13 @@ func askable(check *snapshot.HealthCheck, port *corev1.ServicePort) bool {
 func reportUnaskable(c *policyCompiler, targets []v1alpha1.TargetRef, check *snapshot.HealthCheck) {
 	for i := range targets {
 		target := &targets[i]
-		if target.Kind != "Service" {
-			continue
-		}
-		service := objects.Get[*corev1.Service](c.set, c.ref.Namespace, string(target.Name))
-		if service == nil {
-			continue // which is said elsewhere
-		}
-		for j := range service.Spec.Ports {
-			p := &service.Spec.Ports[j]
+		at := objects.Ref{Kind: string(target.Kind), Namespace: c.ref.Namespace, Name: string(target.Name)}
+		// What has no ports, or is not there, is judged elsewhere.
+		ports := servicePorts(c.set.Get(at))
+		for j := range ports {
+			p := &ports[j]
 			if !askable(check, p) && (target.SectionName == nil || p.Name == string(*target.SectionName)) {
-				c.invalid("spec.healthCheck.port", fmt.Sprintf("there is none, and checks are over TCP, while port %d of %s is a UDP port", p.Port, objects.RefOf(service)),
+				c.invalid("spec.healthCheck.port", fmt.Sprintf("there is none, and checks are over TCP, while port %d of %s is a UDP port", p.Port, at),
 					"the TCP port to ask at, or a sectionName of the target that names a TCP port")
 			}
 		}

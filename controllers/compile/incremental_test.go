@@ -40,7 +40,7 @@ func (w *world) meta(kind string) metav1.ObjectMeta {
 }
 
 func (w *world) object() objects.Object {
-	switch w.IntN(20) {
+	switch w.IntN(21) {
 	case 0:
 		return w.gateway()
 	case 1:
@@ -84,6 +84,10 @@ func (w *world) object() objects.Object {
 		return &v1alpha1.Backend{ObjectMeta: w.meta("s"), Spec: v1alpha1.BackendSpec{Endpoints: []v1alpha1.BackendEndpoint{{IP: &ip, Port: 80}}}}
 	case 14, 15:
 		return w.listenerSet()
+	case 16:
+		return &objects.ServiceImport{ObjectMeta: w.meta("s"), Spec: objects.ServiceImportSpec{
+			Ports: []objects.ServiceImportPort{{Name: w.pick("web", "alt"), Port: 80, Protocol: corev1.Protocol(w.pick("TCP", "TCP", "UDP"))}},
+			Type:  w.pick("ClusterSetIP", "Headless"), IPs: []string{"10.96.0.7"}}}
 	case 12, 13:
 		// A Gateway's, where there is a cluster.
 		name := types.NamespacedName{Namespace: w.pick("x", "y"), Name: "gw" + w.pick("1", "2", "3")}
@@ -217,7 +221,13 @@ func (w *world) listeners() (list []gatewayv1.Listener) {
 
 func (w *world) slice() *discoveryv1.EndpointSlice {
 	m := w.meta("e")
-	m.Labels = map[string]string{discoveryv1.LabelServiceName: "s" + w.pick("1", "2", "3")}
+	m.Labels = map[string]string{}
+	if w.chance(80) {
+		m.Labels[discoveryv1.LabelServiceName] = "s" + w.pick("1", "2", "3")
+	}
+	if w.chance(40) {
+		m.Labels["multicluster.kubernetes.io/service-name"] = "s" + w.pick("1", "2", "3")
+	}
 	s := &discoveryv1.EndpointSlice{ObjectMeta: m, AddressType: discoveryv1.AddressTypeIPv4}
 	for i, name := range []string{"web", "alt"} {
 		port := int32(8080 + i)
@@ -235,7 +245,7 @@ func (w *world) policy() objects.Object {
 	targets := func(kinds ...string) (refs []v1alpha1.TargetRef) {
 		for range 1 + w.IntN(2) {
 			kind := w.pick(kinds...)
-			name := map[string]string{"Gateway": "gw", "ListenerSet": "ls", "HTTPRoute": "r", "GRPCRoute": "r", "Service": "s", "Backend": "s"}[kind] + w.pick("1", "2", "3")
+			name := map[string]string{"Gateway": "gw", "ListenerSet": "ls", "HTTPRoute": "r", "GRPCRoute": "r", "Service": "s", "ServiceImport": "s", "Backend": "s"}[kind] + w.pick("1", "2", "3")
 			ref := v1alpha1.TargetRef{LocalPolicyTargetReference: gatewayv1.LocalPolicyTargetReference{
 				Group: gatewayv1.Group(objects.GroupOf(kind)), Kind: gatewayv1.Kind(kind), Name: gatewayv1.ObjectName(name)}}
 			if w.chance(30) {
@@ -248,7 +258,7 @@ func (w *world) policy() objects.Object {
 	}
 	switch w.IntN(6) {
 	case 4, 5:
-		p := &gatewayv1.BackendTLSPolicy{ObjectMeta: w.meta("tls"), Spec: gatewayv1.BackendTLSPolicySpec{TargetRefs: targets("Service", "Backend")}}
+		p := &gatewayv1.BackendTLSPolicy{ObjectMeta: w.meta("tls"), Spec: gatewayv1.BackendTLSPolicySpec{TargetRefs: targets("Service", "ServiceImport", "Backend")}}
 		p.Spec.Validation.Hostname = gatewayv1.PreciseHostname(w.pick("a.test", "b.test", "*.nonsense"))
 		if w.chance(60) {
 			p.Spec.Validation.CACertificateRefs = []gatewayv1.LocalObjectReference{{Kind: "Secret", Name: gatewayv1.ObjectName("secret" + w.pick("1", "2", "3"))}}
@@ -313,6 +323,9 @@ func (w *world) route() *gatewayv1.HTTPRoute {
 			if w.chance(15) {
 				group, kind := gatewayv1.Group(v1alpha1.GroupName), gatewayv1.Kind("Backend")
 				ref.Group, ref.Kind, ref.Port = &group, &kind, nil
+			} else if w.chance(15) {
+				group, kind := gatewayv1.Group(objects.MulticlusterGroup), gatewayv1.Kind("ServiceImport")
+				ref.Group, ref.Kind = &group, &kind
 			}
 			if w.chance(30) {
 				namespace := gatewayv1.Namespace(w.pick("x", "y"))

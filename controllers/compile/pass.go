@@ -27,13 +27,13 @@ type tables struct {
 	hosts snapshot.Table[*host]
 	// clusters are the clusters with how many routes use them, by cluster key.
 	clusters snapshot.Table[cluster]
-	// backends are the keys of a Service's or Backend's clusters, sorted, by its Ref.
+	// backends are the keys of a backend's clusters, sorted, by its Ref.
 	backends snapshot.Table[[]string]
 	// attached counts routes, by listener key.
 	attached snapshot.Table[int32]
-	// services are the Services of EndpointSlices, by the slice's Ref: a slice
-	// that is gone no longer says whose it was.
-	services snapshot.Table[objects.Ref]
+	// owners are the Services and ServiceImports of EndpointSlices, by the slice's
+	// Ref: a slice that is gone no longer says whose it was.
+	owners snapshot.Table[[]objects.Ref]
 }
 
 type cluster struct {
@@ -80,7 +80,7 @@ type scope struct {
 	// streams that the routes of connections are.
 	reframe, routing, streams bool
 	routes                    map[objects.Ref]bool
-	// backends are the Services and Backends whose endpoints may differ.
+	// backends are those whose endpoints may differ.
 	backends map[objects.Ref]bool
 }
 
@@ -119,7 +119,7 @@ func (p *pass) widen(s *scope, ref objects.Ref) {
 		p.moveSlice(ref, s)
 	case "Gateway", "GatewayClass", "ListenerSet":
 		s.reframe = true
-	case "Service", "Backend":
+	case "Service", "ServiceImport", "Backend":
 		s.reframe = true
 		s.backends[ref] = true
 		for _, r := range p.set.RoutesOfBackend(ref) {
@@ -371,20 +371,22 @@ func (p *pass) countAttached(old, next *route) {
 	}
 }
 
-// moveSlice notes the Services that a changed EndpointSlice belongs and belonged to.
+// moveSlice notes what a changed EndpointSlice belongs and belonged to.
 func (p *pass) moveSlice(ref objects.Ref, s *scope) {
 	key := ref.String()
-	if was, ok := p.tables.services.Get(key); ok {
-		s.backends[was] = true
+	was, _ := p.tables.owners.Get(key)
+	var is []objects.Ref
+	if slice, _ := p.set.Get(ref).(*discoveryv1.EndpointSlice); slice != nil {
+		is = objects.BackendsOf(slice)
 	}
-	slice, _ := p.set.Get(ref).(*discoveryv1.EndpointSlice)
-	if slice == nil || objects.ServiceOf(slice) == "" {
-		p.tables.services = p.tables.services.Without(key)
+	for _, backend := range slices.Concat(was, is) {
+		s.backends[backend] = true
+	}
+	if len(is) == 0 {
+		p.tables.owners = p.tables.owners.Without(key)
 		return
 	}
-	service := objects.Ref{Kind: "Service", Namespace: slice.Namespace, Name: objects.ServiceOf(slice)}
-	s.backends[service] = true
-	p.tables.services = p.tables.services.With(key, service)
+	p.tables.owners = p.tables.owners.With(key, is)
 }
 
 // compileEndpoints compiles the endpoints of the named backends' clusters.

@@ -104,10 +104,10 @@ func (x *policies) find(set *objects.Set, p *compiledPolicy, target int, r *repo
 				sections = append(sections, string(*name))
 			}
 		}
-	case *corev1.Service:
-		for i := range o.Spec.Ports {
-			if name := o.Spec.Ports[i].Name; name != "" {
-				sections = append(sections, name)
+	case *corev1.Service, *objects.ServiceImport:
+		for _, port := range servicePorts(object) {
+			if port.Name != "" {
+				sections = append(sections, port.Name)
 			}
 		}
 	}

@@ -2,18 +2,16 @@ package objects
 
 import (
 	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-
-	"github.com/headgate/headgate/api/v1alpha1"
 )
 
 // index enters an object under what it refers to, or takes it out again.
 func (s *Set) index(ref Ref, obj Object, change func(map[Ref]struct{}, Ref)) {
 	switch o := obj.(type) {
 	case *discoveryv1.EndpointSlice:
-		if service := ServiceOf(o); service != "" {
-			at(s.slicesByService, types.NamespacedName{Namespace: ref.Namespace, Name: service}, ref, change)
+		for _, backend := range BackendsOf(o) {
+			at(s.slicesByBackend, backend, ref, change)
 		}
 	}
 	for _, parent := range ParentRefs(obj) {
@@ -44,9 +42,17 @@ func at[K comparable](index map[K]refs, key K, ref Ref, change func(map[Ref]stru
 	}
 }
 
-// ServiceOf returns the name of the Service that an EndpointSlice belongs to.
-func ServiceOf(slice *discoveryv1.EndpointSlice) string {
-	return slice.Labels[discoveryv1.LabelServiceName]
+// BackendsOf returns what an EndpointSlice's endpoints are of: a Service, a
+// ServiceImport, or both where an implementation of the Multi-Cluster Services API
+// makes a Service for each ServiceImport.
+func BackendsOf(slice *discoveryv1.EndpointSlice) (refs []Ref) {
+	if name := slice.Labels[discoveryv1.LabelServiceName]; name != "" {
+		refs = append(refs, Ref{Kind: "Service", Namespace: slice.Namespace, Name: name})
+	}
+	if name := slice.Labels[labelImportName]; name != "" {
+		refs = append(refs, Ref{Kind: "ServiceImport", Namespace: slice.Namespace, Name: name})
+	}
+	return refs
 }
 
 // ParentOf returns the Gateway or ListenerSet that a parentRef of a route in
@@ -79,8 +85,8 @@ func GatewayOf(set *gatewayv1.ListenerSet) (Ref, bool) {
 	return Ref{Kind: "Gateway", Namespace: namespace, Name: string(p.Name)}, true
 }
 
-// BackendOf returns the Service or Backend that a reference from namespace
-// names; false if it names another kind.
+// BackendOf returns the object that a backendRef from namespace names; false
+// if it is of a kind that is no backend.
 func BackendOf(b *gatewayv1.BackendObjectReference, namespace string) (Ref, bool) {
 	group, kind := "", "Service"
 	if b.Group != nil {
@@ -89,7 +95,7 @@ func BackendOf(b *gatewayv1.BackendObjectReference, namespace string) (Ref, bool
 	if b.Kind != nil {
 		kind = string(*b.Kind)
 	}
-	if !(group == "" && kind == "Service" || group == v1alpha1.GroupName && kind == "Backend") {
+	if k, ok := KindOf(schema.GroupKind{Group: group, Kind: kind}); !ok || !k.Backend {
 		return Ref{}, false
 	}
 	if b.Namespace != nil {

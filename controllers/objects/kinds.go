@@ -28,8 +28,13 @@ type Kind struct {
 	// that nobody keeps a whole cluster's Secrets in memory.
 	Referenced bool
 	// Optional says that Headgate works where the API server lacks the kind, as
-	// with an older Gateway API: there are none of it then.
+	// with an older Gateway API: there are none of it until the server has it.
 	Optional bool
+	// Older is an empty object of a version that is read where the API server
+	// lacks Object's; nil if there is none. Its fields are the same.
+	Older Object
+	// Backend says that routes may name objects of the kind in backendRefs.
+	Backend bool
 }
 
 // Kinds is every kind that Headgate reads. Watches, manifests, check and the
@@ -45,14 +50,15 @@ var Kinds = []Kind{
 	{Name: "UDPRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.UDPRoute{}, Optional: true},
 	{Name: "BackendTLSPolicy", Group: gatewayv1.GroupName, Object: &gatewayv1.BackendTLSPolicy{}, Optional: true},
 	{Name: "ReferenceGrant", Group: gatewayv1.GroupName, Object: &gatewayv1.ReferenceGrant{}},
-	{Name: "Backend", Group: v1alpha1.GroupName, Object: &v1alpha1.Backend{}},
+	{Name: "Backend", Group: v1alpha1.GroupName, Object: &v1alpha1.Backend{}, Backend: true},
 	{Name: "AuthPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.AuthPolicy{}},
 	{Name: "RateLimitPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.RateLimitPolicy{}},
 	{Name: "TransformPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.TransformPolicy{}},
 	{Name: "BackendPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.BackendPolicy{}},
 	{Name: "ListenerPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.ListenerPolicy{}},
 	{Name: "Namespace", Object: &corev1.Namespace{}, ClusterScoped: true},
-	{Name: "Service", Object: &corev1.Service{}},
+	{Name: "Service", Object: &corev1.Service{}, Backend: true},
+	{Name: "ServiceImport", Group: MulticlusterGroup, Object: &ServiceImport{}, Older: &ServiceImportV1alpha1{}, Optional: true, Backend: true},
 	{Name: "EndpointSlice", Group: discoveryv1.GroupName, Object: &discoveryv1.EndpointSlice{}},
 	{Name: "Secret", Object: &corev1.Secret{}, Referenced: true},
 	{Name: "ConfigMap", Object: &corev1.ConfigMap{}, Referenced: true},
@@ -96,11 +102,12 @@ func Scheme() *runtime.Scheme {
 	utilruntime.Must(gatewayv1.Install(s))
 	utilruntime.Must(gatewayv1beta1.Install(s))
 	utilruntime.Must(v1alpha1.AddToScheme(s))
+	addServiceImports(s)
 	return s
 }
 
 // canonical turns an object of another served version into the one of Kinds.
-// The versions of the Gateway API's kinds have the same fields.
+// The versions of a kind have the same fields.
 func canonical(obj Object) Object {
 	switch o := obj.(type) {
 	case *gatewayv1beta1.ReferenceGrant:
@@ -111,6 +118,8 @@ func canonical(obj Object) Object {
 		return (*gatewayv1.Gateway)(o)
 	case *gatewayv1beta1.GatewayClass:
 		return (*gatewayv1.GatewayClass)(o)
+	case *ServiceImportV1alpha1:
+		return (*ServiceImport)(o)
 	}
 	return obj
 }

@@ -63,7 +63,7 @@ func RefOf(obj Object) Ref {
 type Set struct {
 	objects map[string]map[types.NamespacedName]Object // by kind
 
-	slicesByService map[types.NamespacedName]refs
+	slicesByBackend map[Ref]refs
 	routesByParent  map[Ref]refs
 	routesByBackend map[Ref]refs
 }
@@ -75,7 +75,7 @@ type refs map[Ref]struct{}
 func NewSet() *Set {
 	s := &Set{
 		objects:         map[string]map[types.NamespacedName]Object{},
-		slicesByService: map[types.NamespacedName]refs{},
+		slicesByBackend: map[Ref]refs{},
 		routesByParent:  map[Ref]refs{},
 		routesByBackend: map[Ref]refs{},
 	}
@@ -146,9 +146,9 @@ func All[T Object](s *Set) []T {
 	return all
 }
 
-// EndpointSlicesOf returns a Service's EndpointSlices, sorted by name.
-func (s *Set) EndpointSlicesOf(namespace, service string) []*discoveryv1.EndpointSlice {
-	return sorted[*discoveryv1.EndpointSlice](s, s.slicesByService[types.NamespacedName{Namespace: namespace, Name: service}])
+// EndpointSlicesOf returns the EndpointSlices of a Service or ServiceImport, sorted by name.
+func (s *Set) EndpointSlicesOf(backend Ref) []*discoveryv1.EndpointSlice {
+	return sorted[*discoveryv1.EndpointSlice](s, s.slicesByBackend[backend])
 }
 
 // RoutesOfParent returns the routes, of any kind, with a parentRef to a
@@ -157,8 +157,8 @@ func (s *Set) RoutesOfParent(ref Ref) []Ref {
 	return slices.SortedFunc(maps.Keys(s.routesByParent[ref]), Ref.Compare)
 }
 
-// RoutesOfBackend returns the routes, of any kind, that name a Service or
-// Backend in a backendRef or mirror, sorted.
+// RoutesOfBackend returns the routes, of any kind, that name an object in a
+// backendRef or mirror, sorted.
 func (s *Set) RoutesOfBackend(ref Ref) []Ref {
 	return slices.SortedFunc(maps.Keys(s.routesByBackend[ref]), Ref.Compare)
 }

@@ -90,7 +90,7 @@ func TestSetOtherVersionsAndKinds(t *testing.T) {
 	if ref := s.Put(&gatewayv1beta1.HTTPRoute{ObjectMeta: meta("a", "r")}); ref.Kind != "HTTPRoute" {
 		t.Errorf("a v1beta1 HTTPRoute was put as %v", ref)
 	}
-	for _, obj := range []runtime.Object{&gatewayv1beta1.Gateway{}, &gatewayv1beta1.GatewayClass{}} {
+	for _, obj := range []runtime.Object{&gatewayv1beta1.Gateway{}, &gatewayv1beta1.GatewayClass{}, &ServiceImportV1alpha1{}} {
 		if ref := RefOf(obj.(Object)); ref.Kind == "" {
 			t.Errorf("%T has no kind", obj)
 		}
@@ -113,16 +113,30 @@ func TestIndexes(t *testing.T) {
 	s.Put(slice("2", "x"))
 	s.Put(slice("1", "x"))
 	s.Put(slice("3", ""))
-	if got := names(s.EndpointSlicesOf("a", "x")); !slices.Equal(got, []string{"1", "2"}) {
+	if got := names(s.EndpointSlicesOf(Ref{"Service", "a", "x"})); !slices.Equal(got, []string{"1", "2"}) {
 		t.Errorf("the slices of x are %v", got)
 	}
 	s.Put(slice("1", "y"))
-	if x, y := names(s.EndpointSlicesOf("a", "x")), names(s.EndpointSlicesOf("a", "y")); !slices.Equal(x, []string{"2"}) || !slices.Equal(y, []string{"1"}) {
+	if x, y := names(s.EndpointSlicesOf(Ref{"Service", "a", "x"})), names(s.EndpointSlicesOf(Ref{"Service", "a", "y"})); !slices.Equal(x, []string{"2"}) || !slices.Equal(y, []string{"1"}) {
 		t.Errorf("after one moved, the slices of x are %v, of y %v", x, y)
 	}
 	s.Delete(Ref{"EndpointSlice", "a", "1"})
-	if got := s.EndpointSlicesOf("a", "y"); len(got) != 0 {
+	if got := s.EndpointSlicesOf(Ref{"Service", "a", "y"}); len(got) != 0 {
 		t.Errorf("the slices of y are %v", names(got))
+	}
+
+	// A ServiceImport's may be a Service's too.
+	both := slice("4", "derived")
+	both.Labels["multicluster.kubernetes.io/service-name"] = "x"
+	s.Put(both)
+	for _, backend := range []Ref{{"Service", "a", "derived"}, {"ServiceImport", "a", "x"}} {
+		if got := names(s.EndpointSlicesOf(backend)); !slices.Equal(got, []string{"4"}) {
+			t.Errorf("the slices of %v are %v", backend, got)
+		}
+	}
+	s.Delete(Ref{"EndpointSlice", "a", "4"})
+	if s.slicesByBackend[Ref{"ServiceImport", "a", "x"}] != nil {
+		t.Error("a slice that is gone is still a ServiceImport's")
 	}
 
 	other, group, kind := gatewayv1.Namespace("b"), gatewayv1.Group(v1alpha1.GroupName), gatewayv1.Kind("Backend")

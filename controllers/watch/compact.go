@@ -18,10 +18,9 @@ import (
 // what decoding has set aside for more. Objects that are kept are never edited,
 // so they may share. It is safe for concurrent use.
 type compactor struct {
-	// stores are where the kept objects are, by kind; set before anything is watched.
-	stores map[string]toolscache.Store
-
-	mu      sync.Mutex
+	mu sync.Mutex
+	// stores are where the kept objects are, by kind.
+	stores  map[string]toolscache.Store
 	strings map[string]string
 	// pointers are to values of basic types, by those values.
 	pointers map[any]reflect.Value
@@ -37,6 +36,13 @@ func newCompactor() *compactor {
 		strings:  map[string]string{},
 		pointers: map[any]reflect.Value{},
 	}
+}
+
+// keptIn says where the objects of a kind are kept.
+func (c *compactor) keptIn(kind string, store toolscache.Store) {
+	c.mu.Lock()
+	c.stores[kind] = store
+	c.mu.Unlock()
 }
 
 // compact edits an object that nobody else has yet. It is a cache's transform.

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -56,6 +57,7 @@ type Options struct {
 type Cluster struct {
 	opts       Options
 	kinds      []objects.Kind // those of objects.Kinds that the API server has
+	lacking    []objects.Kind // those that it lacks
 	manager    manager.Manager
 	lock       resourcelock.Interface
 	referenced *referenced
@@ -93,33 +95,51 @@ func New(cfg *rest.Config, opts Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the API server: %w", err)
 	}
-	var kinds []objects.Kind
-	for _, kind := range objects.Kinds {
-		gvk, err := apiutil.GVKForObject(kind.Object, m.GetScheme())
-		if err != nil {
-			return nil, err
-		}
-		_, err = m.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
-		if meta.IsNoMatchError(err) && kind.Optional {
-			opts.Log.Info("The API server lacks a kind, and Headgate does without until it is started again", "kind", kind.Name, "version", gvk.GroupVersion().String())
-			continue
-		}
-		if meta.IsNoMatchError(err) {
-			return nil, fmt.Errorf("the API server has no %s %s: install the CRDs of %s first", gvk.GroupVersion(), gvk.Kind, gvk.Group)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("ask the API server for its kinds: %w", err)
-		}
-		kinds = append(kinds, kind)
-	}
-	return &Cluster{
+	c := &Cluster{
 		opts:       opts,
-		kinds:      kinds,
 		manager:    m,
 		lock:       lock,
 		referenced: newReferenced(m.GetAPIReader(), opts.Log),
 		compactor:  compactor,
-	}, nil
+	}
+	for _, kind := range objects.Kinds {
+		served, found, err := c.served(kind)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("ask the API server for its kinds: %w", err)
+		case found:
+			c.kinds = append(c.kinds, served)
+		case kind.Optional:
+			opts.Log.Info("The API server lacks a kind, and Headgate does without until it is there", "kind", kind.Name, "group", kind.Group)
+			c.lacking = append(c.lacking, kind)
+		default:
+			return nil, fmt.Errorf("the API server has no %s of a version that Headgate reads: install the CRDs of %s first", kind.Name, kind.Group)
+		}
+	}
+	return c, nil
+}
+
+// served returns a kind as the API server has it: with an Object of the version
+// to be read. found is false if it has none.
+func (c *Cluster) served(kind objects.Kind) (_ objects.Kind, found bool, err error) {
+	for _, object := range []objects.Object{kind.Object, kind.Older} {
+		if object == nil {
+			break
+		}
+		gvk, err := apiutil.GVKForObject(object, c.manager.GetScheme())
+		if err != nil {
+			return kind, false, err
+		}
+		_, err = c.manager.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+		if err == nil {
+			kind.Object = object
+			return kind, true, nil
+		}
+		if !meta.IsNoMatchError(err) {
+			return kind, false, err
+		}
+	}
+	return kind, false, nil
 }
 
 // Client reads from the watched objects and writes to the API server.
@@ -136,22 +156,9 @@ func (c *Cluster) Run(ctx context.Context, sink Sink, tasks ...Task) error {
 	c.referenced.sink = sink
 	var synced []toolscache.DoneChecker
 	for _, kind := range c.kinds {
-		handler := c.handler(kind, sink)
-		obj := kind.Object.DeepCopyObject().(client.Object)
-		if kind.Referenced {
-			obj = &metav1.PartialObjectMetadata{}
-			obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{Group: kind.Group, Version: "v1", Kind: kind.Name})
-		}
-		informer, err := c.manager.GetCache().GetInformer(ctx, obj, cache.BlockUntilSynced(false))
+		registration, err := c.watch(ctx, kind, sink)
 		if err != nil {
-			return fmt.Errorf("watch %s: %w", kind.Name, err)
-		}
-		if shared, ok := informer.(toolscache.SharedInformer); ok && !kind.Referenced {
-			c.compactor.stores[kind.Name] = shared.GetStore()
-		}
-		registration, err := informer.AddEventHandler(handler)
-		if err != nil {
-			return fmt.Errorf("watch %s: %w", kind.Name, err)
+			return err
 		}
 		synced = append(synced, registration.HasSyncedChecker())
 	}
@@ -163,6 +170,7 @@ func (c *Cluster) Run(ctx context.Context, sink Sink, tasks ...Task) error {
 			return nil
 		},
 		c.referenced.run,
+		func(ctx context.Context) error { return c.await(ctx, sink) },
 		func(ctx context.Context) error { return c.lead(ctx, tasks) },
 	}
 	for _, r := range runnables {
@@ -171,6 +179,64 @@ func (c *Cluster) Run(ctx context.Context, sink Sink, tasks ...Task) error {
 		}
 	}
 	return c.manager.Start(ctx)
+}
+
+// watch begins to put a kind's objects into the sink.
+func (c *Cluster) watch(ctx context.Context, kind objects.Kind, sink Sink) (toolscache.ResourceEventHandlerRegistration, error) {
+	obj := kind.Object.DeepCopyObject().(client.Object)
+	if kind.Referenced {
+		obj = &metav1.PartialObjectMetadata{}
+		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{Group: kind.Group, Version: "v1", Kind: kind.Name})
+	}
+	informer, err := c.manager.GetCache().GetInformer(ctx, obj, cache.BlockUntilSynced(false))
+	if err != nil {
+		return nil, fmt.Errorf("watch %s: %w", kind.Name, err)
+	}
+	if shared, ok := informer.(toolscache.SharedInformer); ok && !kind.Referenced {
+		c.compactor.keptIn(kind.Name, shared.GetStore())
+	}
+	registration, err := informer.AddEventHandler(c.handler(kind, sink))
+	if err != nil {
+		return nil, fmt.Errorf("watch %s: %w", kind.Name, err)
+	}
+	return registration, nil
+}
+
+// lookPeriod is how often the API server is asked for the kinds that it lacked.
+const lookPeriod = 30 * time.Second
+
+// await watches the kinds that the API server lacked at the start once it has
+// them, as when their CRDs are installed after Headgate. A kind that it loses stays
+// as it was: its informer says so in the log.
+func (c *Cluster) await(ctx context.Context, sink Sink) error {
+	ticker := time.NewTicker(lookPeriod)
+	defer ticker.Stop()
+	lacking := c.lacking
+	for len(lacking) > 0 {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		var still []objects.Kind
+		for _, kind := range lacking {
+			served, found, err := c.served(kind)
+			if found {
+				_, err = c.watch(ctx, served, sink)
+			}
+			switch {
+			case err != nil:
+				c.opts.Log.Error(err, "The API server cannot tell whether it has a kind; Headgate asks again", "kind", kind.Name, "group", kind.Group)
+				fallthrough
+			case !found:
+				still = append(still, kind)
+			default:
+				c.opts.Log.Info("The API server has a kind that it lacked, and Headgate reads it from now on", "kind", kind.Name, "group", kind.Group)
+			}
+		}
+		lacking = still
+	}
+	return nil
 }
 
 // handler turns a kind's events into puts and deletes. Objects in the cache

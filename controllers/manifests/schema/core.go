@@ -17,15 +17,20 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
+
+	"github.com/headgate/headgate/controllers/objects"
 )
 
-// coreKinds are the kinds that the API server knows without a CRD.
+// coreKinds are the kinds that the API server knows without a CRD, and those
+// whose CRDs are others' to install.
 var coreKinds = []schema.GroupVersionKind{
 	{Version: "v1", Kind: "Namespace"},
 	{Version: "v1", Kind: "Service"},
 	{Version: "v1", Kind: "Secret"},
 	{Version: "v1", Kind: "ConfigMap"},
 	{Group: discoveryv1.GroupName, Version: "v1", Kind: "EndpointSlice"},
+	{Group: objects.MulticlusterGroup, Version: "v1beta1", Kind: "ServiceImport"},
+	{Group: objects.MulticlusterGroup, Version: "v1alpha1", Kind: "ServiceImport"},
 }
 
 // coreFile makes the schema of a core kind from its Go type, and adds what the
@@ -49,6 +54,9 @@ func coreFile(gvk schema.GroupVersionKind) *File {
 	case "EndpointSlice":
 		f.Schema = schemaOf(reflect.TypeFor[discoveryv1.EndpointSlice]())
 		endpointSlice(f.Schema)
+	case "ServiceImport":
+		f.Schema = schemaOf(reflect.TypeFor[objects.ServiceImport]())
+		setProperty(f.Schema, "spec", serviceImportSpec)
 	}
 	// As in a CRD: metadata has a schema of its own, see metaKind.
 	f.Schema.Properties["metadata"] = apiext.JSONSchemaProps{Type: "object"}
@@ -61,6 +69,18 @@ func serviceSpec(spec *apiext.JSONSchemaProps) {
 		p.Default = raw(`"ClusterIP"`)
 		p.Enum = enum("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 	})
+	setProperty(spec, "ports", func(ports *apiext.JSONSchemaProps) {
+		item := ports.Items.Schema
+		item.Required = []string{"port"}
+		setProperty(item, "port", portNumber)
+		setProperty(item, "protocol", protocol)
+	})
+}
+
+func serviceImportSpec(spec *apiext.JSONSchemaProps) {
+	spec.Required = []string{"ports", "type"}
+	setProperty(spec, "type", func(p *apiext.JSONSchemaProps) { p.Enum = enum("ClusterSetIP", "Headless") })
+	setProperty(spec, "ips", func(p *apiext.JSONSchemaProps) { p.MaxItems = ptr.To[int64](2) })
 	setProperty(spec, "ports", func(ports *apiext.JSONSchemaProps) {
 		item := ports.Items.Schema
 		item.Required = []string{"port"}
