@@ -68,6 +68,18 @@ type BackendEndpoint struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000
 	Weight *int32 `json:"weight,omitempty"`
+	// Priority is 0 for the endpoints that are used first, which is the default.
+	// Those of a higher number are backups: they take what those of lower numbers
+	// cannot, see BackendPolicy's balance.minHealthyPercent.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=127
+	Priority *int32 `json:"priority,omitempty"`
+	// Zone is where the endpoint is, for BackendPolicy's balance.locality.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	Zone *string `json:"zone,omitempty"`
 }
 
 // BackendStatus is what became of a Backend.

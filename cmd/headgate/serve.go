@@ -19,6 +19,7 @@ import (
 	"github.com/headgate/headgate/controllers/loop"
 	"github.com/headgate/headgate/dataplane"
 	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/upstream"
 )
 
 const defaultAdminAddress = "127.0.0.1:9901"
@@ -30,6 +31,7 @@ type serveOptions struct {
 	adminAddress     string
 	metricsAddress   string
 	accessLog        string
+	zone, node       string
 	log              logOptions
 	shutdownDelay    time.Duration
 	shutdownDelaySet bool
@@ -41,6 +43,8 @@ func newServeOptions() *serveOptions {
 	return &serveOptions{
 		adminAddress:    defaultAdminAddress,
 		accessLog:       "off",
+		zone:            os.Getenv("ZONE"),
+		node:            os.Getenv("NODE_NAME"),
 		log:             logOptions{level: "info", format: "text"},
 		shutdownTimeout: 30 * time.Second,
 		cluster:         newClusterOptions(),
@@ -54,6 +58,8 @@ func (o *serveOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.adminAddress, "admin-address", o.adminAddress, "serve health, metrics, state and profiles at this `address`; \"\" for nowhere")
 	f.StringVar(&o.metricsAddress, "metrics-address", "", "serve /metrics, /healthz and /readyz at this `address` too, such as :9902")
 	f.StringVar(&o.accessLog, "access-log", o.accessLog, "write a line for each request to standard output: off, json or text")
+	f.StringVar(&o.zone, "zone", o.zone, "where this process runs, for backends that prefer endpoints in the same `zone` (default $ZONE)")
+	f.StringVar(&o.node, "node", o.node, "which `node` it runs on, for backends that prefer endpoints on the same one (default $NODE_NAME)")
 	f.StringVar(&o.log.level, "log-level", o.log.level, "log at this level: error, info or debug")
 	f.StringVar(&o.log.format, "log-format", o.log.format, "log as text or json, to standard error")
 	f.DurationVar(&o.shutdownDelay, "shutdown-delay", 0, "after SIGTERM, go on serving for so long with readiness failing (default 0s with --manifests, else 5s)")
@@ -140,6 +146,7 @@ func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Si
 	}
 	srv.proxy = dataplane.New(dataplane.Options{
 		BindAddresses: o.bindAddresses,
+		Upstream:      upstream.Options{Zone: o.zone, Node: o.node},
 		Log:           log.WithName("proxy"),
 		Metrics:       metrics,
 		AccessLog:     accessLog,
@@ -165,7 +172,7 @@ func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Si
 	if _, err := memlimit.Set(); err != nil {
 		log.V(1).Info("It is not known how much memory there may be", "error", err.Error())
 	}
-	log.Info("Headgate starts", "version", shortVersion(), "admin", o.adminAddress)
+	log.Info("Headgate starts", "version", shortVersion(), "admin", o.adminAddress, "zone", o.zone, "node", o.node)
 
 	feeding, stopFeeding := context.WithCancel(background)
 	defer stopFeeding()

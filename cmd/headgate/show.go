@@ -122,9 +122,13 @@ func routesTable(rows []admin.Route) *table {
 }
 
 func endpointsTable(rows []admin.Endpoint) *table {
-	t := newTable("CLUSTER", "ENDPOINT", "STATE", "WEIGHT", "IN FLIGHT", "REQUESTS", "FAILURES", "LATENCY", "FAILED CHECK")
+	t := newTable("CLUSTER", "ENDPOINT", "STATE", "TIER", "ZONE", "WEIGHT", "IN FLIGHT", "REQUESTS", "FAILURES", "LATENCY", "FAILED CHECK")
 	for _, r := range rows {
-		t.row(r.Cluster, r.Address, r.State,
+		tier := ""
+		if r.Tier >= 0 {
+			tier = strconv.Itoa(r.Tier)
+		}
+		t.row(r.Cluster, r.Address, r.State, tier, r.Zone,
 			strconv.FormatUint(uint64(r.Weight), 10),
 			strconv.FormatInt(r.InFlight, 10),
 			strconv.FormatUint(r.Requests, 10),

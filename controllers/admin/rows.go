@@ -140,17 +140,18 @@ func Endpoints(snap *snapshot.Snapshot) []Endpoint {
 			continue
 		}
 		for _, e := range set.Endpoints {
-			state := "ready"
+			// The priority stands for the tier: where from it is near is not known.
+			state, tier := "ready", e.Priority
 			if e.Draining {
-				state = "draining"
+				state, tier = "draining", -1
 			}
 			rows = append(rows, Endpoint{key, upstream.EndpointState{
-				Address: hostPort(e.Address, e.Port), Weight: max(e.Weight, 1), Zone: e.Zone, State: state,
+				Address: hostPort(e.Address, e.Port), Weight: max(e.Weight, 1), Zone: e.Zone, Tier: tier, State: state,
 			}})
 		}
 		for _, h := range set.Hosts {
 			rows = append(rows, Endpoint{key, upstream.EndpointState{
-				Address: hostPort(h.Name, h.Port), Weight: max(h.Weight, 1), State: "by DNS",
+				Address: hostPort(h.Name, h.Port), Weight: max(h.Weight, 1), Zone: h.Zone, Tier: h.Priority, State: "by DNS",
 			}})
 		}
 	}

@@ -162,6 +162,11 @@ func compileBackend(b *v1alpha1.Backend) (*snapshot.Endpoints, []Finding) {
 				fail(field+".weight", fmt.Sprintf("%d is out of range", *e.Weight), "1 to 1000")
 			}
 		}
+		priority := int(valueOr(e.Priority, 0))
+		if priority < 0 || priority > 127 {
+			fail(field+".priority", fmt.Sprintf("%d is out of range", priority), "0 to 127")
+		}
+		zone := valueOr(e.Zone, "")
 		if e.Port < 1 || e.Port > 65535 {
 			fail(field+".port", fmt.Sprintf("%d is no port", e.Port), "1 to 65535")
 		}
@@ -172,12 +177,16 @@ func compileBackend(b *v1alpha1.Backend) (*snapshot.Endpoints, []Finding) {
 			if !isIP(*e.IP) {
 				fail(field+".ip", fmt.Sprintf("%q is no IP address", *e.IP), "an IPv4 or IPv6 address; a DNS name belongs in hostname")
 			}
-			out.Endpoints = append(out.Endpoints, snapshot.Endpoint{Address: *e.IP, Port: uint16(e.Port), Weight: weight})
+			out.Endpoints = append(out.Endpoints, snapshot.Endpoint{
+				Address: *e.IP, Port: uint16(e.Port), Weight: weight, Zone: zone, Priority: priority,
+			})
 		default:
 			if !validHostname(*e.Hostname, false) {
 				fail(field+".hostname", fmt.Sprintf("%q is no DNS name", *e.Hostname), "a DNS name")
 			}
-			out.Hosts = append(out.Hosts, snapshot.Host{Name: *e.Hostname, Port: uint16(e.Port), Weight: weight})
+			out.Hosts = append(out.Hosts, snapshot.Host{
+				Name: *e.Hostname, Port: uint16(e.Port), Weight: weight, Zone: zone, Priority: priority,
+			})
 		}
 	}
 	sortEndpoints(out)

@@ -3,7 +3,6 @@ package compile
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/headgate/headgate/api/v1alpha1"
@@ -12,8 +11,6 @@ import (
 
 // clusterSetting is a stanza's value of a BackendPolicy: what it does to a cluster.
 type clusterSetting func(*snapshot.Cluster)
-
-var algorithms = []string{"RoundRobin", "LeastRequest", "IPHash", "RandomOfTwo"}
 
 // backendProtocols are what a snapshot's cluster has for BackendPolicy's protocol.
 var backendProtocols = map[v1alpha1.BackendProtocol]string{"HTTP1": "http1", "HTTP2": "h2c", "Auto": "alpn"}
@@ -25,13 +22,10 @@ func compileBackendPolicy(c *policyCompiler) {
 			c.sets(name, apply)
 		}
 	}
-	before := len(c.findings)
 	if spec.Balance != nil {
-		algorithm := string(spec.Balance.Algorithm)
-		if !slices.Contains(algorithms, algorithm) {
-			c.invalid("spec.balance.algorithm", fmt.Sprintf("%q does not exist", algorithm), "one of "+strings.Join(algorithms, ", "))
-		}
-		set("balance", before, func(cl *snapshot.Cluster) { cl.Balance = snapshot.Balance{Algorithm: algorithm} })
+		before := len(c.findings)
+		apply := compileBalance(c, spec.Balance)
+		set("balance", before, apply)
 	}
 	if spec.ConnectTimeout != nil {
 		before := len(c.findings)

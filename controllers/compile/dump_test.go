@@ -198,11 +198,26 @@ func (d *dumper) clusters() {
 			if one.Zone != "" {
 				text += "@" + one.Zone
 			}
+			if one.Node != "" {
+				text += "/" + one.Node
+			}
+			if hints := append(slices.Clone(one.ForZones), one.ForNodes...); len(hints) > 0 {
+				text += fmt.Sprintf("(for %s)", strings.Join(hints, ","))
+			}
+			if one.Priority != 0 {
+				text += fmt.Sprintf("(priority %d)", one.Priority)
+			}
 		}
 		for _, one := range e.Hosts {
 			text += fmt.Sprintf(" dns=%s:%d", one.Name, one.Port)
 			if one.Weight != 0 {
 				text += fmt.Sprintf("×%d", one.Weight)
+			}
+			if one.Zone != "" {
+				text += "@" + one.Zone
+			}
+			if one.Priority != 0 {
+				text += fmt.Sprintf("(priority %d)", one.Priority)
 			}
 		}
 		d.line("%s", text)

@@ -87,19 +87,30 @@ func addSlice(out *snapshot.Endpoints, s *discoveryv1.EndpointSlice, of corev1.S
 	for i := range s.Endpoints {
 		e := &s.Endpoints[i]
 		terminating := valueOr(e.Conditions.Terminating, false)
-		// Unset means ready, EndpointConditions; serving is ready without regard to
+		// Unset means ready and serving, EndpointConditions; the latter is ready without regard to
 		// terminating. What is published although it is not ready is ready here.
 		ready := valueOr(e.Conditions.Ready, true)
-		if !ready && !(terminating && valueOr(e.Conditions.Serving, false)) {
+		if !ready && !(terminating && valueOr(e.Conditions.Serving, true)) {
 			continue
 		}
 		// Several addresses are of one instance and "fungible", Endpoint.addresses.
 		// Those of type FQDN, which nothing makes any more, are none.
-		if i := slices.IndexFunc(e.Addresses, isIP); i >= 0 {
-			out.Endpoints = append(out.Endpoints, snapshot.Endpoint{
-				Address: e.Addresses[i], Port: port, Draining: terminating, Zone: valueOr(e.Zone, ""),
-			})
+		i := slices.IndexFunc(e.Addresses, isIP)
+		if i < 0 {
+			continue
 		}
+		one := snapshot.Endpoint{
+			Address: e.Addresses[i], Port: port, Draining: terminating, Zone: valueOr(e.Zone, ""), Node: valueOr(e.NodeName, ""),
+		}
+		if e.Hints != nil {
+			for _, z := range e.Hints.ForZones {
+				one.ForZones = append(one.ForZones, z.Name)
+			}
+			for _, n := range e.Hints.ForNodes {
+				one.ForNodes = append(one.ForNodes, n.Name)
+			}
+		}
+		out.Endpoints = append(out.Endpoints, one)
 	}
 }
 
@@ -121,11 +132,13 @@ func sortEndpoints(e *snapshot.Endpoints) {
 			return 0
 		}
 		return cmp.Or(cmp.Compare(x.Address, y.Address), cmp.Compare(x.Port, y.Port), draining(x)-draining(y),
-			cmp.Compare(y.Weight, x.Weight), cmp.Compare(x.Zone, y.Zone))
+			cmp.Compare(y.Weight, x.Weight), cmp.Compare(x.Priority, y.Priority), cmp.Compare(x.Zone, y.Zone),
+			cmp.Compare(x.Node, y.Node), slices.Compare(x.ForZones, y.ForZones), slices.Compare(x.ForNodes, y.ForNodes))
 	})
 	e.Endpoints = slices.CompactFunc(e.Endpoints, func(x, y snapshot.Endpoint) bool { return x.Address == y.Address && x.Port == y.Port })
 	slices.SortFunc(e.Hosts, func(x, y snapshot.Host) int {
-		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Port, y.Port), cmp.Compare(y.Weight, x.Weight))
+		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Port, y.Port), cmp.Compare(y.Weight, x.Weight),
+			cmp.Compare(x.Priority, y.Priority), cmp.Compare(x.Zone, y.Zone))
 	})
 	e.Hosts = slices.CompactFunc(e.Hosts, func(x, y snapshot.Host) bool { return x.Name == y.Name && x.Port == y.Port })
 }

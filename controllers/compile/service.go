@@ -57,7 +57,7 @@ func (c *ruleCompiler) resolveService(backend objects.Ref, ref *gatewayv1.Backen
 	number := strconv.Itoa(int(port.Port))
 	cluster := newCluster(backend.Kind+"/"+backend.Namespace+"/"+backend.Name+"/"+number,
 		snapshot.Ref{Kind: backend.Kind, Namespace: backend.Namespace, Name: backend.Name, Section: number})
-	cluster.Protocol, cluster.TLS = protocol, secure
+	cluster.Protocol, cluster.TLS, cluster.Balance.Locality = protocol, secure, localityOf(object)
 	return c.withPolicies(clusterUse{cluster: cluster, backend: backend, port: port}, fail)
 }
 

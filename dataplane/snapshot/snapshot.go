@@ -437,7 +437,23 @@ type Balance struct {
 	// Algorithm is "RoundRobin" (smooth, weighted; the default), "LeastRequest",
 	// "IPHash" (consistent) or "RandomOfTwo".
 	Algorithm string `json:"algorithm"`
+	// Locality says which endpoints are preferred, or may be used, by where they
+	// are: "PreferSameZone", "PreferSameNode", "OnlySameZone", "OnlySameNode"; ""
+	// is all alike.
+	Locality string `json:"locality,omitempty"`
+	// MinHealthyPercent is the share of a tier's endpoints that must be healthy
+	// for it to take all requests; below it, the next takes the more of them the
+	// fewer there are. 0 means MinHealthyPercent. Tiers are priorities, and in
+	// each what Locality makes.
+	MinHealthyPercent int `json:"minHealthyPercent,omitempty"`
+	// PanicThresholdPercent is the share of all endpoints that must be healthy
+	// for health to count: below it, all get requests. With 0 that is so only if
+	// none is.
+	PanicThresholdPercent int `json:"panicThresholdPercent,omitempty"`
 }
+
+// MinHealthyPercent is the default of Balance.MinHealthyPercent.
+const MinHealthyPercent = 70
 
 // Endpoints is where a cluster's instances are.
 type Endpoints struct {
@@ -456,8 +472,17 @@ type Endpoint struct {
 	Weight uint32 `json:"weight,omitempty"`
 	// Draining endpoints take no new requests unless there are no others;
 	// what is in flight finishes.
-	Draining bool   `json:"draining,omitempty"`
-	Zone     string `json:"zone,omitempty"`
+	Draining bool `json:"draining,omitempty"`
+	// Zone and Node are where the endpoint is; "" if that is not known.
+	Zone string `json:"zone,omitempty"`
+	Node string `json:"node,omitempty"`
+	// ForZones and ForNodes are where it should be used from, as the hints of
+	// its EndpointSlice say. Without them that is its own zone and node.
+	ForZones []string `json:"forZones,omitempty"`
+	ForNodes []string `json:"forNodes,omitempty"`
+	// Priority is 0 for the endpoints that are used first; those of a higher
+	// number stand in for them.
+	Priority int `json:"priority,omitempty"`
 }
 
 // Host is a DNS name with the port to use on its addresses.
@@ -465,4 +490,7 @@ type Host struct {
 	Name   string `json:"name"`
 	Port   uint16 `json:"port"`
 	Weight uint32 `json:"weight,omitempty"`
+	// Zone and Priority are those of its endpoints.
+	Zone     string `json:"zone,omitempty"`
+	Priority int    `json:"priority,omitempty"`
 }

@@ -21,8 +21,8 @@ type Cluster struct {
 	m     *Manager
 	state atomic.Pointer[state]
 
-	// ejected counts the endpoints that are ejected; while it is 0, picking
-	// needs no clock. eject guards the change of ejections.
+	// ejected counts the endpoints that are ejected or unhealthy; while it is 0,
+	// picking needs no clock. eject guards the change of ejections.
 	ejected atomic.Int32
 	eject   sync.Mutex
 	// interval is when outliers are looked for next; 0 before the first time.
@@ -54,8 +54,8 @@ type state struct {
 	terms
 	tlsErr error
 
-	members         []member
-	ready, draining group
+	members []member
+	tiers
 	// resolving is closed when each host has been looked up once; nil after that.
 	resolving <-chan struct{}
 }
@@ -66,12 +66,9 @@ type member struct {
 	weight   uint32
 	draining bool
 	zone     string
-}
-
-// group is the part of the members that is chosen from together.
-type group struct {
-	endpoints []*endpoint
-	picker    balance.Picker
+	rank     rank
+	// tier is the member's place in state.ready, or -1 if it is draining.
+	tier int
 }
 
 func newCluster(m *Manager, cfg *snapshot.Cluster, eps *snapshot.Endpoints) *Cluster {
@@ -226,12 +223,11 @@ func (c *Cluster) rebuild() {
 		terms:          c.terms(),
 		tlsErr:         c.tlsErr,
 		members:        members,
-		ready:          c.group(members, false),
-		draining:       c.group(members, true),
 	}
 	if c.resolving != nil {
 		st.resolving = c.resolving
 	}
+	c.setTiers(st)
 	c.state.Store(st)
 
 	stays := make(map[netip.AddrPort]*endpoint, len(members))
@@ -252,33 +248,42 @@ func (c *Cluster) rebuild() {
 // to, sorted by address. It also reports whether every host had an answer.
 func (c *Cluster) members() (members []member, settled bool) {
 	at := map[netip.AddrPort]int{}
-	add := func(addr netip.AddrPort, weight uint32, draining bool, zone string) {
-		weight = max(weight, 1)
-		if i, ok := at[addr]; ok { // slices and hosts may name the same address
-			members[i].weight = max(members[i].weight, weight)
-			members[i].draining = members[i].draining && draining
+	add := func(addr netip.AddrPort, e *snapshot.Endpoint) {
+		m := member{weight: max(e.Weight, 1), draining: e.Draining, zone: e.Zone, rank: c.rank(e)}
+		if m.rank.distance == unreachable {
 			return
 		}
-		ep := c.byAddr[addr]
-		if ep == nil {
-			ep = newEndpoint(c, addr)
+		if i, ok := at[addr]; ok { // slices and hosts may name the same address
+			known := &members[i]
+			known.weight = max(known.weight, m.weight)
+			known.draining = known.draining && m.draining
+			if m.rank.compare(known.rank) < 0 {
+				known.rank = m.rank
+			}
+			return
+		}
+		m.ep = c.byAddr[addr]
+		if m.ep == nil {
+			m.ep = newEndpoint(c, addr)
 		}
 		at[addr] = len(members)
-		members = append(members, member{ep: ep, weight: weight, draining: draining, zone: zone})
+		members = append(members, m)
 	}
-	for _, e := range c.eps.Endpoints {
+	for i := range c.eps.Endpoints {
+		e := &c.eps.Endpoints[i]
 		addr, err := parseLiteral(e.Address)
 		if err != nil {
 			c.m.opts.Log.Error(err, "Endpoint left out", "cluster", c.cfg.Key, "address", e.Address)
 			continue
 		}
-		add(netip.AddrPortFrom(addr, e.Port), e.Weight, e.Draining, e.Zone)
+		add(netip.AddrPortFrom(addr, e.Port), e)
 	}
 	settled = true
 	for _, h := range c.eps.Hosts {
+		e := &snapshot.Endpoint{Weight: h.Weight, Zone: h.Zone, Priority: h.Priority}
 		name := strings.ToLower(h.Name)
 		if addr, err := parseLiteral(name); err == nil {
-			add(netip.AddrPortFrom(addr, h.Port), h.Weight, false, "")
+			add(netip.AddrPortFrom(addr, h.Port), e)
 			continue
 		}
 		answer := c.hosts[name].answer()
@@ -287,30 +292,11 @@ func (c *Cluster) members() (members []member, settled bool) {
 			continue
 		}
 		for _, addr := range answer.addrs {
-			add(netip.AddrPortFrom(addr, h.Port), h.Weight, false, "")
+			add(netip.AddrPortFrom(addr, h.Port), e)
 		}
 	}
 	slices.SortFunc(members, func(a, b member) int { return a.ep.addr.Compare(b.ep.addr) })
 	return members, settled
-}
-
-func (c *Cluster) group(members []member, draining bool) group {
-	var g group
-	var list []balance.Member
-	for i := range members {
-		m := &members[i]
-		if m.draining == draining {
-			g.endpoints = append(g.endpoints, m.ep)
-			list = append(list, balance.Member{ID: m.ep.address, Weight: m.weight, Load: &m.ep.load})
-		}
-	}
-	picker, err := balance.New(c.cfg.Balance.Algorithm, list)
-	if err != nil {
-		c.m.opts.Log.Error(err, "Falling back to the default algorithm", "cluster", c.cfg.Key)
-		picker, _ = balance.New("", list)
-	}
-	g.picker = picker
-	return g
 }
 
 // parseLiteral reads an IP address, also in the brackets that URLs need.
@@ -328,6 +314,9 @@ type EndpointState struct {
 	Address string `json:"address"`
 	Weight  uint32 `json:"weight"`
 	Zone    string `json:"zone,omitempty"`
+	// Tier is the place among those that are preferred in turn, 0 the first one;
+	// -1 if it is draining.
+	Tier int `json:"tier"`
 	// State is "ready", "draining", "ejected" (it refused a connection
 	// or is an outlier, and is tried again later) or "unhealthy" (its health checks failed).
 	State string `json:"state"`
@@ -366,7 +355,7 @@ func (c *Cluster) State() []EndpointState {
 	for i := range st.members {
 		m := &st.members[i]
 		s := m.ep.snapshot()
-		s.Weight, s.Zone = m.weight, m.zone
+		s.Weight, s.Zone, s.Tier = m.weight, m.zone, m.tier
 		switch until := m.ep.load.EjectedUntil.Load(); {
 		case until == balance.Unhealthy:
 			s.State = "unhealthy"

@@ -63,12 +63,11 @@ func (c *Cluster) refused(st *state, ep *endpoint, probe bool, cause error) {
 		if !c.othersThan(st, ep) {
 			return
 		}
-		c.ejected.Add(1)
 	}
 	ep.strikes++
 	ep.ejections[ejectedConnect].Add(1)
 	d := backoff(ep.strikes, ejectFirst, ejectMost)
-	ep.load.EjectedUntil.Store(now + int64(d))
+	c.takeOut(ep, now+int64(d))
 	c.m.opts.Log.Info("Endpoint ejected", "cluster", st.key, "endpoint", ep.address, "for", d.String(), "cause", cause.Error())
 }
 
@@ -76,7 +75,7 @@ func (c *Cluster) refused(st *state, ep *endpoint, probe bool, cause error) {
 // those that do.
 func (c *Cluster) othersThan(st *state, ep *endpoint) bool {
 	others, member := false, false
-	for _, e := range st.ready.endpoints {
+	for e := range st.inUse {
 		if e == ep {
 			member = true
 		} else if e.load.EjectedUntil.Load() == 0 {
@@ -100,10 +99,19 @@ func (c *Cluster) accepted(ep *endpoint) {
 	}
 }
 
+// takeOut keeps requests from the endpoint until then. c.eject is held.
+func (c *Cluster) takeOut(ep *endpoint, until int64) {
+	if ep.load.EjectedUntil.Swap(until) == 0 {
+		c.ejected.Add(1)
+		ep.tier.down.Add(ep.tierWeight)
+	}
+}
+
 // readmit lets the endpoint have requests again. c.eject is held.
 func (c *Cluster) readmit(ep *endpoint) {
 	if ep.load.EjectedUntil.Swap(0) != 0 {
 		c.ejected.Add(-1)
+		ep.tier.down.Add(-ep.tierWeight)
 	}
 	ep.strikes = 0
 }

@@ -31,9 +31,12 @@ type endpoint struct {
 	// check is nil if the endpoint is not checked.
 	check atomic.Pointer[health.Check]
 
-	// strikes counts the ejections in a row; Cluster.eject guards it and gone.
-	strikes int
-	gone    bool
+	// strikes counts the ejections in a row, and tier is where the endpoint is
+	// chosen from, with a weight. Cluster.eject guards them and gone.
+	strikes    int
+	tier       *tier
+	tierWeight int64
+	gone       bool
 
 	// mu guards what follows, and what is in the pools.
 	mu sync.Mutex

@@ -84,9 +84,7 @@ func (ep *endpoint) SetHealthy(healthy bool, why error) {
 		log.Info("Endpoint is healthy")
 		return
 	}
-	if ep.load.EjectedUntil.Swap(balance.Unhealthy) == 0 {
-		c.ejected.Add(1)
-	}
+	c.takeOut(ep, balance.Unhealthy)
 	ep.drain()
 	log.Info("Endpoint is unhealthy")
 }

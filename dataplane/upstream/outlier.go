@@ -96,7 +96,7 @@ func (c *Cluster) lookForOutliers(now int64) {
 	}
 	var rates []rate
 	var latencies []time.Duration
-	for _, ep := range st.ready.endpoints {
+	for ep := range st.inUse {
 		o := &ep.outcomes
 		r := rate{ep: ep, requests: o.requests.Swap(0), errors: o.errors.Swap(0)}
 		if n, sum := o.responses.Swap(0), o.latency.Swap(0); n > 0 && n >= int64(by.MinRequests) {
@@ -150,22 +150,22 @@ func (c *Cluster) ejectOutlier(st *state, ep *endpoint, reason ejection, cause e
 		log.V(1).Info("Outlier kept: as many endpoints are out as may be")
 		return
 	}
-	c.ejected.Add(1)
 	ep.outcomes.times++
 	d := min(by.BaseEjectionTime*time.Duration(ep.outcomes.times), by.MaxEjectionTime)
 	d += rand.N(d/10 + 1) // replicas that found out together do not come back together
 	ep.ejections[reason].Add(1)
-	ep.load.EjectedUntil.Store(now + int64(d))
+	c.takeOut(ep, now+int64(d))
 	log.Info("Outlier ejected", "for", d.String(), "reason", reason.String())
 }
 
 // mayEject reports whether one more endpoint may be out. c.eject is held.
 func (c *Cluster) mayEject(st *state) bool {
-	out := 0
-	for _, ep := range st.ready.endpoints {
+	out, all := 0, 0
+	for ep := range st.inUse {
 		if ep.load.EjectedUntil.Load() != 0 {
 			out++
 		}
+		all++
 	}
-	return out == 0 || (out+1)*100 <= st.outliers.MaxEjectionPercent*len(st.ready.endpoints)
+	return out == 0 || (out+1)*100 <= st.outliers.MaxEjectionPercent*all
 }

@@ -156,18 +156,20 @@ func repeatable(r *exchange.Request) bool { return r.Body == nil && r.Idempotent
 // pick chooses an endpoint, or returns nil if all were tried. probe says that
 // it was ejected, and that this request is the one to find out how it is.
 func (c *Cluster) pick(st *state, choice balance.Choice) (ep *endpoint, probe bool) {
-	if c.ejected.Load() == 0 {
-		return st.pick(choice), false
+	if c.ejected.Load() == 0 && !st.short {
+		return st.pick(0, choice), false
 	}
 	choice.Now = c.m.now()
+	var first int
+	first, choice.Panic = st.first()
 	for {
-		if ep = st.pick(choice); ep == nil {
+		if ep = st.pick(first, choice); ep == nil {
 			// Everything is ejected: as likely as not the fault is elsewhere.
 			choice.Panic = true
-			return st.pick(choice), false
+			return st.pick(first, choice), false
 		}
 		until := ep.load.EjectedUntil.Load()
-		if until == 0 {
+		if until == 0 || choice.Panic {
 			return ep, false
 		}
 		// Its time is over. One request goes there; the others stay away until
@@ -176,17 +178,6 @@ func (c *Cluster) pick(st *state, choice balance.Choice) (ep *endpoint, probe bo
 			return ep, true
 		}
 	}
-}
-
-// pick prefers endpoints that are not draining.
-func (st *state) pick(choice balance.Choice) *endpoint {
-	if i := st.ready.picker.Pick(choice); i >= 0 {
-		return st.ready.endpoints[i]
-	}
-	if i := st.draining.picker.Pick(choice); i >= 0 {
-		return st.draining.endpoints[i]
-	}
-	return nil
 }
 
 // avoid excludes the last of these endpoints, as many as leave room for one

@@ -39,6 +39,9 @@ type Options struct {
 	// HealthChecks bounds the health checks at a time, over all clusters; what
 	// is due beyond that waits. 0 means 512.
 	HealthChecks int
+	// Zone and Node are where this process runs, for clusters that prefer
+	// endpoints near it; "" if that is not known.
+	Zone, Node string
 	// DNS says how hosts are resolved.
 	DNS DNS
 	// Log gets ejections, changes of health and failing lookups. Its zero value discards.
