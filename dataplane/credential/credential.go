@@ -47,7 +47,7 @@ func (s *Source) find(ex *exchange.Exchange) string {
 			if f := &ex.In.Fields[i]; f.Key == exchange.KeyCookie {
 				for rest := f.Value; rest != ""; {
 					var name, value string
-					_, name, value, rest = cutCookie(rest)
+					_, name, value, rest = exchange.NextCookie(rest)
 					if name == s.Cookie && value != "" {
 						return value
 					}
@@ -95,47 +95,8 @@ func (s *Source) remove(ex *exchange.Exchange) {
 		ex.Out.Query = query.Remove(&ex.Arena, before, s.Query)
 		ex.Out.HasQuery = ex.Out.HasQuery && (ex.Out.Query != "" || before == "")
 	case s.Cookie != "":
-		kept := ex.Out.Fields[:0]
-		for _, f := range ex.Out.Fields {
-			if f.Key == exchange.KeyCookie {
-				if f.Value = withoutCookie(&ex.Arena, f.Value, s.Cookie); f.Value == "" {
-					continue
-				}
-			}
-			kept = append(kept, f)
-		}
-		ex.Out.Fields = kept
+		ex.Out.Fields.EditCookies(&ex.Arena, func(name, _ string) bool { return name != s.Cookie })
 	}
-}
-
-// cutCookie splits the first pair off a Cookie field's value, RFC 6265 section
-// 4.2.1; pair is all of it. Quotes around a value are not part of it.
-func cutCookie(cookies string) (pair, name, value, rest string) {
-	pair, rest, _ = strings.Cut(cookies, ";")
-	pair = strings.Trim(pair, " \t")
-	name, value, _ = strings.Cut(pair, "=")
-	if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
-		value = value[1 : n-1]
-	}
-	return pair, name, value, rest
-}
-
-func withoutCookie(a *exchange.Arena, cookies, remove string) string {
-	return a.Append(func(dst []byte) []byte {
-		start := len(dst)
-		for rest := cookies; rest != ""; {
-			var pair, name string
-			pair, name, _, rest = cutCookie(rest)
-			if name == remove || pair == "" {
-				continue
-			}
-			if len(dst) > start {
-				dst = append(dst, "; "...)
-			}
-			dst = append(dst, pair...)
-		}
-		return dst
-	})
 }
 
 // Strip removes the fields of this name from the request that goes to the
