@@ -62,6 +62,9 @@ type Exchange struct {
 	// current try upstream must be; zero means never. Set by the pipeline, kept
 	// by the upstream codec: past it, its calls fail with a timeout.
 	Deadline, TryDeadline time.Time
+	// ResponseEdits are changes of the response's fields that a filter decided on
+	// the way in; its Response hook makes them.
+	ResponseEdits []Edit
 	// Avoid are the endpoints ("ip:port") that earlier tries went to in vain, the
 	// last one last: others are preferred. Set by the pipeline, kept by package upstream.
 	Avoid []string
@@ -285,6 +288,7 @@ func (ex *Exchange) Reset() {
 	ex.Upstream = Upstream{}
 	ex.Start, ex.Deadline, ex.TryDeadline = time.Time{}, time.Time{}, time.Time{}
 	ex.Avoid = ex.Avoid[:0]
+	ex.ResponseEdits = ex.ResponseEdits[:0]
 	ex.Received, ex.Sent = 0, 0
 	ex.abandoned.reset()
 	ex.static = staticBody{}

@@ -100,6 +100,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
 		endpointTLSFailuresDesc, endpointEjectionsDesc, endpointChecksDesc, logDroppedDesc,
 		l4ConnectionsDesc, l4ActiveDesc, l4ReceivedDesc, l4SentDesc,
+		externalAuthDesc, externalAuthDurationDesc,
 	} {
 		ch <- d
 	}
@@ -111,6 +112,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	shares := slices.Collect(maps.Values(c.m.shares))
 	ports := slices.Collect(maps.Values(c.m.ports))
 	unread := slices.Collect(maps.Values(c.m.l4))
+	externalAuth := slices.Collect(maps.Values(c.m.externalAuth))
 	c.m.mu.Unlock()
 
 	for _, r := range routes {
@@ -124,6 +126,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, l := range unread {
 		l.collect(ch)
+	}
+	for _, a := range externalAuth {
+		a.collect(ch)
 	}
 	c.m.local.collect(ch, localDesc)
 	if each := c.m.endpoints.Load(); each != nil {

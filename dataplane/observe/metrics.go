@@ -21,6 +21,8 @@ type Metrics struct {
 	shares map[shareLabels]*share
 	ports  map[string]*Port
 	l4     map[RouteLabels]*L4
+	// externalAuth is by policy.
+	externalAuth map[string]*ExternalAuth
 
 	local     reasons
 	snapshots *snapshots
@@ -37,6 +39,8 @@ func NewMetrics(version string) *Metrics {
 		shares:   map[shareLabels]*share{},
 		ports:    map[string]*Port{},
 		l4:       map[RouteLabels]*L4{},
+
+		externalAuth: map[string]*ExternalAuth{},
 	}
 	m.snapshots = newSnapshots(m.registry)
 	m.registry.MustRegister(

@@ -27,6 +27,9 @@ func (b *heldBody) Next() ([]byte, error) {
 func (b *heldBody) Ready() bool { return true }
 func (b *heldBody) Close()      { b.read = true }
 
+// rewind makes the content be there again, after a filter has read it.
+func (b *heldBody) rewind() { b.read = false }
+
 // reuse returns the body for the next exchange.
 func (b *heldBody) reuse() heldBody {
 	if cap(b.content) > keepBuffer {

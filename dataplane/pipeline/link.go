@@ -321,8 +321,16 @@ func (l *linker) find(r *rule, key string) Cluster {
 // rule: it may have been its guard.
 func (l *linker) filters(r *rule, configs []policy.Config) []filter {
 	var live []filter
+	env := *l.p.opts.Env
+	env.Metrics = l.p.opts.Metrics
+	env.Upstream = func(key string) policy.Upstream {
+		if c := l.p.clusters[key]; c != nil {
+			return c
+		}
+		return nil
+	}
 	for _, cfg := range configs {
-		f, err := cfg.Build(l.p.opts.Env)
+		f, err := cfg.Build(&env)
 		if err != nil {
 			err = fmt.Errorf("%s: %s: %w", name(r), cfg.Kind(), err)
 			l.fail(err)

@@ -326,6 +326,9 @@ func (st *state) run(ex *exchange.Exchange, filters []filter) (passed int, verdi
 		if f.request != nil && f.request(ex) == exchange.Answered {
 			return i, exchange.Answered
 		}
+		if f.bodyLimit > 0 {
+			st.held.rewind()
+		}
 	}
 	return len(filters), exchange.Continue
 }

@@ -2,7 +2,9 @@
 // policy is a folder below this one: its compiled configuration, which is plain
 // data and part of the snapshot, and the filter that it builds.
 //
-// A policy imports exchange and this package, never another policy.
+// A policy imports exchange and this package, never another policy. One that
+// asks somebody else about a request does it through the data plane's own
+// clusters (Env.Upstream), with an exchange of its own.
 package policy
 
 import (
@@ -14,6 +16,7 @@ import (
 	"github.com/go-logr/logr"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/observe"
 )
 
 // Config is a policy's compiled configuration: plain, immutable data that can
@@ -41,8 +44,9 @@ type Filter struct {
 	// ex.Response.
 	Response func(ex *exchange.Exchange)
 	// BodyLimit, if above 0, asks for the whole request content to be held in
-	// memory before Request runs: ex.Out.Body is then Ready throughout. Content
-	// of more than so many bytes is answered 413.
+	// memory before Request runs: ex.Out.Body is then Ready throughout, and what
+	// Request reads of it is there again for who comes next. Content of more than
+	// so many bytes is answered 413.
 	BodyLimit int64
 	// Release gives back what Build acquired; the pipeline calls it once, when
 	// no table refers to the filter any more. Requests in flight may still run it.
@@ -56,10 +60,20 @@ type Env struct {
 	Log   logr.Logger
 	// HTTP is for calls out (JWKS, introspection, …), never for proxied requests.
 	HTTP *http.Client
+	// Upstream returns the live cluster under a key of snapshot.Clusters, nil if
+	// there is none. It is for Build alone; what it returned lives as long as the filter.
+	Upstream func(cluster string) Upstream
+	// Metrics counts what policies do.
+	Metrics *observe.Metrics
 	// Now is the clock; tests replace it.
 	Now func() time.Time
 	// Context ends with the process.
 	Context context.Context
+}
+
+// Upstream is a live cluster, see upstream.Cluster.
+type Upstream interface {
+	RoundTrip(ex *exchange.Exchange) (exchange.Lease, error)
 }
 
 // State keeps values that outlive the filters which use them, by stable key
