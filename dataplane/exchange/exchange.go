@@ -65,6 +65,9 @@ type Exchange struct {
 	// ResponseEdits are changes of the response's fields that a filter decided on
 	// the way in; its Response hook makes them.
 	ResponseEdits []Edit
+	// Session is whom the exchange is for; the zero Session is anybody. Set by
+	// the pipeline, kept by package upstream.
+	Session Session
 	// Avoid are the endpoints ("ip:port") that earlier tries went to in vain, the
 	// last one last: others are preferred. Set by the pipeline, kept by package upstream.
 	Avoid []string
@@ -266,6 +269,14 @@ type Upstream struct {
 	Wait time.Duration
 }
 
+// Session says that an exchange belongs to earlier ones, which an endpoint has served.
+type Session struct {
+	Endpoint netip.AddrPort
+	// Strict says that it must not go to any other: if the endpoint is gone, is
+	// out of use or cannot be connected to, the round trip fails with reason "session_lost".
+	Strict bool
+}
+
 // Lease is a use of an upstream connection by one exchange. The response's
 // strings and body live in the connection's buffer until Release.
 type Lease interface {
@@ -287,7 +298,7 @@ func (ex *Exchange) Reset() {
 	ex.Route, ex.MatchedPrefix = nil, 0
 	ex.Upstream = Upstream{}
 	ex.Start, ex.Deadline, ex.TryDeadline = time.Time{}, time.Time{}, time.Time{}
-	ex.Avoid = ex.Avoid[:0]
+	ex.Session, ex.Avoid = Session{}, ex.Avoid[:0]
 	ex.ResponseEdits = ex.ResponseEdits[:0]
 	ex.Received, ex.Sent = 0, 0
 	ex.abandoned.reset()

@@ -35,6 +35,9 @@ func (p *Pipeline) fail(ex *exchange.Exchange, err error) {
 	if errors.As(err, &up) {
 		reason = up.Reason
 		switch {
+		case reason == "session_lost":
+			sessionLost(ex)
+			return
 		case reason == "no_endpoint":
 			status = http503
 		case strings.Contains(reason, "timeout"):
@@ -54,6 +57,11 @@ func (p *Pipeline) fail(ex *exchange.Exchange, err error) {
 		log.Info("upstream failed", "cluster", ex.Upstream.Cluster, "endpoint", ex.Upstream.Endpoint,
 			"requestID", strings.Clone(ex.RequestID), "reason", reason, "error", err.Error())
 	}
+}
+
+// sessionLost answers a request whose session is strict and cannot go on.
+func sessionLost(ex *exchange.Exchange) {
+	ex.Answer(http503, "session_lost", "The instance of the service that this session is with is not available.\n")
 }
 
 // failClient answers for content that could not be read. The client may be

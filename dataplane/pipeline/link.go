@@ -233,6 +233,7 @@ func (l *linker) newHost(cfg *snapshot.VirtualHost, old *host) *host {
 			live.rules[i], live.methods[i] = linked[r.Rule], r.Match.Method
 			live.incomplete = live.incomplete || linked[r.Rule].incomplete
 		}
+		live.cookiePaths = cookiePaths(cfg, live.rules)
 	}
 	for source, r := range known {
 		if linked[source] != r {
@@ -273,10 +274,10 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 	mirrors := slices.Clip(l.mirrors(r, cfg.Mirrors))
 	for i := range cfg.Backends {
 		b := &cfg.Backends[i]
-		if b.Weight == 0 {
+		if b.Weight == 0 && b.SessionPersistence == nil && cfg.SessionPersistence == nil {
 			continue
 		}
-		live := backend{weight: b.Weight}
+		live := backend{source: b, weight: b.Weight}
 		if b.Cluster != "" {
 			live.cluster = l.find(r, b.Cluster)
 		}
@@ -287,6 +288,7 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 		r.backends = append(r.backends, live)
 		r.weights += b.Weight
 	}
+	l.sessions(r, cfg)
 	return r
 }
 

@@ -9,6 +9,7 @@
 package pipeline
 
 import (
+	"crypto/rand"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/headgate/headgate/dataplane/observe"
 	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/route"
+	"github.com/headgate/headgate/dataplane/session"
 	"github.com/headgate/headgate/dataplane/snapshot"
 	"github.com/headgate/headgate/dataplane/upstream"
 )
@@ -63,6 +65,9 @@ type Pipeline struct {
 	mirrors            sync.WaitGroup
 	via                [exchange.HTTP3 + 1]string // by the version received
 	unrouted           *observe.Route             // for requests that no listener takes
+	// sessionKey is for sessions without keys of their own.
+	sessionKey    policy.Secret
+	noSessionKeys sync.Once
 
 	mu       sync.Mutex // guards what Apply owns: all below
 	snap     *snapshot.Snapshot
@@ -82,14 +87,16 @@ func New(opts Options) *Pipeline {
 		opts.MaxMirrors = 1 << 10
 	}
 	p := &Pipeline{
-		opts:     opts,
-		clusters: map[string]Cluster{},
-		slots:    map[string]int{},
-		unrouted: opts.Metrics.Route(observe.RouteLabels{}),
+		opts:       opts,
+		sessionKey: make(policy.Secret, session.KeyLen),
+		clusters:   map[string]Cluster{},
+		slots:      map[string]int{},
+		unrouted:   opts.Metrics.Route(observe.RouteLabels{}),
 	}
 	for proto, version := range map[exchange.Proto]string{0: "1.1", exchange.HTTP10: "1.0", exchange.HTTP11: "1.1", exchange.HTTP2: "2", exchange.HTTP3: "3"} {
 		p.via[proto] = version + " " + opts.Name
 	}
+	_, _ = rand.Read(p.sessionKey) // it never fails
 	p.tables.Store(&tables{})
 	return p
 }
@@ -110,6 +117,9 @@ type state struct {
 	held    heldBody
 	limited limitedBody
 	replay  replayBody
+	session *session.State // kept for the exchanges that come; nil before the first that needs it
+	// cookiePath is that of the match, for the session's cookie.
+	cookiePath string
 }
 
 func stateOf(ex *exchange.Exchange) *state {
@@ -149,6 +159,9 @@ func (p *Pipeline) Serve(ex *exchange.Exchange) {
 		// Whatever the upstream says of itself: clients see us.
 		ex.Response.Fields.DelKey(exchange.KeyAltSvc)
 		ex.Response.Fields = append(ex.Response.Fields, exchange.Field{Key: exchange.KeyAltSvc, Name: "Alt-Svc", Value: l.altSvc})
+	}
+	if st.backend != nil && st.backend.session != nil {
+		st.saveSession(ex)
 	}
 	// Last, so that filters see the status that is meant.
 	answerGRPC(ex)
@@ -231,6 +244,9 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 	st.rule = r
 	p.count(st, r.metrics)
 	ex.Route, ex.MatchedPrefix = &r.info, prefix
+	if h.cookiePaths != nil {
+		st.cookiePath = h.cookiePaths[n]
+	}
 
 	// Closed rather than open: a rule whose guards are broken lets nobody through.
 	if r.broken != "" {
@@ -269,7 +285,11 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 	}
 
 	// One backend, for good: a retry goes to another endpoint, never to another backend.
-	b := r.pick()
+	b, lost := st.choose(ex, r)
+	if lost {
+		sessionLost(ex)
+		return
+	}
 	if b == nil {
 		// HTTPRouteRule.backendRefs: no backend, or none with a weight, is 500.
 		ex.Answer(http500, "no_backend", "This route has no backend.\n")
@@ -366,7 +386,10 @@ func (p *Pipeline) Done(ex *exchange.Exchange, err error) {
 		st.lease.Release()
 	}
 	held, kept := st.held.reuse(), st.replay.reuse()
-	*st = state{held: held, replay: replayBody{kept: kept}}
+	if st.session != nil {
+		st.session.Reset()
+	}
+	*st = state{held: held, replay: replayBody{kept: kept}, session: st.session}
 	p.inFlight.Add(-1)
 }
 

@@ -158,7 +158,7 @@ func newBench(t *testing.T, edit ...func(*Options)) *bench {
 	b.Pipeline = New(opts)
 	b.listen(&snapshot.Listener{Key: gateway, Port: 8080, Protocol: "HTTP"})
 	for _, key := range []string{"a", "b"} {
-		b.snap.Clusters = b.snap.Clusters.With(key, &snapshot.Cluster{Key: key})
+		b.snap.Clusters = b.snap.Clusters.With(key, &snapshot.Cluster{Key: key, Source: snapshot.Ref{Kind: "Service", Namespace: "shop", Name: key}})
 	}
 	return b
 }

@@ -67,8 +67,8 @@ func inVain(policy *snapshot.Retry, ex *exchange.Exchange, err error) bool {
 		return false // it was the client's doing
 	}
 	switch up.Reason {
-	case "no_endpoint", "malformed_response":
-		return false // neither is an accident of a connection's
+	case "no_endpoint", "session_lost", "malformed_response":
+		return false // none of these is an accident of a connection's
 	}
 	return up.Stage == exchange.Dialing || up.Unsent || ex.Out.Idempotent()
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/observe"
 	"github.com/headgate/headgate/dataplane/route"
+	"github.com/headgate/headgate/dataplane/session"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -47,6 +48,8 @@ type host struct {
 	// rules and methods are by route, in the order of source.Routes.
 	rules   []*rule
 	methods []string
+	// cookiePaths are for the cookies of sessions, by route; nil if there are none.
+	cookiePaths []string
 	// broken says why the host's routes cannot be told apart; then there are no rules.
 	broken string
 	// incomplete hosts are linked anew at the next chance.
@@ -59,8 +62,10 @@ type rule struct {
 	info     exchange.RouteInfo
 	metrics  *observe.Route
 	filters  []filter
-	backends []backend // those with a weight
+	backends []backend // those with a weight or sessions
 	weights  uint32    // their sum
+	// sessions are those of the backends, each once.
+	sessions []*session.Persistence
 
 	requestTimeout, backendTimeout time.Duration
 	retry                          *snapshot.Retry // nil for none
@@ -79,11 +84,15 @@ type filter struct {
 }
 
 type backend struct {
+	source  *snapshot.Backend
 	weight  uint32
 	cluster Cluster // nil if the reference does not resolve
 	filters []filter
 	mirrors []mirror // the rule's and its own
 	metrics *observe.Route
+	// session is nil for none; id names the backend in its tokens.
+	session *session.Persistence
+	id      uint64
 }
 
 type mirror struct {
@@ -130,10 +139,10 @@ func (l *listener) misdirects(c *exchange.Conn) bool {
 
 // pick returns a backend with the probability of its weight; nil if there is none.
 func (r *rule) pick() *backend {
-	switch len(r.backends) {
-	case 0:
+	switch {
+	case r.weights == 0:
 		return nil
-	case 1:
+	case len(r.backends) == 1:
 		return &r.backends[0]
 	}
 	n := rand.Uint32N(r.weights)

@@ -259,6 +259,8 @@ type Rule struct {
 	BackendTimeout time.Duration `json:"backendTimeout,omitempty"`
 	// Retry is nil for no retries beyond those that are always right.
 	Retry *Retry `json:"retry,omitempty"`
+	// SessionPersistence, if not nil, holds for all backends.
+	SessionPersistence *SessionPersistence `json:"sessionPersistence,omitempty"`
 	// Broken, if not "", says why the rule cannot be served as it was meant,
 	// such as an invalid authentication policy. Every request is answered 500.
 	Broken string `json:"broken,omitempty"`
@@ -275,6 +277,43 @@ type Retry struct {
 	Backoff time.Duration `json:"backoff,omitempty"`
 }
 
+// SessionPersistence keeps the requests of a session at one backend of a rule
+// and one of its endpoints, by a token that the client is given and sends back,
+// GEP-1619. Sessions of different rules are different ones.
+type SessionPersistence struct {
+	// Name is the cookie's, or the header field's.
+	Name string `json:"name"`
+	// Cookie is nil if the token is in a header field.
+	Cookie *SessionCookie `json:"cookie,omitempty"`
+	// AbsoluteTimeout is how long a session lasts, IdleTimeout how long it lasts
+	// without a request; 0 means for ever. They are counted in seconds.
+	AbsoluteTimeout time.Duration `json:"absoluteTimeout,omitempty"`
+	IdleTimeout     time.Duration `json:"idleTimeout,omitempty"`
+	// Strict answers 503 where the session's endpoint cannot be used, rather than
+	// going on with another one.
+	Strict bool `json:"strict,omitempty"`
+	// Keys are 32 bytes each; the first one encrypts tokens, the others are still
+	// understood. With none, the process has a key of its own.
+	Keys []policy.Secret `json:"keys,omitempty"`
+}
+
+// SessionCookie is what a session's cookie is like, RFC 6265 section 4.1.
+type SessionCookie struct {
+	// Permanent cookies outlive the browser, for as long as AbsoluteTimeout says.
+	Permanent bool `json:"permanent,omitempty"`
+	// Path is the attribute; "" for none. MatchedPath makes it the path of the
+	// match that the request took.
+	Path        string `json:"path,omitempty"`
+	MatchedPath bool   `json:"matchedPath,omitempty"`
+	// Domain is the attribute; "" for none.
+	Domain string `json:"domain,omitempty"`
+	// Secure is nil for cookies that are secure if the client's connection is.
+	Secure   *bool `json:"secure,omitempty"`
+	HTTPOnly bool  `json:"httpOnly,omitempty"`
+	// SameSite is "Strict", "Lax" or "None".
+	SameSite string `json:"sameSite"`
+}
+
 // Backend is a weighted backendRef.
 type Backend struct {
 	// Cluster is a key of Snapshot.Clusters, or "" if the reference does not
@@ -284,6 +323,9 @@ type Backend struct {
 	Filters []policy.Config `json:"filters,omitempty"`
 	// Mirrors get a copy of a share of this backend's requests, beside the rule's.
 	Mirrors []Mirror `json:"mirrors,omitempty"`
+	// SessionPersistence is this backend's own, where the rule has none. With it,
+	// sessions go on with Weight 0, too.
+	SessionPersistence *SessionPersistence `json:"sessionPersistence,omitempty"`
 }
 
 // Mirror copies Numerator of Denominator requests to a cluster.

@@ -29,6 +29,7 @@ var errNoEndpoint = &exchange.UpstreamError{
 // 9.3.1; so does one that the endpoint says it has not processed, RFC 9113
 // section 8.7, and then to another endpoint. Nothing else is repeated: that is
 // for the rule's retry to say. Endpoints of ex.Avoid are the last choice.
+// ex.Session's endpoint is the first one, be it draining or not.
 func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	st := c.state.Load()
 	if len(st.members) == 0 && st.resolving != nil {
@@ -36,13 +37,19 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	}
 	ex.Upstream.Cluster = st.key
 	choice := balance.Choice{Client: ex.ClientIP}
+	if ex.Session.Strict {
+		return c.tryOnly(ex, st, choice)
+	}
 	avoiding := len(ex.Avoid) > 0
 	if avoiding {
 		st.avoid(&choice, ex.Avoid)
 	}
 	failed := errNoEndpoint
 	for range maxEndpoints {
-		ep, probe := c.pick(st, choice)
+		ep, probe := c.resume(st, ex.Session, choice)
+		if ep == nil {
+			ep, probe = c.pick(st, choice)
+		}
 		if ep == nil && avoiding {
 			// Rather one that has failed before than none.
 			avoiding, choice.Tried = false, [balance.MaxTried]*balance.Load{}
