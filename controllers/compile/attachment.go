@@ -55,6 +55,8 @@ type policyIndex interface {
 	// policy makes the cluster differ from the backend's own; it becomes the
 	// key's "@target". port is nil for a Backend.
 	cluster(at backendUse, c *snapshot.Cluster) (target string)
+	// backend returns what the same policies say of the backend as the rule uses it.
+	backend(at backendUse) backendSettings
 	// attachedTo returns the policies that target an object, sorted.
 	attachedTo(target objects.Ref) []objects.Ref
 	// all returns every policy, sorted.

@@ -109,10 +109,7 @@ func newCluster(key string, source snapshot.Ref) *snapshot.Cluster {
 }
 
 func (c *ruleCompiler) withPolicies(use clusterUse, fail refuseRef) (clusterUse, bool) {
-	at := backendUse{Backend: use.backend, Route: c.object, Rule: c.index}
-	if use.port.Port != 0 {
-		at.Port = &use.port
-	}
+	at := c.at(&use)
 	said := use.cluster.Protocol
 	target := c.frame.policies.cluster(at, use.cluster)
 	if use.cluster.Protocol == "alpn" && use.cluster.TLS == nil {
@@ -128,6 +125,15 @@ func (c *ruleCompiler) withPolicies(use clusterUse, fail refuseRef) (clusterUse,
 			"a backend without proxyProtocol")
 	}
 	return use, true
+}
+
+// at is a backend as the rule uses it.
+func (c *ruleCompiler) at(use *clusterUse) backendUse {
+	at := backendUse{Backend: use.backend, Route: c.object, Rule: c.index}
+	if use.backend.Kind == "Service" {
+		at.Port = &use.port
+	}
+	return at
 }
 
 // backendStatus is a Backend's status.

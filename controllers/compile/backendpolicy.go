@@ -9,8 +9,16 @@ import (
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
-// clusterSetting is a stanza's value of a BackendPolicy: what it does to a cluster.
+// clusterSetting is a stanza's value of a BackendPolicy: what it does to a
+// cluster. The other stanzas are among backendSettings.
 type clusterSetting func(*snapshot.Cluster)
+
+// backendSettings are what BackendPolicies say of a backend as one rule uses it.
+type backendSettings struct {
+	session *snapshot.SessionPersistence
+	// sessionOfRoute says that the session is the route's or rule's, not the backend's.
+	sessionOfRoute bool
+}
 
 // backendProtocols are what a snapshot's cluster has for BackendPolicy's protocol.
 var backendProtocols = map[v1alpha1.BackendProtocol]string{"HTTP1": "http1", "HTTP2": "h2c", "Auto": "alpn"}
@@ -74,23 +82,27 @@ func compileBackendPolicy(c *policyCompiler) {
 		by := compileOutlierDetection(c, spec.OutlierDetection)
 		set("outlierDetection", before, func(cl *snapshot.Cluster) { cl.OutlierDetection = by })
 	}
+	if spec.SessionPersistence != nil {
+		before := len(c.findings)
+		session := compileSession(spec.SessionPersistence, "spec.sessionPersistence", c.invalid)
+		if len(c.findings) == before {
+			c.sets("sessionPersistence", session)
+		}
+	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck or outlierDetection")
+		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection or sessionPersistence")
 	}
 }
 
 // cluster implements policyIndex.
 func (x *policies) cluster(at backendUse, c *snapshot.Cluster) (target string) {
-	places := []place{{object: at.Backend}}
-	if at.Port != nil && at.Port.Name != "" {
-		places = append(places, place{at.Backend, at.Port.Name})
-	}
-	own := len(places)
-	places = append(places, rulePlaces(at.Route, at.Rule)...)
+	places, own := at.places()
 	nearest := -1
 	for _, w := range x.effective(backendPolicies, places...) {
-		w.stanza.value.(clusterSetting)(c)
-		nearest = max(nearest, slices.Index(places, w.place))
+		if set, ok := w.stanza.value.(clusterSetting); ok {
+			set(c)
+			nearest = max(nearest, slices.Index(places, w.place))
+		}
 	}
 	if c.HealthCheck != nil && at.Port != nil && !askable(c.HealthCheck, at.Port) {
 		c.HealthCheck = nil
@@ -103,4 +115,26 @@ func (x *policies) cluster(at backendUse, c *snapshot.Cluster) (target string) {
 		}
 	}
 	return target
+}
+
+// backend implements policyIndex.
+func (x *policies) backend(at backendUse) (s backendSettings) {
+	places, own := at.places()
+	for _, w := range x.effective(backendPolicies, places...) {
+		if session, ok := w.stanza.value.(*snapshot.SessionPersistence); ok {
+			s.session, s.sessionOfRoute = session, slices.Index(places, w.place) >= own
+		}
+	}
+	return s
+}
+
+// places are those of the policies for a backendRef, from the outermost to the
+// nearest; the first backends of them are the backend's.
+func (u *backendUse) places() (places []place, backends int) {
+	places = []place{{object: u.Backend}}
+	if u.Port != nil && u.Port.Name != "" {
+		places = append(places, place{u.Backend, u.Port.Name})
+	}
+	backends = len(places)
+	return append(places, rulePlaces(u.Route, u.Rule)...), backends
 }

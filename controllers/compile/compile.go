@@ -61,10 +61,14 @@ type Result struct {
 	ChangedStatuses []objects.Ref
 	// ChangedFindings are the objects whose findings differ from the previous result's, sorted.
 	ChangedFindings []objects.Ref
-	// Wanted are the Secrets and ConfigMaps that objects refer to, whether they
-	// exist or not: the only ones that need to be watched. It is the previous
+	// Wanted are the Secrets and ConfigMaps that objects refer to, and in a cluster
+	// that with the keys of sessions, whether they exist or not: the only ones that
+	// need to be watched. It is the previous
 	// result's map if nothing differs, and must not be edited.
 	Wanted map[objects.Ref]bool
+	// NeedsSessionKeys says that routes have session persistence and there is no
+	// Secret with keys for it (Options.SessionKeys).
+	NeedsSessionKeys bool
 	// Services are what the Gateways need from infrastructure, sorted by name;
 	// empty in standalone mode.
 	Services []Service

@@ -32,6 +32,9 @@ func dump(r *Result) string {
 	for _, ref := range slices.SortedFunc(maps.Keys(r.Wanted), objects.Ref.Compare) {
 		d.line("wanted %s", ref)
 	}
+	if r.NeedsSessionKeys {
+		d.line("needs session keys")
+	}
 	for _, s := range r.Services {
 		text := fmt.Sprintf("service %s, alias %s, for %s %v labels=%v annotations=%v", s.Name, s.Alias, s.Gateway, s.Ports, s.Labels, s.Annotations)
 		if s.LoadBalancerIP != "" {
@@ -139,6 +142,9 @@ func ruleText(r *snapshot.Rule) string {
 			text += fmt.Sprintf("×%d", b.Weight)
 		}
 		text += filtersText(b.Filters) + mirrorsText(b.Mirrors)
+		if b.SessionPersistence != nil {
+			text += " sessionPersistence=" + toJSON(b.SessionPersistence)
+		}
 	}
 	text += mirrorsText(r.Mirrors)
 	if r.RequestTimeout != 0 {
@@ -146,6 +152,9 @@ func ruleText(r *snapshot.Rule) string {
 	}
 	if r.BackendTimeout != 0 {
 		text += fmt.Sprintf(" backendRequest=%s", r.BackendTimeout)
+	}
+	if r.SessionPersistence != nil {
+		text += " sessionPersistence=" + toJSON(r.SessionPersistence)
 	}
 	if r.Retry != nil {
 		text += fmt.Sprintf(" retry=%v×%d/%s", r.Retry.Codes, r.Retry.Attempts, r.Retry.Backoff)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -18,6 +19,10 @@ type frame struct {
 	grants     grants
 	policies   policyIndex
 	backendTLS *backendTLS
+	// sessionKeys are those of session persistence; hasSessionKeys says that there
+	// is a Secret for them.
+	sessionKeys    []policy.Secret
+	hasSessionKeys bool
 	// served are the Gateways of ours and the ListenerSets that name them.
 	served map[objects.Ref]*parent
 	// foreign are those that other controllers serve.
@@ -69,6 +74,7 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 			b.frame.wanted[ref] = true
 		}
 	}
+	b.readSessionKeys()
 	b.compileGateways()
 	for _, backend := range objects.All[*v1alpha1.Backend](set) {
 		status, findings := backendStatus(backend)

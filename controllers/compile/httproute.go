@@ -23,6 +23,8 @@ type route struct {
 	clusters map[string]clusterUse
 	// attached are the keys of the listeners that count it, sorted.
 	attached []string
+	// sessions says that a rule has session persistence.
+	sessions bool
 	status   *Status
 	findings []Finding
 	// resolved is the same for all parents.
@@ -54,6 +56,7 @@ func compileRoute(f *frame, set *objects.Set, object *form, lost func(*listener)
 			Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(gatewayv1.RouteReasonUnsupportedValue)})
 	}
 	rules, invalid, partially := r.compileRules(f, set, rep)
+	r.sessions = slices.ContainsFunc(rules, (*compiledRule).hasSessions)
 	status := gatewayv1.RouteStatus{}
 	listeners := map[string]bool{}
 	for i, parent := range parents {

@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -206,22 +205,13 @@ func compileListenerTLS(c *policyCompiler, t *v1alpha1.ListenerTLS) {
 
 // ticketKeys reads the keys of session tickets from a Secret, in the order of its entries' names.
 func ticketKeys(c *policyCompiler, field, name string) (keys []policy.Secret) {
-	const want = "1 to 8 entries of 32 to 1024 random bytes"
 	secret := c.secret(field, name)
 	if secret == nil {
 		return nil
 	}
-	if len(secret.Data) == 0 || len(secret.Data) > 8 {
-		c.unresolved(field, reasonInvalidRef, fmt.Sprintf("Secret %s/%s has %d entries", secret.Namespace, name, len(secret.Data)), want)
-	}
-	for _, entry := range slices.Sorted(maps.Keys(secret.Data)) {
-		data := secret.Data[entry]
-		if len(data) < 32 || len(data) > 1024 {
-			c.unresolved(field, reasonInvalidRef, fmt.Sprintf("entry %q of Secret %s/%s has %d bytes", entry, secret.Namespace, name, len(data)), want)
-			continue
-		}
-		key := sha256.Sum256(data)
-		keys = append(keys, key[:])
+	keys, problems := readKeys(secret)
+	for _, problem := range problems {
+		c.unresolved(field, reasonInvalidRef, problem, wantKeys)
 	}
 	return keys
 }

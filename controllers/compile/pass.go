@@ -31,6 +31,8 @@ type tables struct {
 	backends snapshot.Table[[]string]
 	// attached counts routes, by listener key.
 	attached snapshot.Table[int32]
+	// sessions counts the routes with session persistence.
+	sessions int
 	// owners are the Services and ServiceImports of EndpointSlices, by the slice's
 	// Ref: a slice that is gone no longer says whose it was.
 	owners snapshot.Table[[]objects.Ref]
@@ -93,7 +95,7 @@ func (p *pass) run(changed []objects.Ref, opts Options) *Result {
 		}
 	} else {
 		for _, ref := range changed {
-			p.widen(s, ref)
+			p.widen(s, ref, opts)
 		}
 	}
 	if s.reframe {
@@ -109,7 +111,7 @@ func (p *pass) run(changed []objects.Ref, opts Options) *Result {
 }
 
 // widen makes a scope cover what depends on a changed object.
-func (p *pass) widen(s *scope, ref objects.Ref) {
+func (p *pass) widen(s *scope, ref objects.Ref, opts Options) {
 	switch ref.Kind {
 	case "HTTPRoute", "GRPCRoute":
 		s.routes[ref] = true
@@ -126,9 +128,10 @@ func (p *pass) widen(s *scope, ref objects.Ref) {
 			s.routes[r] = true
 		}
 	case "Secret", "ConfigMap":
-		if p.Wanted[ref] {
+		keys := opts.SessionKeys()
+		if p.Wanted[ref] || ref == keys {
 			s.reframe = true
-			s.routing = s.routing || slices.Contains(p.tables.frame.policies.wanted(), ref) || p.tables.frame.backendTLS.wants(ref)
+			s.routing = s.routing || ref == keys || slices.Contains(p.tables.frame.policies.wanted(), ref) || p.tables.frame.backendTLS.wants(ref)
 		}
 	default: // policies, ReferenceGrants, Namespaces
 		s.reframe, s.routing = true, true
@@ -199,6 +202,7 @@ func (p *pass) compileRoutes(s *scope, clusters clusterUses) {
 		if old == nil {
 			old = &route{}
 		}
+		p.tables.sessions += truth(next.sessions) - truth(old.sessions)
 		changeHosts(touched, old, next)
 		clusters.count(old, next)
 		p.countAttached(old, next)
@@ -537,6 +541,7 @@ func (p *pass) setFindings(ref objects.Ref, f []Finding) {
 
 func (p *pass) finish() *Result {
 	r := p.Result
+	r.NeedsSessionKeys = p.tables.sessions > 0 && !p.tables.frame.hasSessionKeys
 	r.Delta = &snapshot.Delta{
 		Ports: p.ports,
 		Hosts: slices.Sorted(maps.Keys(p.hosts)), Clusters: slices.Sorted(maps.Keys(p.clusters)), Endpoints: slices.Sorted(maps.Keys(p.endpoints)),

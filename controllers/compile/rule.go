@@ -96,14 +96,20 @@ func (c *ruleCompiler) compile() *compiledRule {
 	out.base.Mirrors = out.own.mirrors
 	c.compileTimeouts(rule.Timeouts, field+".timeouts", &out.base)
 	out.base.Retry = c.compileRetry(rule.Retry, field+".retry")
-	if rule.SessionPersistence != nil {
-		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".sessionPersistence", "session persistence is not supported", "no sessionPersistence")
+	if s := rule.SessionPersistence; s != nil {
+		session := compileSession(ownSession(s), field+".sessionPersistence", func(field, message, want string) {
+			c.invalid(gatewayv1.RouteReasonUnsupportedValue, field, message, want)
+		})
+		out.base.SessionPersistence = c.frame.sessionAt(session, out.base.Source, true)
 	}
 	if out.own.redirects && len(rule.BackendRefs) > 0 {
 		c.invalid(gatewayv1.RouteReasonIncompatibleFilters, field+".backendRefs", "the rule redirects every request, none reaches a backend", "no backendRefs")
 	}
 	if out.own.redirects && rule.Retry != nil {
 		c.invalid(gatewayv1.RouteReasonIncompatibleFilters, field+".retry", "the rule redirects every request, none reaches a backend", "no retry")
+	}
+	if out.own.redirects && rule.SessionPersistence != nil {
+		c.invalid(gatewayv1.RouteReasonIncompatibleFilters, field+".sessionPersistence", "the rule redirects every request, none reaches a backend", "no sessionPersistence")
 	}
 	c.compileBackends(rule, field+".backendRefs", prefixes, out)
 	if len(out.own.cors) > 0 {
@@ -143,14 +149,31 @@ func (c *ruleCompiler) compileBackends(rule *gatewayv1.HTTPRouteRule, field stri
 		if use, ok := c.resolve(&ref.BackendObjectReference, at); ok {
 			c.uses(use)
 			backend.Cluster = use.cluster.Key
+			c.applySettings(c.frame.policies.backend(c.at(&use)), &backend, &out.base)
 		}
 		out.base.Backends = append(out.base.Backends, backend)
 	}
 	out.own.cors = c.sharedCORS(out.own.cors, cors, field)
 	if total == 0 && !out.own.redirects {
-		// Nowhere to send the requests to: none is forwarded, all get 500.
-		out.base.Backends = []snapshot.Backend{{Weight: 1}}
+		// Nowhere to send the requests to: none is forwarded, all get 500, but for
+		// those of sessions.
+		out.base.Backends = slices.DeleteFunc(out.base.Backends, func(b snapshot.Backend) bool {
+			return out.base.SessionPersistence == nil && b.SessionPersistence == nil
+		})
+		out.base.Backends = append(out.base.Backends, snapshot.Backend{Weight: 1})
 	}
+}
+
+// applySettings adds what policies say of a backend. What the rule says itself holds.
+func (c *ruleCompiler) applySettings(s backendSettings, backend *snapshot.Backend, rule *snapshot.Rule) {
+	if s.session != nil && rule.SessionPersistence == nil {
+		backend.SessionPersistence = c.frame.sessionAt(s.session, rule.Source, s.sessionOfRoute)
+	}
+}
+
+func (r *compiledRule) hasSessions() bool {
+	return r.base.SessionPersistence != nil ||
+		slices.ContainsFunc(r.base.Backends, func(b snapshot.Backend) bool { return b.SessionPersistence != nil })
 }
 
 // durationSyntax is GEP-2257's.

@@ -1,5 +1,6 @@
 // Package infra gives each Gateway its Service and allots the pods' ports that
-// its listeners are bound to. Only the leader runs it.
+// its listeners are bound to. It also makes the key of session persistence, which
+// all replicas share. Only the leader runs it.
 //
 // What was allotted is recorded in the Services' targetPorts and nowhere else:
 // every replica, and the next leader, reads it there.
@@ -21,7 +22,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/controllers/compile"
 )
@@ -71,6 +71,7 @@ type Services struct {
 	mu   sync.Mutex
 	want []compile.Service
 	any  bool // a result was published
+	keys bool // session persistence needs keys, and there are none
 }
 
 // New returns Services. The client reads from a cache, reader from the API server.
@@ -93,7 +94,7 @@ func New(c client.Client, reader client.Reader, opts Options) *Services {
 // Publish hands over a result. It does not wait. Results come in order.
 func (s *Services) Publish(result *compile.Result) {
 	s.mu.Lock()
-	s.want, s.any = result.Services, true
+	s.want, s.any, s.keys = result.Services, true, result.NeedsSessionKeys
 	s.mu.Unlock()
 	s.signal()
 }
@@ -137,12 +138,16 @@ func (s *Services) Run(ctx context.Context) error {
 // be allotted by what the cache has not seen yet.
 func (s *Services) reconcile(ctx context.Context) error {
 	s.mu.Lock()
-	want, known := s.want, s.any
+	want, known, keys := s.want, s.any, s.keys
 	s.mu.Unlock()
 	if !known {
 		return nil
 	}
-	return errors.Join(s.reconcileServices(ctx, want), s.reconcileAliases(ctx, want))
+	var keysErr error
+	if keys {
+		keysErr = s.reconcileSessionKeys(ctx, want)
+	}
+	return errors.Join(keysErr, s.reconcileServices(ctx, want), s.reconcileAliases(ctx, want))
 }
 
 func (s *Services) reconcileServices(ctx context.Context, want []compile.Service) error {
@@ -307,9 +312,7 @@ func (s *Services) service(old *corev1.Service, w compile.Service, targets []int
 // with the GatewayClass, should Headgate be uninstalled before it can delete it.
 func (s *Services) setMetadata(service *corev1.Service, w compile.Service) {
 	if w.ClassUID != "" {
-		service.OwnerReferences = []metav1.OwnerReference{{
-			APIVersion: gatewayv1.GroupVersion.String(), Kind: "GatewayClass", Name: w.Class, UID: w.ClassUID,
-		}}
+		service.OwnerReferences = []metav1.OwnerReference{classOf(&w)}
 	}
 	if service.Labels == nil {
 		service.Labels = map[string]string{}

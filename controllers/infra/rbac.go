@@ -4,3 +4,8 @@ package infra
 // those of the Gateways.
 //
 // +kubebuilder:rbac:groups="",resources=services,verbs=create;delete;update
+
+// The Secret with the key of session persistence. An API server cannot restrict
+// by name what is made.
+//
+// +kubebuilder:rbac:namespace=headgate-system,groups="",resources=secrets,verbs=create
