@@ -1,11 +1,14 @@
 package dataplane_test
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -478,5 +481,220 @@ func TestExternalAuthGRPC(t *testing.T) {
 		if n := len(last); n != 0 {
 			t.Errorf("%s: asked %d times too often", version, n)
 		}
+	}
+}
+
+// TestExternalAuthContent tells an HTTP server the content, which the backend
+// then has as well.
+func TestExternalAuthContent(t *testing.T) {
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		content, err := io.ReadAll(r.Body)
+		if err != nil || r.ContentLength != int64(len(content)) || r.Header.Get("Expect") != "" {
+			t.Errorf("asked with %d of %d bytes, %v, %v", len(content), r.ContentLength, r.Header, err)
+		}
+		w.Header().Set("Told", fmt.Sprint(len(content)))
+		if strings.HasPrefix(string(content), "bad") {
+			w.WriteHeader(403)
+		}
+	}))
+	t.Cleanup(auth.Close)
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		content, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "told %s got %d %v", r.Header.Get("Told"), len(content), err)
+	}))
+	t.Cleanup(up.Close)
+	p := start(t, dataplane.Options{})
+	w := (&world{}).port(plain()).cluster("auth", auth.Listener.Addr().String()).cluster("up", up.Listener.Addr().String())
+	w.host(gateway, "*", guarded("/untold", "up", &extauth.Config{Cluster: "auth", Protocol: extauth.HTTP}),
+		guarded("/", "up", &extauth.Config{Cluster: "auth", Protocol: extauth.HTTP, MaxBody: 60_000})).apply(t, p)
+	for version, c := range map[string]*http.Client{"HTTP/1.1": client(t), "HTTP/2": client2(t)} {
+		c.Transport.(*http.Transport).ExpectContinueTimeout = 10 * time.Second
+		for _, tt := range []struct {
+			path, content string
+			status        int
+			want          string
+		}{
+			{"/", "", 200, "told 0 got 0 <nil>"},
+			{"/", "some", 200, "told 4 got 4 <nil>"},
+			{"/", strings.Repeat("x", 60_000), 200, "told 60000 got 60000 <nil>"},
+			{"/", strings.Repeat("x", 60_001), 413, "The request's content is larger than this route takes.\n"},
+			{"/", "bad" + strings.Repeat("x", 50_000), 403, ""},
+			{"/untold", strings.Repeat("x", 1_000_000), 200, "told 0 got 1000000 <nil>"},
+		} {
+			for _, known := range []bool{true, false} {
+				for _, expect := range []bool{false, true} {
+					var body io.Reader = strings.NewReader(tt.content)
+					if !known {
+						body = io.MultiReader(body)
+					}
+					req, _ := http.NewRequest("POST", "http://"+address(t, p)+tt.path, body)
+					if expect {
+						req.Header.Set("Expect", "100-continue")
+					}
+					resp, err := c.Do(req)
+					if got := text(t, resp, err); err == nil && (resp.StatusCode != tt.status || got != tt.want) {
+						t.Errorf("%s, %d bytes to %s, known length %v, expects %v: %d %q, want %d %q",
+							version, len(tt.content), tt.path, known, expect, resp.StatusCode, got, tt.status, tt.want)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestExternalAuthMalformed has a server whose answers are no HTTP. Nothing of
+// them gets through, whether failing is to be open or not.
+func TestExternalAuthMalformed(t *testing.T) {
+	answers := []string{
+		"HTTP/1.1 200 OK\r\nX User: alice\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nX-User: a\x00b\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nX-User : alice\r\nContent-Length: 0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx",
+		"HTTP/1.1 403 No\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+		"HTTP/1.1 2000 OK\r\n\r\n",
+		"SSH-2.0-OpenSSH\r\n",
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer nc.Close()
+				r, err := http.ReadRequest(bufio.NewReader(nc))
+				if err == nil {
+					_, _ = io.WriteString(nc, answers[r.URL.Path[len(r.URL.Path)-1]-'0'])
+				}
+			}()
+		}
+	}()
+	p := start(t, dataplane.Options{})
+	config := extauth.Config{Cluster: "auth", Protocol: extauth.HTTP}
+	open := config
+	open.FailOpen = true
+	w := (&world{}).port(plain()).cluster("auth", l.Addr().String()).cluster("up", backend(t, "up"))
+	w.host(gateway, "*", guarded("/open", "up", &open), guarded("/", "up", &config)).apply(t, p)
+	for i := range answers {
+		for _, prefix := range []string{"/", "/open/"} {
+			resp, body := get(t, client(t), fmt.Sprintf("http://%s%s%d", address(t, p), prefix, i))
+			cut := i == 4 && prefix == "/open/" // an answer that breaks off is none
+			if (resp.StatusCode != 503 || body != "The request could not be authorized.\n") && !cut {
+				t.Errorf("%s%d: %d %q", prefix, i, resp.StatusCode, body)
+			}
+		}
+	}
+}
+
+// TestExternalAuthGivenUp ends the question when the client goes.
+func TestExternalAuthGivenUp(t *testing.T) {
+	arrived, gone := make(chan bool, 10), make(chan bool, 10)
+	h := func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		arrived <- true
+		select {
+		case <-r.Context().Done():
+			gone <- true
+		case <-time.After(30 * time.Second):
+			gone <- false
+		}
+	}
+	old := httptest.NewServer(http.HandlerFunc(h))
+	t.Cleanup(old.Close)
+	metrics := observe.NewMetrics("test")
+	p := start(t, dataplane.Options{Metrics: metrics})
+	w := (&world{}).port(plain()).cluster("http", old.Listener.Addr().String()).h2cCluster("grpc", h2cBackend(t, h)).cluster("up", backend(t, "up"))
+	w.host(gateway, "*", guarded("/http", "up", &extauth.Config{Cluster: "http", Protocol: extauth.HTTP, Timeout: time.Minute}),
+		guarded("/grpc", "up", &extauth.Config{Cluster: "grpc", Protocol: extauth.GRPC, Timeout: time.Minute, FailOpen: true})).apply(t, p)
+	for _, path := range []string{"/http", "/grpc"} {
+		for version, c := range map[string]*http.Client{"HTTP/1.1": client(t), "HTTP/2": client2(t)} {
+			ctx, leave := context.WithCancel(context.Background())
+			req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+address(t, p)+path, nil)
+			over := make(chan bool)
+			go func() {
+				defer close(over)
+				if resp, err := c.Do(req); err == nil {
+					resp.Body.Close()
+					t.Errorf("%s, %s: %d", version, path, resp.StatusCode)
+				}
+			}()
+			<-arrived
+			leave()
+			if !<-gone {
+				t.Errorf("%s, %s: the server is still asked", version, path)
+			}
+			<-over
+		}
+	}
+	for until := time.Now().Add(10 * time.Second); outcomes(t, metrics)["abandoned"] != 4; time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatalf("%v, want 4 abandoned", outcomes(t, metrics))
+		}
+	}
+}
+
+// outcomes are the questions by outcome.
+func outcomes(t testing.TB, m *observe.Metrics) map[string]float64 {
+	t.Helper()
+	families, err := m.Registry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]float64{}
+	for _, f := range families {
+		for _, metric := range f.GetMetric() {
+			if f.GetName() == "headgate_external_auth_requests_total" && metric.GetLabel()[1].GetValue() == "HTTPRoute/shop/guarded" {
+				counts[metric.GetLabel()[0].GetValue()] += metric.GetCounter().GetValue()
+			}
+			if f.GetName() == "headgate_external_auth_duration_seconds" {
+				counts["took"] += float64(metric.GetHistogram().GetSampleCount())
+			}
+		}
+	}
+	return counts
+}
+
+// TestExternalAuthOfGRPC has gRPC clients: a denial is a status to them.
+func TestExternalAuthOfGRPC(t *testing.T) {
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/shop.Orders/Refused":
+			w.Header().Set("Why", "it is so")
+			w.WriteHeader(403)
+			io.WriteString(w, "not you\n"+strings.Repeat("x", 100_000))
+		case "/shop.Orders/Unknown":
+			w.WriteHeader(401)
+		case "/shop.Orders/Failed":
+			w.WriteHeader(500)
+		}
+	}))
+	t.Cleanup(auth.Close)
+	up := h2cBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/grpc")
+		w.Header().Set("Grpc-Status", "0")
+	})
+	metrics := observe.NewMetrics("test")
+	p := start(t, dataplane.Options{Metrics: metrics})
+	w := (&world{}).port(plain()).cluster("auth", auth.Listener.Addr().String()).h2cCluster("up", up)
+	w.host(gateway, "*", guarded("/", "up", &extauth.Config{Cluster: "auth", Protocol: extauth.HTTP})).apply(t, p)
+	c := client2(t)
+	for method, want := range map[string]string{"Allowed": "0", "Refused": "7", "Unknown": "16", "Failed": "14"} {
+		req, _ := http.NewRequest("POST", "http://"+address(t, p)+"/shop.Orders/"+method, strings.NewReader("message"))
+		req.Header.Set("Content-Type", "application/grpc")
+		resp, err := c.Do(req)
+		if body := text(t, resp, err); err == nil && (resp.StatusCode != 200 || body != "" || resp.Header.Get("Grpc-Status") != want) {
+			t.Errorf("%s: %d %.300v %q, want %s", method, resp.StatusCode, resp.Header, body, want)
+		}
+		if method == "Refused" && (!strings.HasPrefix(resp.Header.Get("Grpc-Message"), "not you%0A") || resp.Header.Get("Why") != "it is so") {
+			t.Errorf("%.300v", resp.Header)
+		}
+	}
+	if got := outcomes(t, metrics); got["allowed"] != 1 || got["denied"] != 2 || got["failed"] != 1 || got["took"] != 4 {
+		t.Errorf("counted %v", got)
 	}
 }

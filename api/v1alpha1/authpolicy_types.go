@@ -6,7 +6,8 @@ import (
 )
 
 // AuthPolicy lets only requests with a valid credential through. With both
-// apiKey and jwt, a request needs one valid credential, of either.
+// apiKey and jwt, a request needs one valid credential, of either. With
+// external, an authorization server must let it pass, too.
 //
 // A policy that cannot be compiled fails closed: what it guards answers 500.
 // +kubebuilder:object:root=true
@@ -38,7 +39,7 @@ type AuthPolicyList struct {
 }
 
 // AuthPolicySpec says which credentials are valid.
-// +kubebuilder:validation:XValidation:message="one of apiKey, jwt, allowAnonymous and consumerHeader must be set",rule="has(self.apiKey) || has(self.jwt) || has(self.allowAnonymous) || has(self.consumerHeader)"
+// +kubebuilder:validation:XValidation:message="one of apiKey, jwt, external, allowAnonymous and consumerHeader must be set",rule="has(self.apiKey) || has(self.jwt) || has(self.external) || has(self.allowAnonymous) || has(self.consumerHeader)"
 type AuthPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
 	// +required
@@ -59,6 +60,10 @@ type AuthPolicySpec struct {
 	// JWT accepts signed tokens, RFC 7519.
 	// +optional
 	JWT *JWTAuth `json:"jwt,omitempty"`
+	// External asks an authorization server about every request that has passed
+	// apiKey and jwt, as HTTPRoute's ExternalAuth filter does.
+	// +optional
+	External *ExternalAuth `json:"external,omitempty"`
 	// AllowAnonymous lets a request through, as nobody, that presents no
 	// credential at all. A credential that is presented and not valid is still
 	// refused. The default is false.
@@ -69,6 +74,47 @@ type AuthPolicySpec struct {
 	// removed. The default is to tell nothing.
 	// +optional
 	ConsumerHeader *gatewayv1.HeaderName `json:"consumerHeader,omitempty"`
+}
+
+// ExternalAuth asks an authorization server, GEP-1494. Unless the server says
+// yes, the request goes no further: the client gets the server's denial, or 503
+// if there is no answer.
+// +kubebuilder:validation:XValidation:message="protocol and backendRef must be set, unless disabled is",rule="(has(self.disabled) && self.disabled) || (has(self.protocol) && has(self.backendRef))"
+// +kubebuilder:validation:XValidation:message="disabled excludes all else",rule="!has(self.disabled) || !self.disabled || !(has(self.protocol) || has(self.backendRef) || has(self.grpc) || has(self.http) || has(self.forwardBody) || has(self.timeout) || has(self.failOpen))"
+// +kubebuilder:validation:XValidation:message="grpc is for protocol GRPC",rule="!has(self.grpc) || (has(self.protocol) && self.protocol == 'GRPC')"
+// +kubebuilder:validation:XValidation:message="http is for protocol HTTP",rule="!has(self.http) || (has(self.protocol) && self.protocol == 'HTTP')"
+type ExternalAuth struct {
+	// Disabled asks nobody, where an outer policy does.
+	// +optional
+	Disabled bool `json:"disabled,omitempty"`
+	// Protocol is GRPC for a server of Envoy's ext_authz protocol
+	// (envoy.service.auth.v3.Authorization), or HTTP for one that is sent a request
+	// like the client's, and answers 200 if it may pass.
+	// +optional
+	// +kubebuilder:validation:Enum=HTTP;GRPC
+	Protocol gatewayv1.HTTPRouteExternalAuthProtocol `json:"protocol,omitempty"`
+	// BackendRef is the authorization server: a Service or a Backend. In another
+	// namespace it needs a ReferenceGrant from kind AuthPolicy.
+	// +optional
+	BackendRef *gatewayv1.BackendObjectReference `json:"backendRef,omitempty"`
+	// GRPC is what a server of protocol GRPC is told.
+	// +optional
+	GRPC *gatewayv1.GRPCAuthConfig `json:"grpc,omitempty"`
+	// HTTP is what a server of protocol HTTP is told, and the backend of its answer.
+	// +optional
+	HTTP *gatewayv1.HTTPAuthConfig `json:"http,omitempty"`
+	// ForwardBody tells the server the request's content, up to maxSize bytes; a
+	// request with more is answered 413. The default is to tell none.
+	// +optional
+	ForwardBody *gatewayv1.ForwardBodyConfig `json:"forwardBody,omitempty"`
+	// Timeout bounds how long an answer is waited for. The default is 5s, at
+	// least 10ms and at most 1m.
+	// +optional
+	Timeout *gatewayv1.Duration `json:"timeout,omitempty"`
+	// FailOpen lets requests pass while the server cannot be reached, is late, or
+	// fails (5xx, a gRPC error). The default is false: they are answered 503.
+	// +optional
+	FailOpen bool `json:"failOpen,omitempty"`
 }
 
 // APIKeyAuth accepts API keys.

@@ -174,7 +174,7 @@ func rulePlaces(route *form, rule int) []place {
 }
 
 // filters implements policyIndex.
-func (x *policies) filters(at attachment, own ownFilters) (filters []policy.Config, broken string) {
+func (x *policies) filters(at attachment, own ownFilters) (filters []policy.Config, uses []clusterUse, broken string) {
 	places := append(at.Listener.places(), rulePlaces(at.Route, at.Rule)...)
 	var responses []policy.Config
 	for i := range policyKinds {
@@ -190,6 +190,7 @@ func (x *policies) filters(at attachment, own ownFilters) (filters []policy.Conf
 			if broken == "" {
 				broken = w.stanza.broken
 			}
+			uses = append(uses, w.stanza.uses...)
 		}
 		if len(e) == 0 {
 			continue
@@ -199,7 +200,7 @@ func (x *policies) filters(at attachment, own ownFilters) (filters []policy.Conf
 			responses = append(responses, kind.responses(e)...)
 		}
 	}
-	return append(responses, filters...), broken
+	return append(responses, filters...), uses, broken
 }
 
 // attachedTo implements policyIndex. A route with policies of its own concerns

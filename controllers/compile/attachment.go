@@ -18,7 +18,8 @@ type attachment struct {
 	Rule int
 }
 
-// backendUse is a backendRef of a rule.
+// backendUse is a reference to a backend: a rule's, or, with no Route, that of a
+// policy or filter to an authorization server.
 type backendUse struct {
 	Backend objects.Ref
 	Port    *corev1.ServicePort
@@ -34,9 +35,10 @@ type backendUse struct {
 type policyIndex interface {
 	// filters returns a rule's whole list of filters in pipeline order: own,
 	// the rule's Gateway API filters in their order, at the places that the list
-	// of policies gives them, and those of the effective policies. broken, if not
+	// of policies gives them, and those of the effective policies. uses are the
+	// clusters that the policies' filters name. broken, if not
 	// "", says why the rule must answer 500 (snapshot.Rule.Broken).
-	filters(at attachment, own ownFilters) (filters []policy.Config, broken string)
+	filters(at attachment, own ownFilters) (filters []policy.Config, uses []clusterUse, broken string)
 	// client returns the settings of a listener's client side, nil for defaults.
 	client(l *listener) *snapshot.Client
 	// proxyProtocol returns whose PROXY protocol headers a socket's listeners
@@ -66,4 +68,9 @@ type policyIndex interface {
 	status(set *objects.Set, policy objects.Ref) (*Status, []Finding)
 	// wanted returns the Secrets and ConfigMaps that policies refer to, existing or not.
 	wanted() []objects.Ref
+	// resolve finds the backends that policies refer to, against a frame that is
+	// complete but for what routes and policies do not look at.
+	resolve(f *frame, set *objects.Set)
+	// backends reports whether a policy refers to a Service or Backend, existing or not.
+	backends(ref objects.Ref) bool
 }

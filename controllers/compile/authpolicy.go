@@ -16,6 +16,7 @@ import (
 	"github.com/headgate/headgate/dataplane/credential"
 	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/policy/apikey"
+	"github.com/headgate/headgate/dataplane/policy/extauth"
 	"github.com/headgate/headgate/dataplane/policy/jwt"
 	"github.com/headgate/headgate/dataplane/policy/transform"
 )
@@ -24,6 +25,7 @@ import (
 const (
 	stanzaAPIKey         = "apiKey"
 	stanzaJWT            = "jwt"
+	stanzaExternal       = "external"
 	stanzaAnonymous      = "allowAnonymous"
 	stanzaConsumerHeader = "consumerHeader"
 	// stanzaUnreadable is what nobody can tell, and nobody can replace.
@@ -47,6 +49,9 @@ func compileAuthPolicy(c *policyCompiler) {
 		value := c.jwt(spec.JWT)
 		c.guards(stanzaJWT, value, before)
 	}
+	if spec.External != nil {
+		c.external(spec.External)
+	}
 	if spec.AllowAnonymous != nil {
 		c.sets(stanzaAnonymous, *spec.AllowAnonymous)
 	}
@@ -56,7 +61,7 @@ func compileAuthPolicy(c *policyCompiler) {
 		c.guards(stanzaConsumerHeader, string(*spec.ConsumerHeader), before)
 	}
 	if len(c.stanzas) == 0 {
-		c.invalid("spec", "it sets nothing", "apiKey, jwt, allowAnonymous or consumerHeader")
+		c.invalid("spec", "it sets nothing", "apiKey, jwt, external, allowAnonymous or consumerHeader")
 		c.guards(stanzaUnreadable, nil, 0)
 	}
 	if spec.Enforced && (spec.APIKey != nil || spec.JWT != nil) {
@@ -239,9 +244,17 @@ func (c *policyCompiler) sources(field string, spec []v1alpha1.CredentialSource,
 	return sources
 }
 
-// authFilters makes one filter per kind of credential. The last one decides;
-// see package apikey.
+// authFilters makes one filter per kind of credential, of which the last one
+// decides, see package apikey; behind them, the authorization server is asked.
 func authFilters(e effective) []policy.Config {
+	filters := credentialFilters(e)
+	if config, ok := e.value(stanzaExternal).(*extauth.Config); ok {
+		filters = append(filters, config)
+	}
+	return filters
+}
+
+func credentialFilters(e effective) []policy.Config {
 	keys, _ := e.value(stanzaAPIKey).(*apikey.Config)
 	tokens, _ := e.value(stanzaJWT).(*jwt.Config)
 	anonymous, _ := e.value(stanzaAnonymous).(bool)

@@ -22,14 +22,47 @@ type clusterUse struct {
 	port corev1.ServicePort
 }
 
+// resolver finds the clusters that an object refers to.
+type resolver struct {
+	frame *frame
+	set   *objects.Set
+	from  objects.Ref
+	// protocol is what is to be spoken, whatever the backend says of itself:
+	// HTTP/2 ("h2c") for gRPC, "tcp" and "udp" for what is passed on unread; "" for
+	// what it says. References in other protocols have other clusters.
+	protocol string
+	// route and rule are whose BackendPolicies hold beside those of the backend,
+	// nil for nobody's.
+	route *form
+	rule  int
+}
+
 // resolve finds the cluster of a backendRef; false, with a finding, if there is none.
 func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field string) (clusterUse, bool) {
-	fail := func(reason gatewayv1.RouteConditionReason, suffix, message, want string) (clusterUse, bool) {
-		c.report.fail(&c.route.resolved, Finding{Field: field + suffix, Message: message, Want: want,
-			Condition: string(gatewayv1.RouteConditionResolvedRefs), Reason: string(reason)})
+	r := resolver{frame: c.frame, set: c.set, from: c.report.object, route: c.object, rule: c.index}
+	switch {
+	case c.object.ref.Kind == "UDPRoute":
+		r.protocol = "udp"
+	case isStream(c.object.ref.Kind):
+		r.protocol = "tcp"
+	case c.object.grpc != nil:
+		r.protocol = "h2c"
+	}
+	use, wrong := r.resolve(ref, field)
+	if wrong != nil {
+		c.report.fail(&c.route.resolved, *wrong)
 		return clusterUse{}, false
 	}
-	backend, ok := objects.BackendOf(ref, c.object.Namespace)
+	return use, true
+}
+
+// resolve finds the cluster of a reference, or else what is wrong with it.
+func (c *resolver) resolve(ref *gatewayv1.BackendObjectReference, field string) (clusterUse, *Finding) {
+	fail := func(reason gatewayv1.RouteConditionReason, suffix, message, want string) (clusterUse, *Finding) {
+		return clusterUse{}, &Finding{Field: field + suffix, Message: message, Want: want,
+			Condition: string(gatewayv1.RouteConditionResolvedRefs), Reason: string(reason)}
+	}
+	backend, ok := objects.BackendOf(ref, c.from.Namespace)
 	if !ok {
 		group, kind := "", "Service"
 		if ref.Group != nil {
@@ -41,10 +74,10 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 		return fail(gatewayv1.RouteReasonInvalidKind, ".kind", fmt.Sprintf("kind %s of group %q is not supported", kind, group),
 			wantBackend)
 	}
-	if !c.frame.grants.allow(c.report.object, backend) {
+	if !c.frame.grants.allow(c.from, backend) {
 		return fail(gatewayv1.RouteReasonRefNotPermitted, ".namespace",
-			fmt.Sprintf("no ReferenceGrant allows %s to refer to %s", c.report.object, backend),
-			fmt.Sprintf("a ReferenceGrant in namespace %s from %ss of namespace %s to %ss", backend.Namespace, c.object.ref.Kind, c.object.Namespace, backend.Kind))
+			fmt.Sprintf("no ReferenceGrant allows %s to refer to %s", c.from, backend),
+			fmt.Sprintf("a ReferenceGrant in namespace %s from %s of namespace %s to %ss", backend.Namespace, kindsOf(c.from.Kind), c.from.Namespace, backend.Kind))
 	}
 	if backend.Kind == "Backend" {
 		return c.resolveBackend(backend, ref, fail)
@@ -64,9 +97,17 @@ var wantBackend = func() string {
 }()
 
 // refuseRef reports why a reference does not resolve; suffix is below its field.
-type refuseRef func(reason gatewayv1.RouteConditionReason, suffix, message, want string) (clusterUse, bool)
+type refuseRef func(reason gatewayv1.RouteConditionReason, suffix, message, want string) (clusterUse, *Finding)
 
-func (c *ruleCompiler) resolveBackend(ref objects.Ref, from *gatewayv1.BackendObjectReference, fail refuseRef) (clusterUse, bool) {
+// kindsOf is a kind's plural in a sentence.
+func kindsOf(kind string) string {
+	if noun, ok := strings.CutSuffix(kind, "Policy"); ok {
+		return noun + "Policies"
+	}
+	return kind + "s"
+}
+
+func (c *resolver) resolveBackend(ref objects.Ref, from *gatewayv1.BackendObjectReference, fail refuseRef) (clusterUse, *Finding) {
 	backend := objects.Get[*v1alpha1.Backend](c.set, ref.Namespace, ref.Name)
 	if backend == nil {
 		return fail(gatewayv1.RouteReasonBackendNotFound, ".name", fmt.Sprintf("there is no %s", ref), "the name of a Backend")
@@ -78,60 +119,43 @@ func (c *ruleCompiler) resolveBackend(ref objects.Ref, from *gatewayv1.BackendOb
 		return fail(gatewayv1.RouteReasonUnsupportedValue, ".name", fmt.Sprintf("%s is not valid: %s", ref, findings[0]), "a Backend that is Accepted")
 	}
 	cluster := newCluster("Backend/"+ref.Namespace+"/"+ref.Name, snapshot.Ref{Kind: "Backend", Namespace: ref.Namespace, Name: ref.Name})
-	if c.object.ref.Kind != "UDPRoute" {
+	if c.protocol != "udp" {
 		cluster.TLS = c.frame.backendTLS.of(ref, nil)
 	}
 	return c.withPolicies(clusterUse{cluster: cluster, backend: ref}, fail)
-}
-
-// withProtocol makes a cluster one of the protocol that the route needs,
-// whatever the backend says of itself: HTTP/2 for gRPC, none for connections
-// and datagrams that are passed on unread. Other routes to the same backend
-// have another cluster then.
-func (c *ruleCompiler) withProtocol(cluster *snapshot.Cluster) {
-	protocol := cluster.Protocol
-	switch {
-	case c.object.ref.Kind == "UDPRoute":
-		protocol = "udp"
-	case isStream(c.object.ref.Kind):
-		protocol = "tcp"
-	case c.object.grpc != nil:
-		protocol = "h2c"
-	}
-	if cluster.Protocol != protocol {
-		cluster.Protocol = protocol
-		cluster.Key += "/" + protocol
-	}
 }
 
 func newCluster(key string, source snapshot.Ref) *snapshot.Cluster {
 	return &snapshot.Cluster{Key: key, Source: source, Protocol: "http1", Balance: snapshot.Balance{Algorithm: "RoundRobin"}}
 }
 
-func (c *ruleCompiler) withPolicies(use clusterUse, fail refuseRef) (clusterUse, bool) {
-	at := c.at(&use)
+func (c *resolver) withPolicies(use clusterUse, fail refuseRef) (clusterUse, *Finding) {
+	at := use.by(c.route, c.rule)
 	said := use.cluster.Protocol
 	target := c.frame.policies.cluster(at, use.cluster)
 	if use.cluster.Protocol == "alpn" && use.cluster.TLS == nil {
 		use.cluster.Protocol = said // nothing is negotiated without TLS
 	}
-	c.withProtocol(use.cluster)
+	if c.protocol != "" && c.protocol != use.cluster.Protocol {
+		use.cluster.Protocol = c.protocol
+		use.cluster.Key += "/" + c.protocol
+	}
 	if target != "" {
 		use.cluster.Key += "@" + target
 	}
-	if use.cluster.ProxyProtocol != "" && c.object.ref.Kind == "UDPRoute" {
+	if use.cluster.ProxyProtocol != "" && c.protocol == "udp" {
 		return fail(gatewayv1.RouteReasonUnsupportedProtocol, "",
 			fmt.Sprintf("a BackendPolicy says that connections to %s begin with a PROXY protocol header, and datagrams are none", use.backend),
 			"a backend without proxyProtocol")
 	}
-	return use, true
+	return use, nil
 }
 
-// at is a backend as the rule uses it.
-func (c *ruleCompiler) at(use *clusterUse) backendUse {
-	at := backendUse{Backend: use.backend, Route: c.object, Rule: c.index}
-	if use.backend.Kind == "Service" {
-		at.Port = &use.port
+// by is the use by a rule; with no route, by nobody's.
+func (u *clusterUse) by(route *form, rule int) backendUse {
+	at := backendUse{Backend: u.backend, Route: route, Rule: rule}
+	if u.port.Port != 0 {
+		at.Port = &u.port
 	}
 	return at
 }

@@ -136,5 +136,8 @@ func (u *backendUse) places() (places []place, backends int) {
 		places = append(places, place{u.Backend, u.Port.Name})
 	}
 	backends = len(places)
-	return append(places, rulePlaces(u.Route, u.Rule)...), backends
+	if u.Route != nil {
+		places = append(places, rulePlaces(u.Route, u.Rule)...)
+	}
+	return places, backends
 }

@@ -20,10 +20,14 @@ import (
 type ownFilters struct {
 	configs []policy.Config
 	// cors is the CORS filter, if there is one. It has a place of its own.
-	cors    []policy.Config
+	cors []policy.Config
+	// auth is the ExternalAuth filter, whose place is another one.
+	auth    []policy.Config
 	mirrors []snapshot.Mirror
 	// redirects says that every request is answered with a redirection.
 	redirects bool
+	// broken, if not "", says why nothing may be let through.
+	broken string
 }
 
 // forPort returns filters as a listener with this port has them: a redirect
@@ -83,6 +87,8 @@ func (c *ruleCompiler) compileFilters(filters []gatewayv1.HTTPRouteFilter, at fi
 			}
 		case f.Type == gatewayv1.HTTPRouteFilterCORS && f.CORS != nil:
 			own.cors = []policy.Config{c.compileCORS(f.CORS, field+".cors")}
+		case f.Type == gatewayv1.HTTPRouteFilterExternalAuth && f.ExternalAuth != nil:
+			own.auth, own.broken = c.compileExternalAuth(f.ExternalAuth, field+".externalAuth")
 		default:
 			c.refuseFilter(f, field)
 		}
@@ -98,7 +104,7 @@ func (c *ruleCompiler) compileFilters(filters []gatewayv1.HTTPRouteFilter, at fi
 
 // refuseFilter explains why a filter is not one of those that are supported.
 func (c *ruleCompiler) refuseFilter(f *gatewayv1.HTTPRouteFilter, field string) {
-	want := "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect, RequestMirror or CORS"
+	want := "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect, RequestMirror, CORS or ExternalAuth"
 	if c.object.grpc != nil {
 		want = "RequestHeaderModifier, ResponseHeaderModifier or RequestMirror"
 	}

@@ -75,6 +75,7 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 		}
 	}
 	b.readSessionKeys()
+	b.policies.resolve(b.frame, set)
 	b.compileGateways()
 	for _, backend := range objects.All[*v1alpha1.Backend](set) {
 		status, findings := backendStatus(backend)

@@ -123,6 +123,7 @@ func (p *pass) widen(s *scope, ref objects.Ref, opts Options) {
 		s.reframe = true
 	case "Service", "ServiceImport", "Backend":
 		s.reframe = true
+		s.routing = s.routing || p.tables.frame.policies.backends(ref)
 		s.backends[ref] = true
 		for _, r := range p.set.RoutesOfBackend(ref) {
 			s.routes[r] = true

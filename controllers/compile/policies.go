@@ -32,6 +32,7 @@ const (
 	listenerPolicies = iota
 	corsFilter
 	authPolicies
+	externalAuthFilter
 	rateLimitPolicies
 	gatewayAPIFilters
 	transformPolicies
@@ -62,6 +63,10 @@ func init() {
 			name: "AuthPolicy", list: listOf[*v1alpha1.AuthPolicy], targets: routeTargets,
 			compile: compileAuthPolicy, filters: authFilters,
 		},
+		// With authentication, wherever it is in the rule's list, and after the
+		// policies: whom they have found, the server is told. Both are asked where
+		// both have a server, so that neither opens what the other guards.
+		externalAuthFilter: {own: func(o ownFilters) []policy.Config { return o.auth }},
 		// After authentication, so that limits can count by consumer and a
 		// stranger cannot use up a consumer's share; before all that costs more.
 		rateLimitPolicies: {

@@ -24,12 +24,17 @@ type compiledPolicy struct {
 	accepted, resolved verdict
 	// wanted are what it refers to.
 	wanted []objects.Ref
+	// servers are the backends that it refers to, to be resolved when all
+	// policies are compiled: BackendPolicies say how to reach them.
+	servers []server
 }
 
 type stanza struct {
 	// name is the field's path below spec, such as "jwt" or "limits[per-client]".
 	name  string
 	value any
+	// uses are the clusters that value names.
+	uses []clusterUse
 	// broken, if not "", says why what it guards must not be served.
 	broken string
 }

@@ -47,7 +47,7 @@ func (x *policies) status(set *objects.Set, ref objects.Ref) (*Status, []Finding
 		}
 		entry.Conditions = append(entry.Conditions, newCondition(string(gatewayv1.PolicyConditionAccepted),
 			string(gatewayv1.PolicyReasonAccepted), "The policy is attached.", accepted, generation))
-		if len(p.wanted) > 0 || !p.resolved.ok() {
+		if len(p.wanted)+len(p.servers) > 0 || !p.resolved.ok() {
 			entry.Conditions = append(entry.Conditions,
 				newCondition(conditionResolvedRefs, reasonResolvedRefs, "All references resolve.", p.resolved, generation))
 		}

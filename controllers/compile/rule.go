@@ -12,6 +12,7 @@ import (
 
 	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/policy"
+	"github.com/headgate/headgate/dataplane/policy/extauth"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -93,7 +94,7 @@ func (c *ruleCompiler) compile() *compiledRule {
 	}
 
 	out.own = c.compileFilters(rule.Filters, filterPlace{field: field + ".filters", prefixes: prefixes})
-	out.base.Mirrors = out.own.mirrors
+	out.base.Mirrors, out.base.Broken = out.own.mirrors, out.own.broken
 	c.compileTimeouts(rule.Timeouts, field+".timeouts", &out.base)
 	out.base.Retry = c.compileRetry(rule.Retry, field+".retry")
 	if s := rule.SessionPersistence; s != nil {
@@ -145,11 +146,11 @@ func (c *ruleCompiler) compileBackends(rule *gatewayv1.HTTPRouteRule, field stri
 		}
 		total += uint64(backend.Weight)
 		own := c.compileFilters(ref.Filters, filterPlace{field: at + ".filters", prefixes: prefixes})
-		backend.Filters, backend.Mirrors, cors = own.configs, own.mirrors, append(cors, own.cors)
-		if use, ok := c.resolve(&ref.BackendObjectReference, at); ok {
+		backend.Filters, backend.Mirrors, cors = append(own.auth, own.configs...), own.mirrors, append(cors, own.cors)
+		if use, ok := c.resolve(&ref.BackendObjectReference, at); ok && own.broken == "" {
 			c.uses(use)
 			backend.Cluster = use.cluster.Key
-			c.applySettings(c.frame.policies.backend(c.at(&use)), &backend, &out.base)
+			c.applySettings(c.frame.policies.backend(use.by(c.object, c.index)), &backend, &out.base)
 		}
 		out.base.Backends = append(out.base.Backends, backend)
 	}
@@ -255,15 +256,17 @@ func (r *compiledRule) on(l *listener, of *route, policies policyIndex) *snapsho
 	if rule.Broken == "" {
 		own := r.own
 		own.configs = forPort(own.configs, uint16(l.spec.Port))
-		rule.Filters, rule.Broken = policies.filters(attachment{
+		var uses []clusterUse
+		rule.Filters, uses, rule.Broken = policies.filters(attachment{
 			Listener: l, Route: of.object, Rule: r.index,
 		}, own)
+		rule.Filters = r.asking(rule.Filters, l, of, uses)
 	}
 	rule.Backends, rule.Mirrors = r.through(l, of)
 	if slices.ContainsFunc(rule.Backends, func(b snapshot.Backend) bool { return len(b.Filters) > 0 }) {
 		rule.Backends = slices.Clone(rule.Backends)
 		for i := range rule.Backends {
-			rule.Backends[i].Filters = forPort(rule.Backends[i].Filters, uint16(l.spec.Port))
+			rule.Backends[i].Filters = r.asking(forPort(rule.Backends[i].Filters, uint16(l.spec.Port)), l, of, nil)
 		}
 	}
 	same := func(v *snapshot.Rule) bool {
@@ -280,15 +283,13 @@ func (r *compiledRule) on(l *listener, of *route, policies policyIndex) *snapsho
 // listener, and adds their clusters to a route's.
 func (r *compiledRule) through(l *listener, of *route) ([]snapshot.Backend, []snapshot.Mirror) {
 	backends, mirrors := r.base.Backends, r.base.Mirrors
-	if l.parent.gateway.client == nil && !l.passesThrough() {
+	if l.reachesPlainly() {
 		maps.Copy(of.clusters, r.uses)
 		return backends, mirrors
 	}
 	use := func(key string) string {
 		if use, ok := r.uses[key]; ok {
-			use = l.reaches(use)
-			key = use.cluster.Key
-			of.clusters[key] = use
+			key = of.reach(use, l)
 		}
 		return key
 	}
@@ -305,6 +306,41 @@ func (r *compiledRule) through(l *listener, of *route) ([]snapshot.Backend, []sn
 		backends[i].Mirrors = reach(backends[i].Mirrors)
 	}
 	return backends, reach(mirrors)
+}
+
+// reach adds a cluster as it is reached through a listener, and returns its key.
+func (r *route) reach(use clusterUse, l *listener) string {
+	if !l.reachesPlainly() {
+		use = l.reaches(use)
+	}
+	r.clusters[use.cluster.Key] = use
+	return use.cluster.Key
+}
+
+// asking returns filters with their authorization servers as they are reached
+// through a listener, and adds these to a route's clusters. others are those that
+// are not the rule's own.
+func (r *compiledRule) asking(filters []policy.Config, l *listener, of *route, others []clusterUse) []policy.Config {
+	kept := filters
+	for i, f := range kept {
+		config, ok := f.(*extauth.Config)
+		if !ok {
+			continue
+		}
+		use, own := r.uses[config.Cluster]
+		if !own {
+			use = others[slices.IndexFunc(others, func(u clusterUse) bool { return u.cluster.Key == config.Cluster })]
+		}
+		if key := of.reach(use, l); key != config.Cluster {
+			there := *config
+			there.Cluster = key
+			if &filters[0] == &kept[0] {
+				filters = slices.Clone(kept)
+			}
+			filters[i] = &there
+		}
+	}
+	return filters
 }
 
 func equalConfigs(a, b []policy.Config) bool {

@@ -15,7 +15,7 @@ import (
 )
 
 // resolveService finds the cluster of a port of a Service or ServiceImport.
-func (c *ruleCompiler) resolveService(backend objects.Ref, ref *gatewayv1.BackendObjectReference, fail refuseRef) (clusterUse, bool) {
+func (c *resolver) resolveService(backend objects.Ref, ref *gatewayv1.BackendObjectReference, fail refuseRef) (clusterUse, *Finding) {
 	object := c.set.Get(backend)
 	if object == nil {
 		return fail(gatewayv1.RouteReasonBackendNotFound, ".name", fmt.Sprintf("there is no %s", backend), "the name of a "+backend.Kind)
@@ -32,7 +32,7 @@ func (c *ruleCompiler) resolveService(backend objects.Ref, ref *gatewayv1.Backen
 		return fail(gatewayv1.RouteReasonBackendNotFound, ".port", fmt.Sprintf("a %s needs a port", backend.Kind), wantPort(ports))
 	}
 	transport := corev1.ProtocolTCP
-	if c.object.ref.Kind == "UDPRoute" {
+	if c.protocol == "udp" {
 		transport = corev1.ProtocolUDP
 	}
 	port, ok := portNumbered(ports, *ref.Port, transport)
@@ -48,9 +48,9 @@ func (c *ruleCompiler) resolveService(backend objects.Ref, ref *gatewayv1.Backen
 		secure = c.frame.backendTLS.of(backend, &port)
 	}
 	protocol := "http1"
-	if p := port.AppProtocol; p != nil && !isStream(c.object.ref.Kind) {
+	if p := port.AppProtocol; p != nil && c.protocol != "tcp" && c.protocol != "udp" {
 		var want string
-		if protocol, want = appProtocol(*p, secure != nil, c.object.grpc != nil); want != "" {
+		if protocol, want = appProtocol(*p, secure != nil, c.protocol == "h2c"); want != "" {
 			return fail(gatewayv1.RouteReasonUnsupportedProtocol, ".port", fmt.Sprintf("port %d of %s has appProtocol %s", port.Port, backend, *p), want)
 		}
 	}

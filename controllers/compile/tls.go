@@ -125,6 +125,9 @@ func (b *frameBuilder) resolveClientCertificate(g *gateway) {
 	g.client.broken = fmt.Sprintf("%s: %s", g.ref(), finding)
 }
 
+// reachesPlainly reports whether all backends are reached as they are.
+func (l *listener) reachesPlainly() bool { return l.parent.gateway.client == nil && !l.passesThrough() }
+
 // reaches returns the use of a cluster with TLS through a listener: one of its
 // own where the endpoints see the Gateway's certificate, or get the TLS that
 // the client speaks.

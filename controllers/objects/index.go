@@ -19,11 +19,13 @@ func (s *Set) index(ref Ref, obj Object, change func(map[Ref]struct{}, Ref)) {
 			at(s.routesByParent, parent, ref, change)
 		}
 	}
-	EachBackendRef(obj, func(b *gatewayv1.BackendObjectReference) {
+	enter := func(b *gatewayv1.BackendObjectReference) {
 		if backend, ok := BackendOf(b, ref.Namespace); ok {
 			at(s.routesByBackend, backend, ref, change)
 		}
-	})
+	}
+	EachBackendRef(obj, enter)
+	EachExternalAuthRef(obj, enter)
 }
 
 func add(names map[Ref]struct{}, ref Ref)    { names[ref] = struct{}{} }
@@ -113,6 +115,29 @@ func ParentRefs(obj Object) []gatewayv1.ParentReference {
 		return o.Spec.ParentRefs
 	}
 	return nil
+}
+
+// EachExternalAuthRef calls f for the authorization servers that a route's
+// filters name.
+func EachExternalAuthRef(route Object, f func(*gatewayv1.BackendObjectReference)) {
+	o, ok := route.(*gatewayv1.HTTPRoute)
+	if !ok {
+		return
+	}
+	servers := func(filters []gatewayv1.HTTPRouteFilter) {
+		for i := range filters {
+			if a := filters[i].ExternalAuth; a != nil {
+				f(&a.BackendRef)
+			}
+		}
+	}
+	for i := range o.Spec.Rules {
+		rule := &o.Spec.Rules[i]
+		servers(rule.Filters)
+		for j := range rule.BackendRefs {
+			servers(rule.BackendRefs[j].Filters)
+		}
+	}
 }
 
 // EachBackendRef calls f for every backendRef of a route, mirrors included.

@@ -158,7 +158,7 @@ func (s *Set) RoutesOfParent(ref Ref) []Ref {
 }
 
 // RoutesOfBackend returns the routes, of any kind, that name an object in a
-// backendRef or mirror, sorted.
+// backendRef or a filter, sorted.
 func (s *Set) RoutesOfBackend(ref Ref) []Ref {
 	return slices.SortedFunc(maps.Keys(s.routesByBackend[ref]), Ref.Compare)
 }

@@ -77,9 +77,14 @@ func answerGRPC(ex *exchange.Exchange) {
 	}
 }
 
+// maxMessage is how much of a text becomes grpc-message, in bytes: clients bound
+// the header sections that they take, to 8 KiB and more.
+const maxMessage = 1 << 10
+
 // grpcMessage writes a text as grpc-message has it, Percent-Encoded there,
 // without a newline at its end.
 func grpcMessage(text []byte, arena *exchange.Arena) string {
+	text = text[:min(len(text), maxMessage)]
 	for len(text) > 0 && text[len(text)-1] == '\n' {
 		text = text[:len(text)-1]
 	}
