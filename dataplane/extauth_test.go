@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -611,24 +612,25 @@ func TestExternalAuthGivenUp(t *testing.T) {
 	w := (&world{}).port(plain()).cluster("http", old.Listener.Addr().String()).h2cCluster("grpc", h2cBackend(t, h)).cluster("up", backend(t, "up"))
 	w.host(gateway, "*", guarded("/http", "up", &extauth.Config{Cluster: "http", Protocol: extauth.HTTP, Timeout: time.Minute}),
 		guarded("/grpc", "up", &extauth.Config{Cluster: "grpc", Protocol: extauth.GRPC, Timeout: time.Minute, FailOpen: true})).apply(t, p)
+	ctx, leave := context.WithCancel(context.Background())
+	var clients sync.WaitGroup
 	for _, path := range []string{"/http", "/grpc"} {
 		for version, c := range map[string]*http.Client{"HTTP/1.1": client(t), "HTTP/2": client2(t)} {
-			ctx, leave := context.WithCancel(context.Background())
-			req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+address(t, p)+path, nil)
-			over := make(chan bool)
-			go func() {
-				defer close(over)
+			clients.Go(func() {
+				req, _ := http.NewRequestWithContext(ctx, "GET", "http://"+address(t, p)+path, nil)
 				if resp, err := c.Do(req); err == nil {
 					resp.Body.Close()
 					t.Errorf("%s, %s: %d", version, path, resp.StatusCode)
 				}
-			}()
+			})
 			<-arrived
-			leave()
-			if !<-gone {
-				t.Errorf("%s, %s: the server is still asked", version, path)
-			}
-			<-over
+		}
+	}
+	leave()
+	clients.Wait()
+	for range 4 {
+		if !<-gone {
+			t.Error("the server is still asked")
 		}
 	}
 	for until := time.Now().Add(10 * time.Second); outcomes(t, metrics)["abandoned"] != 4; time.Sleep(time.Millisecond) {

@@ -153,14 +153,15 @@ func TestIndexes(t *testing.T) {
 	custom := ref("backend", nil)
 	custom.Group, custom.Kind = &group, &kind
 	route.Spec.Rules = []gatewayv1.HTTPRouteRule{{
-		Filters: mirror(ref("rule-mirror", &other)),
+		Filters: append(mirror(ref("rule-mirror", &other)),
+			gatewayv1.HTTPRouteFilter{ExternalAuth: &gatewayv1.HTTPExternalAuthFilter{BackendRef: ref("auth", &other)}}),
 		BackendRefs: []gatewayv1.HTTPBackendRef{
 			{BackendRef: gatewayv1.BackendRef{BackendObjectReference: ref("service", nil)}, Filters: mirror(ref("ref-mirror", nil))},
 			{BackendRef: gatewayv1.BackendRef{BackendObjectReference: custom}},
 		},
 	}}
 	s.Put(route)
-	backends := []Ref{{"Service", "a", "service"}, {"Service", "b", "rule-mirror"}, {"Service", "a", "ref-mirror"}, {"Backend", "a", "backend"}}
+	backends := []Ref{{"Service", "a", "service"}, {"Service", "b", "rule-mirror"}, {"Service", "b", "auth"}, {"Service", "a", "ref-mirror"}, {"Backend", "a", "backend"}}
 	check := func(want int) {
 		t.Helper()
 		for _, b := range backends {

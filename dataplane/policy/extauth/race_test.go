@@ -1,0 +1,5 @@
+//go:build race
+
+package extauth
+
+const raceEnabled = true
