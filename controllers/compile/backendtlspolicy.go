@@ -356,11 +356,12 @@ func (x *backendTLS) find(set *objects.Set, p *backendTLSPolicy, target int, r *
 	return at, note
 }
 
-// gatewaysOf returns the Gateways with routes that refer to a backend, sorted.
+// gatewaysOf returns the Gateways with routes that refer to a backend, or whose
+// policies do, sorted.
 func (p *pass) gatewaysOf(backend objects.Ref) []objects.Ref {
 	gateways := map[objects.Ref]bool{}
 	note := func(r *route) {
-		if r == nil || len(r.attached) == 0 || !p.tables.frame.grants.allow(r.object.ref, backend) {
+		if r == nil || len(r.attached) == 0 || !r.uses(backend) && !p.tables.frame.grants.allow(r.object.ref, backend) {
 			return
 		}
 		for _, listener := range r.attached {
@@ -378,21 +379,45 @@ func (p *pass) gatewaysOf(backend objects.Ref) []objects.Ref {
 			note(r)
 		}
 	}
+	if p.tables.frame.policies.backends(backend) {
+		// Of routes below these policies, the authorization server is one of the backends.
+		for _, key := range p.tables.routes.Keys() {
+			if r, _ := p.tables.routes.Get(key); r.refersTo(backend) {
+				note(r)
+			}
+		}
+	}
 	return slices.SortedFunc(maps.Keys(gateways), objects.Ref.Compare)
 }
 
 func (r *route) refersTo(backend objects.Ref) bool { return slices.Contains(r.backends(), backend) }
 
-// backends are the Services and Backends that a route refers to.
+// uses reports whether one of a route's clusters is of a backend.
+func (r *route) uses(backend objects.Ref) bool {
+	for _, use := range r.clusters {
+		if use.backend == backend {
+			return true
+		}
+	}
+	return false
+}
+
+// backends are the Services and Backends that a route refers to, and those of
+// its policies.
 func (r *route) backends() (refs []objects.Ref) {
 	if r == nil || r.object == nil {
 		return nil
 	}
-	objects.EachBackendRef(r.object.HTTPRoute, func(b *gatewayv1.BackendObjectReference) {
+	add := func(b *gatewayv1.BackendObjectReference) {
 		if ref, ok := objects.BackendOf(b, r.object.Namespace); ok {
 			refs = append(refs, ref)
 		}
-	})
+	}
+	objects.EachBackendRef(r.object.HTTPRoute, add)
+	objects.EachExternalAuthRef(r.object.HTTPRoute, add)
+	for _, use := range r.clusters {
+		refs = append(refs, use.backend)
+	}
 	return sortedRefs(refs)
 }
 
