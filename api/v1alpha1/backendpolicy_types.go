@@ -6,7 +6,7 @@ import (
 )
 
 // BackendPolicy says how Headgate balances over and speaks to a backend. At a
-// Service, ServiceImport or Backend it holds for all who route to it, at a Service's port for
+// Service, ServiceImport, Backend or XBackend it holds for all who route to it, at a Service's port for
 // that port; at an HTTPRoute or GRPCRoute or one of its rules for their requests only. The
 // latter are nearer.
 // +kubebuilder:object:root=true
@@ -46,9 +46,9 @@ type BackendPolicySpec struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:XValidation:message="a target must be one of: Service (core), ServiceImport (multicluster.x-k8s.io), Backend (headgate.dev), HTTPRoute (gateway.networking.k8s.io), GRPCRoute (gateway.networking.k8s.io)",rule="self.all(t, (t.group == '' && t.kind == 'Service') || (t.group == 'multicluster.x-k8s.io' && t.kind == 'ServiceImport') || (t.group == 'headgate.dev' && t.kind == 'Backend') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'HTTPRoute') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'GRPCRoute'))"
+	// +kubebuilder:validation:XValidation:message="a target must be one of: Service (core), ServiceImport (multicluster.x-k8s.io), Backend (headgate.dev), XBackend (gateway.networking.x-k8s.io), HTTPRoute (gateway.networking.k8s.io), GRPCRoute (gateway.networking.k8s.io)",rule="self.all(t, (t.group == '' && t.kind == 'Service') || (t.group == 'multicluster.x-k8s.io' && t.kind == 'ServiceImport') || (t.group == 'headgate.dev' && t.kind == 'Backend') || (t.group == 'gateway.networking.x-k8s.io' && t.kind == 'XBackend') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'HTTPRoute') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'GRPCRoute'))"
 	// +kubebuilder:validation:XValidation:message="targets must differ",rule="self.all(a, self.exists_one(b, a.group == b.group && a.kind == b.kind && a.name == b.name && (has(a.sectionName) ? a.sectionName : '') == (has(b.sectionName) ? b.sectionName : '')))"
-	// +kubebuilder:validation:XValidation:message="a Backend has no sections",rule="self.all(t, t.kind != 'Backend' || !has(t.sectionName))"
+	// +kubebuilder:validation:XValidation:message="a Backend or XBackend has no sections",rule="self.all(t, !(t.kind in ['Backend', 'XBackend']) || !has(t.sectionName))"
 	TargetRefs []TargetRef `json:"targetRefs"`
 	// Enforced says that what this policy sets holds for everything below its
 	// targets: no policy nearer to the request replaces it. Without it, the

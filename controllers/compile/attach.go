@@ -118,7 +118,7 @@ func targetOf(p *compiledPolicy, target int) (place, bool) {
 		at.section = string(*ref.SectionName)
 	}
 	ok := slices.Contains(policyKinds[p.kind].targets, kind) && objects.GroupOf(kind) == string(ref.Group) &&
-		(kind != "Backend" || at.section == "")
+		(kind != "Backend" && kind != "XBackend" || at.section == "")
 	return at, ok
 }
 

@@ -79,8 +79,11 @@ func (c *resolver) resolve(ref *gatewayv1.BackendObjectReference, field string) 
 			fmt.Sprintf("no ReferenceGrant allows %s to refer to %s", c.from, backend),
 			fmt.Sprintf("a ReferenceGrant in namespace %s from %s of namespace %s to %ss", backend.Namespace, kindsOf(c.from.Kind), c.from.Namespace, backend.Kind))
 	}
-	if backend.Kind == "Backend" {
+	switch backend.Kind {
+	case "Backend":
 		return c.resolveBackend(backend, ref, fail)
+	case "XBackend":
+		return c.resolveXBackend(backend, ref, fail)
 	}
 	return c.resolveService(backend, ref, fail)
 }

@@ -37,6 +37,7 @@ type backendTLSTarget struct {
 type backendTLSPolicy struct {
 	report
 	object *gatewayv1.BackendTLSPolicy
+	field  string // of the validation: "spec.validation"
 	// tls is Broken if the policy is not valid: its targets cannot be reached
 	// then, and never in plaintext.
 	tls                *snapshot.UpstreamTLS
@@ -56,7 +57,7 @@ func newBackendTLS(prev *backendTLS, set *objects.Set) *backendTLS {
 		if prev != nil {
 			p = prev.compiled[ref]
 		}
-		if p == nil || !p.readsTheSame(set, object) {
+		if p == nil || p.object != object || !p.readsTheSame(set) {
 			p = compileBackendTLSPolicy(set, object)
 		}
 		x.compiled[ref] = p
@@ -76,10 +77,7 @@ func newBackendTLS(prev *backendTLS, set *objects.Set) *backendTLS {
 	return x
 }
 
-func (p *backendTLSPolicy) readsTheSame(set *objects.Set, object *gatewayv1.BackendTLSPolicy) bool {
-	if p.object != object {
-		return false
-	}
+func (p *backendTLSPolicy) readsTheSame(set *objects.Set) bool {
 	for i, ref := range p.wanted {
 		if set.Get(ref) != p.read[i] {
 			return false
@@ -144,7 +142,7 @@ func (x *backendTLS) wants(ref objects.Ref) bool {
 }
 
 func compileBackendTLSPolicy(set *objects.Set, object *gatewayv1.BackendTLSPolicy) *backendTLSPolicy {
-	p := &backendTLSPolicy{object: object, report: report{object: objects.RefOf(object)}}
+	p := &backendTLSPolicy{object: object, field: "spec.validation", report: report{object: objects.RefOf(object)}}
 	if why, refused := object.Annotations[v1alpha1.RefusedAnnotation]; refused {
 		p.invalid("", "it cannot be read: "+why, "")
 	} else {
@@ -166,10 +164,9 @@ func (p *backendTLSPolicy) compile(set *objects.Set) {
 	v := &p.object.Spec.Validation
 	p.tls = &snapshot.UpstreamTLS{ServerName: strings.ToLower(string(v.Hostname))}
 	if !validHostname(p.tls.ServerName, false) || isIP(p.tls.ServerName) {
-		p.invalid("spec.validation.hostname", fmt.Sprintf("%q is no DNS name", v.Hostname), "a DNS name without a wildcard: it is sent as SNI")
+		p.invalid(p.field+".hostname", fmt.Sprintf("%q is no DNS name", v.Hostname), "a DNS name without a wildcard: it is sent as SNI")
 	}
-	const caField = "spec.validation.caCertificateRefs"
-	const wellKnownField = "spec.validation.wellKnownCACertificates"
+	caField, wellKnownField := p.field+".caCertificateRefs", p.field+".wellKnownCACertificates"
 	wellKnown := valueOr(v.WellKnownCACertificates, "")
 	switch {
 	case len(v.CACertificateRefs) > 0 && wellKnown != "":
@@ -182,7 +179,7 @@ func (p *backendTLSPolicy) compile(set *objects.Set) {
 		p.invalid(wellKnownField, fmt.Sprintf("%q is not supported", wellKnown), string(gatewayv1.WellKnownCACertificatesSystem))
 	}
 	for i := range v.SubjectAltNames {
-		p.subjectAltName(&v.SubjectAltNames[i], fmt.Sprintf("spec.validation.subjectAltNames[%d]", i))
+		p.subjectAltName(&v.SubjectAltNames[i], fmt.Sprintf("%s.subjectAltNames[%d]", p.field, i))
 	}
 	p.options()
 }
@@ -287,9 +284,8 @@ func (x *backendTLS) status(set *objects.Set, ref objects.Ref, gatewaysOf func(b
 		if !p.accepted.ok() {
 			v.fail(p.accepted.reason, p.accepted.message)
 		}
-		group, kind, namespace := gatewayv1.Group(gatewayv1.GroupName), gatewayv1.Kind("Gateway"), gatewayv1.Namespace(gateway.Namespace)
 		value.Ancestors = append(value.Ancestors, gatewayv1.PolicyAncestorStatus{
-			AncestorRef:    gatewayv1.ParentReference{Group: &group, Kind: &kind, Namespace: &namespace, Name: gatewayv1.ObjectName(gateway.Name)},
+			AncestorRef:    ancestorOf(gateway),
 			ControllerName: ControllerName,
 			Conditions: []metav1.Condition{
 				newCondition(string(gatewayv1.PolicyConditionAccepted), string(gatewayv1.PolicyReasonAccepted),
@@ -300,6 +296,12 @@ func (x *backendTLS) status(set *objects.Set, ref objects.Ref, gatewaysOf func(b
 		})
 	}
 	return &Status{Object: ref, Generation: generation, Value: value}, r.sorted()
+}
+
+// ancestorOf names a Gateway as an ancestor.
+func ancestorOf(gateway objects.Ref) gatewayv1.ParentReference {
+	group, kind, namespace := gatewayv1.Group(gatewayv1.GroupName), gatewayv1.Kind(gateway.Kind), gatewayv1.Namespace(gateway.Namespace)
+	return gatewayv1.ParentReference{Group: &group, Kind: &kind, Namespace: &namespace, Name: gatewayv1.ObjectName(gateway.Name)}
 }
 
 // find resolves a targetRef, and reports where the policy does not hold; note
@@ -421,17 +423,20 @@ func (r *route) backends() (refs []objects.Ref) {
 	return sortedRefs(refs)
 }
 
-// reportBackendTLS makes the statuses of the policies whose ancestors may
-// differ: all of them if the frame or the routes of connections were compiled
-// anew, else those at the backends of routes that came, went or moved.
-func (p *pass) reportBackendTLS(s *scope) {
-	x := p.tables.frame.backendTLS
-	if len(x.sorted) == 0 {
+// reportBackends makes the statuses of the BackendTLSPolicies and XBackends whose
+// ancestors may differ: all of them if the frame or the routes of connections
+// were compiled anew, else those at the backends of routes that came, went or moved.
+func (p *pass) reportBackends(s *scope) {
+	x, hosts := p.tables.frame.backendTLS, p.tables.frame.xBackends
+	if len(x.sorted)+len(hosts) == 0 {
 		return
 	}
 	stale := map[objects.Ref]bool{}
 	if s.reframe || s.streams {
 		for _, ref := range x.sorted {
+			stale[ref] = true
+		}
+		for ref := range hosts {
 			stale[ref] = true
 		}
 	} else {
@@ -445,11 +450,20 @@ func (p *pass) reportBackendTLS(s *scope) {
 				for _, t := range x.targeting[backend] {
 					stale[t.policy.report.object] = true
 				}
+				if hosts[backend] != nil {
+					stale[backend] = true
+				}
 			}
 		}
 	}
 	for ref := range stale {
-		status, findings := x.status(p.set, ref, p.gatewaysOf)
+		var status *Status
+		var findings []Finding
+		if host := hosts[ref]; host != nil {
+			status, findings = host.status(p.gatewaysOf(ref))
+		} else {
+			status, findings = x.status(p.set, ref, p.gatewaysOf)
+		}
 		p.setStatus(ref, status)
 		p.setFindings(ref, findings)
 	}

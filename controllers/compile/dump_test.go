@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayxv1alpha1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
@@ -278,6 +279,11 @@ func (d *dumper) statuses() {
 				d.line("  %s%s", text, d.conditions(s, p.Conditions))
 			}
 		case gatewayv1.PolicyStatus:
+			d.line("status %s", s.Object)
+			for _, a := range v.Ancestors {
+				d.line("  %s%s", a.AncestorRef.Name, d.conditions(s, a.Conditions))
+			}
+		case gatewayxv1alpha1.BackendStatus:
 			d.line("status %s", s.Object)
 			for _, a := range v.Ancestors {
 				d.line("  %s%s", a.AncestorRef.Name, d.conditions(s, a.Conditions))

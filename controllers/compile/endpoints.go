@@ -3,9 +3,11 @@ package compile
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	gatewayxv1alpha1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
@@ -26,6 +28,14 @@ func compileEndpoints(set *objects.Set, use clusterUse) *snapshot.Endpoints {
 	switch o := set.Get(use.backend).(type) {
 	case *corev1.Service:
 		return sliceEndpoints(all, o.Spec.IPFamilies, use.port)
+	case *gatewayxv1alpha1.XBackend:
+		if o.Spec.ExternalHostname == nil {
+			break
+		}
+		// The name is fully qualified: without the dot, the search list of a pod
+		// would lead it into the cluster.
+		name := strings.TrimSuffix(string(o.Spec.ExternalHostname.Hostname), ".") + "."
+		return &snapshot.Endpoints{Hosts: []snapshot.Host{{Name: strings.ToLower(name), Port: uint16(o.Spec.Port.Port)}}}
 	case *objects.ServiceImport:
 		if len(all) == 0 {
 			return importAddress(o, use.port)

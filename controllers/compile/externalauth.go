@@ -7,6 +7,7 @@ import (
 	"time"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayxv1alpha1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
@@ -125,7 +126,7 @@ func resolveServer(f *frame, set *objects.Set, from objects.Ref, ref *gatewayv1.
 }
 
 // authorityOf is what a backend is called by who has only a reference to it:
-// the name that TLS verifies, else a Service's name or a Backend's hostname.
+// the name that TLS verifies, else a Service's name or the hostname of a Backend or XBackend.
 func authorityOf(set *objects.Set, use clusterUse) string {
 	if t := use.cluster.TLS; t != nil && t.ServerName != "" {
 		return t.ServerName
@@ -136,6 +137,9 @@ func authorityOf(set *objects.Set, use clusterUse) string {
 				return *e.Hostname
 			}
 		}
+	}
+	if x := objects.Get[*gatewayxv1alpha1.XBackend](set, use.backend.Namespace, use.backend.Name); use.backend.Kind == "XBackend" && x != nil && x.Spec.ExternalHostname != nil {
+		return string(x.Spec.ExternalHostname.Hostname)
 	}
 	return use.backend.Name + "." + use.backend.Namespace + ".svc"
 }

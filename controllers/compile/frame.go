@@ -19,6 +19,7 @@ type frame struct {
 	grants     grants
 	policies   policyIndex
 	backendTLS *backendTLS
+	xBackends  map[objects.Ref]*xBackend
 	// sessionKeys are those of session persistence; hasSessionKeys says that there
 	// is a Secret for them.
 	sessionKeys    []policy.Secret
@@ -52,13 +53,14 @@ type frameBuilder struct {
 
 func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 	b := &frameBuilder{prev: prev, set: set, opts: opts, frame: &frame{
-		grants:   newGrants(set),
-		served:   map[objects.Ref]*parent{},
-		foreign:  map[objects.Ref]bool{},
-		wanted:   map[objects.Ref]bool{},
-		statuses: map[objects.Ref]*Status{},
-		findings: map[objects.Ref][]Finding{},
-		keyPairs: map[objects.Ref]keyPair{},
+		grants:    newGrants(set),
+		xBackends: map[objects.Ref]*xBackend{},
+		served:    map[objects.Ref]*parent{},
+		foreign:   map[objects.Ref]bool{},
+		wanted:    map[objects.Ref]bool{},
+		statuses:  map[objects.Ref]*Status{},
+		findings:  map[objects.Ref][]Finding{},
+		keyPairs:  map[objects.Ref]keyPair{},
 	}}
 	b.policies = newPolicyIndex(set, b.grants, opts)
 	for _, ref := range b.policies.wanted() {
@@ -75,6 +77,7 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 		}
 	}
 	b.readSessionKeys()
+	b.compileXBackends()
 	b.policies.resolve(b.frame, set)
 	b.compileGateways()
 	for _, backend := range objects.All[*v1alpha1.Backend](set) {
@@ -82,6 +85,19 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 		b.put(objects.RefOf(backend), status, findings)
 	}
 	return b.frame
+}
+
+// routesWant reports whether what routes compile to depends on a Secret or ConfigMap.
+func (f *frame) routesWant(ref objects.Ref) bool {
+	if slices.Contains(f.policies.wanted(), ref) || f.backendTLS.wants(ref) {
+		return true
+	}
+	for _, x := range f.xBackends {
+		if x.wants(ref) {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *frameBuilder) put(ref objects.Ref, status *Status, findings []Finding) {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayxv1alpha1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
@@ -40,7 +41,7 @@ func (w *world) meta(kind string) metav1.ObjectMeta {
 }
 
 func (w *world) object() objects.Object {
-	switch w.IntN(21) {
+	switch w.IntN(22) {
 	case 0:
 		return w.gateway()
 	case 1:
@@ -66,9 +67,11 @@ func (w *world) object() objects.Object {
 	case 8:
 		return w.policy()
 	case 9:
+		from := gatewayv1.Namespace(w.pick("x", "y"))
 		return &gatewayv1.ReferenceGrant{ObjectMeta: w.meta("g"), Spec: gatewayv1.ReferenceGrantSpec{
-			From: []gatewayv1.ReferenceGrantFrom{{Group: gatewayv1.GroupName, Kind: "HTTPRoute", Namespace: gatewayv1.Namespace(w.pick("x", "y"))}},
-			To:   []gatewayv1.ReferenceGrantTo{{Kind: "Service"}},
+			From: []gatewayv1.ReferenceGrantFrom{
+				{Group: gatewayv1.GroupName, Kind: "HTTPRoute", Namespace: from}, {Group: gatewayxv1alpha1.GroupName, Kind: "XBackend", Namespace: from}},
+			To: []gatewayv1.ReferenceGrantTo{{Kind: "Service"}, {Kind: "Secret"}},
 		}}
 	case 10:
 		s := &corev1.Secret{ObjectMeta: w.meta("secret"), Data: map[string][]byte{}}
@@ -84,6 +87,8 @@ func (w *world) object() objects.Object {
 		return &v1alpha1.Backend{ObjectMeta: w.meta("s"), Spec: v1alpha1.BackendSpec{Endpoints: []v1alpha1.BackendEndpoint{{IP: &ip, Port: 80}}}}
 	case 14, 15:
 		return w.listenerSet()
+	case 17:
+		return w.xBackend()
 	case 16:
 		return &objects.ServiceImport{ObjectMeta: w.meta("s"), Spec: objects.ServiceImportSpec{
 			Ports: []objects.ServiceImportPort{{Name: w.pick("web", "alt"), Port: 80, Protocol: corev1.Protocol(w.pick("TCP", "TCP", "UDP"))}},
@@ -108,6 +113,28 @@ func (w *world) object() objects.Object {
 		return w.stream()
 	}
 	return w.route()
+}
+
+func (w *world) xBackend() *gatewayxv1alpha1.XBackend {
+	x := &gatewayxv1alpha1.XBackend{ObjectMeta: w.meta("s"), Spec: gatewayxv1alpha1.BackendSpec{
+		Type: gatewayxv1alpha1.BackendTypeExternalHostname, Port: gatewayxv1alpha1.BackendPort{Port: 443},
+		ExternalHostname: &gatewayxv1alpha1.ExternalHostnameBackend{Hostname: gatewayv1.PreciseHostname(w.pick("a.test", "b.cluster.local"))}}}
+	if w.chance(50) {
+		protocol := gatewayxv1alpha1.BackendProtocol(w.pick("HTTP", "HTTP2", "TCP"))
+		x.Spec.Protocol = &protocol
+	}
+	if w.chance(70) {
+		x.Spec.TLS = &gatewayxv1alpha1.BackendTLS{Mode: gatewayxv1alpha1.BackendTLSMode(w.pick("None", "ServerOnly", "ClientAndServer"))}
+		if w.chance(60) {
+			x.Spec.TLS.Validation = gatewayv1.BackendTLSPolicyValidation{Hostname: "a.test", CACertificateRefs: []gatewayv1.LocalObjectReference{
+				{Kind: "Secret", Name: gatewayv1.ObjectName("secret" + w.pick("1", "2", "3"))}}}
+		}
+		if x.Spec.TLS.Mode == gatewayxv1alpha1.BackendTLSModeClientAndServer {
+			namespace := gatewayv1.Namespace(w.pick("x", "y"))
+			x.Spec.TLS.ClientCertificateRef = &gatewayv1.SecretObjectReference{Name: gatewayv1.ObjectName("secret" + w.pick("1", "2", "3")), Namespace: &namespace}
+		}
+	}
+	return x
 }
 
 // stream has what an HTTPRoute of the same name might have.
@@ -245,7 +272,7 @@ func (w *world) policy() objects.Object {
 	targets := func(kinds ...string) (refs []v1alpha1.TargetRef) {
 		for range 1 + w.IntN(2) {
 			kind := w.pick(kinds...)
-			name := map[string]string{"Gateway": "gw", "ListenerSet": "ls", "HTTPRoute": "r", "GRPCRoute": "r", "Service": "s", "ServiceImport": "s", "Backend": "s"}[kind] + w.pick("1", "2", "3")
+			name := map[string]string{"Gateway": "gw", "ListenerSet": "ls", "HTTPRoute": "r", "GRPCRoute": "r", "Service": "s", "ServiceImport": "s", "Backend": "s", "XBackend": "s"}[kind] + w.pick("1", "2", "3")
 			ref := v1alpha1.TargetRef{LocalPolicyTargetReference: gatewayv1.LocalPolicyTargetReference{
 				Group: gatewayv1.Group(objects.GroupOf(kind)), Kind: gatewayv1.Kind(kind), Name: gatewayv1.ObjectName(name)}}
 			if w.chance(30) {
@@ -326,6 +353,9 @@ func (w *world) route() *gatewayv1.HTTPRoute {
 			} else if w.chance(15) {
 				group, kind := gatewayv1.Group(objects.MulticlusterGroup), gatewayv1.Kind("ServiceImport")
 				ref.Group, ref.Kind = &group, &kind
+			} else if w.chance(15) {
+				group, kind := gatewayv1.Group(gatewayxv1alpha1.GroupName), gatewayv1.Kind("XBackend")
+				ref.Group, ref.Kind, ref.Port = &group, &kind, nil
 			}
 			if w.chance(30) {
 				namespace := gatewayv1.Namespace(w.pick("x", "y"))

@@ -121,7 +121,7 @@ func (p *pass) widen(s *scope, ref objects.Ref, opts Options) {
 		p.moveSlice(ref, s)
 	case "Gateway", "GatewayClass", "ListenerSet":
 		s.reframe = true
-	case "Service", "ServiceImport", "Backend":
+	case "Service", "ServiceImport", "Backend", "XBackend":
 		s.reframe = true
 		s.routing = s.routing || p.tables.frame.policies.backends(ref)
 		s.backends[ref] = true
@@ -132,7 +132,7 @@ func (p *pass) widen(s *scope, ref objects.Ref, opts Options) {
 		keys := opts.SessionKeys()
 		if p.Wanted[ref] || ref == keys {
 			s.reframe = true
-			s.routing = s.routing || ref == keys || slices.Contains(p.tables.frame.policies.wanted(), ref) || p.tables.frame.backendTLS.wants(ref)
+			s.routing = s.routing || ref == keys || p.tables.frame.routesWant(ref)
 		}
 	default: // policies, ReferenceGrants, Namespaces
 		s.reframe, s.routing = true, true
@@ -436,7 +436,7 @@ func (p *pass) report(s *scope) {
 		p.setStatus(ref, status)
 		p.setFindings(ref, findings)
 	}
-	p.reportBackendTLS(s)
+	p.reportBackends(s)
 }
 
 // reportFrame makes the statuses and findings of what the frame was built
@@ -473,7 +473,7 @@ func (p *pass) reportFrame() {
 
 // reported are the objects that a frame makes statuses or findings of.
 func (f *frame) reported() []objects.Ref {
-	refs := slices.Concat(f.policies.all(), f.backendTLS.sorted)
+	refs := slices.Concat(f.policies.all(), f.backendTLS.sorted, slices.Collect(maps.Keys(f.xBackends)))
 	for ref := range f.statuses {
 		refs = append(refs, ref)
 	}

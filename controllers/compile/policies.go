@@ -82,7 +82,7 @@ func init() {
 		},
 		// The load balancer is the last to see a request.
 		backendPolicies: {
-			name: "BackendPolicy", list: listOf[*v1alpha1.BackendPolicy], targets: []string{"Service", "ServiceImport", "Backend", "HTTPRoute", "GRPCRoute"},
+			name: "BackendPolicy", list: listOf[*v1alpha1.BackendPolicy], targets: []string{"Service", "ServiceImport", "Backend", "XBackend", "HTTPRoute", "GRPCRoute"},
 			compile: compileBackendPolicy,
 		},
 	}

@@ -8,8 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayxv1alpha1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
-	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -25,7 +25,7 @@ func (c *resolver) resolveService(backend objects.Ref, ref *gatewayv1.BackendObj
 		// Service could have the Gateway reach whatever it can, also in namespaces
 		// that no ReferenceGrant opens.
 		return fail(gatewayv1.RouteReasonUnsupportedValue, ".name", fmt.Sprintf("%s is of type ExternalName, which is not safe to forward to (CVE-2021-25740)", backend),
-			fmt.Sprintf("a Backend of group %s, with hostname %s", v1alpha1.GroupName, strings.TrimSuffix(service.Spec.ExternalName, ".")))
+			fmt.Sprintf("an XBackend of group %s, with externalHostname %s", gatewayxv1alpha1.GroupName, strings.TrimSuffix(service.Spec.ExternalName, ".")))
 	}
 	ports := servicePorts(object)
 	if ref.Port == nil {

@@ -44,6 +44,13 @@ func (v *verdict) fail(reason, message string) {
 	}
 }
 
+// add makes a verdict part of another one.
+func (v *verdict) add(other verdict) {
+	if !other.ok() {
+		v.fail(other.reason, other.message)
+	}
+}
+
 // report gathers the findings of one object.
 type report struct {
 	object   objects.Ref

@@ -140,6 +140,9 @@ func (l *listener) reaches(use clusterUse) clusterUse {
 	case l.passesThrough():
 		cluster.TLS = nil
 		cluster.Key += "/passthrough"
+	case use.backend.Kind == "XBackend":
+		// Its own mode says whether it is shown a certificate, and which one.
+		return use
 	case g.client != nil:
 		secure.Certificate = g.client.certificate
 		secure.Broken = cmp.Or(secure.Broken, g.client.broken)

@@ -10,6 +10,7 @@ import (
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gatewayv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
+	gatewayxv1alpha1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
 )
@@ -50,6 +51,7 @@ var Kinds = []Kind{
 	{Name: "UDPRoute", Group: gatewayv1.GroupName, Object: &gatewayv1.UDPRoute{}, Optional: true},
 	{Name: "BackendTLSPolicy", Group: gatewayv1.GroupName, Object: &gatewayv1.BackendTLSPolicy{}, Optional: true},
 	{Name: "ReferenceGrant", Group: gatewayv1.GroupName, Object: &gatewayv1.ReferenceGrant{}},
+	{Name: "XBackend", Group: gatewayxv1alpha1.GroupName, Object: &gatewayxv1alpha1.XBackend{}, Optional: true, Backend: true},
 	{Name: "Backend", Group: v1alpha1.GroupName, Object: &v1alpha1.Backend{}, Backend: true},
 	{Name: "AuthPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.AuthPolicy{}},
 	{Name: "RateLimitPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.RateLimitPolicy{}},
@@ -101,6 +103,7 @@ func Scheme() *runtime.Scheme {
 	utilruntime.Must(discoveryv1.AddToScheme(s))
 	utilruntime.Must(gatewayv1.Install(s))
 	utilruntime.Must(gatewayv1beta1.Install(s))
+	utilruntime.Must(gatewayxv1alpha1.Install(s))
 	utilruntime.Must(v1alpha1.AddToScheme(s))
 	addServiceImports(s)
 	return s

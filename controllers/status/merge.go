@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayxv1alpha1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/compile"
@@ -42,6 +43,8 @@ func part(obj objects.Object) any {
 	case *gatewayv1.UDPRoute:
 		return &o.Status.RouteStatus
 	case *gatewayv1.BackendTLSPolicy:
+		return &o.Status
+	case *gatewayxv1alpha1.XBackend:
 		return &o.Status
 	case v1alpha1.Policy:
 		return o.PolicyStatus()
@@ -109,6 +112,16 @@ func merge(obj objects.Object, want *compile.Status, at time.Time) (changed bool
 			}
 		}
 		status.Ancestors = m.ancestors(have.Ancestors, status.Ancestors)
+		return replace(have, status), nil
+	case *gatewayxv1alpha1.BackendStatus:
+		var status gatewayxv1alpha1.BackendStatus
+		if want != nil {
+			var ok bool
+			if status, ok = want.Value.(gatewayxv1alpha1.BackendStatus); !ok {
+				return false, mismatch(want)
+			}
+		}
+		status.Ancestors = m.backendAncestors(have.Ancestors, status.Ancestors)
 		return replace(have, status), nil
 	case *v1alpha1.BackendStatus:
 		if want == nil {
@@ -214,6 +227,20 @@ func (m merger) ancestors(old, want []gatewayv1.PolicyAncestorStatus) []gatewayv
 			return want
 		},
 		limit: maxAncestors,
+	}.merge(old, want)
+}
+
+func (m merger) backendAncestors(old, want []gatewayxv1alpha1.BackendAncestorStatus) []gatewayxv1alpha1.BackendAncestorStatus {
+	return entries[gatewayxv1alpha1.BackendAncestorStatus]{
+		ours: func(e gatewayxv1alpha1.BackendAncestorStatus) bool { return e.ControllerName == compile.ControllerName },
+		same: func(a, b gatewayxv1alpha1.BackendAncestorStatus) bool {
+			return equality.Semantic.DeepEqual(a.AncestorRef, b.AncestorRef)
+		},
+		update: func(old, want gatewayxv1alpha1.BackendAncestorStatus) gatewayxv1alpha1.BackendAncestorStatus {
+			want.Conditions = m.conditions(old.Conditions, want.Conditions)
+			return want
+		},
+		limit: maxParents,
 	}.merge(old, want)
 }
 

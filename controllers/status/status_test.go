@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gatewayxv1alpha1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/compile"
@@ -150,6 +151,31 @@ func TestAtMost16Ancestors(t *testing.T) {
 		if count[others] != 10 || count[compile.ControllerName] != 6 {
 			t.Errorf("ancestors by controller: %v, want 10 of theirs and 6", count)
 		}
+	}
+}
+
+func TestXBackendAncestors(t *testing.T) {
+	entry := func(controller, name string) gatewayxv1alpha1.BackendAncestorStatus {
+		return gatewayxv1alpha1.BackendAncestorStatus{ControllerName: gatewayv1.GatewayController(controller),
+			AncestorRef: gatewayv1.ParentReference{Name: gatewayv1.ObjectName(name)}, Conditions: []metav1.Condition{condition("Accepted", "True", "Accepted", time.Time{})}}
+	}
+	host := &gatewayxv1alpha1.XBackend{Status: gatewayxv1alpha1.BackendStatus{Ancestors: []gatewayxv1alpha1.BackendAncestorStatus{
+		entry(others, "theirs"), entry(compile.ControllerName, "gone")}}}
+	want := &compile.Status{Value: gatewayxv1alpha1.BackendStatus{Ancestors: []gatewayxv1alpha1.BackendAncestorStatus{entry(compile.ControllerName, "web")}}}
+	if changed, err := merge(host, want, later); err != nil || !changed {
+		t.Fatalf("changed %v, error %v", changed, err)
+	}
+	if got := host.Status.Ancestors; len(got) != 2 || got[0].AncestorRef.Name != "theirs" || got[1].AncestorRef.Name != "web" || !got[1].Conditions[0].LastTransitionTime.Time.Equal(later) {
+		t.Errorf("the ancestors are %v", got)
+	}
+	if changed, err := merge(host, want, later.Add(time.Hour)); err != nil || changed {
+		t.Errorf("the same status is a change: %v", err)
+	}
+	if changed, err := merge(host, nil, later); err != nil || !changed || len(host.Status.Ancestors) != 1 {
+		t.Errorf("Headgate's entries stay: %v, %v", host.Status.Ancestors, err)
+	}
+	if _, err := merge(host, &compile.Status{Value: gatewayv1.RouteStatus{}}, later); err == nil {
+		t.Error("a route's status was taken for an XBackend's")
 	}
 }
 
