@@ -85,6 +85,11 @@ var crossReferences = func() (all []crossReference) {
 	const (
 		plain      = "{backendRefs: [%s]}"
 		mirror     = "{backendRefs: [{name: a, port: 80}], filters: [{type: RequestMirror, requestMirror: {backendRef: %s}}]}"
+		auth       = "{backendRefs: [{name: a, port: 80}], filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: %s, http: {}}}]}"
+		authHere   = "{backendRefs: [{name: a, port: 80, filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: %s, http: {}}}]}]}"
+		authPolicy = "kind: AuthPolicy\nmetadata: {name: p}\nspec: {targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}], " +
+			"external: {protocol: HTTP, backendRef: %s, http: {}}}\n---\n" +
+			"kind: HTTPRoute\nmetadata: {name: r}\nspec: {parentRefs: [{name: gw}], rules: [{backendRefs: [{name: a, port: 80}]}]}\n"
 		mirrorHere = "{backendRefs: [{name: a, port: 80, filters: [{type: RequestMirror, requestMirror: {backendRef: %s}}]}]}"
 	)
 	// Whatever may be a backend, from wherever one may be named.
@@ -106,6 +111,10 @@ var crossReferences = func() (all []crossReference) {
 				crossReference{from, "rules[].filters[].requestMirror.backendRef", kind.Name, route(from, "gw", "", mirror, ref(80)), cluster},
 				crossReference{from, "rules[].backendRefs[].filters[].requestMirror.backendRef", kind.Name, route(from, "gw", "", mirrorHere, ref(80)), cluster})
 		}
+		all = append(all,
+			crossReference{"HTTPRoute", "rules[].filters[].externalAuth.backendRef", kind.Name, route("HTTPRoute", "gw", "", auth, ref(80)), cluster},
+			crossReference{"HTTPRoute", "rules[].backendRefs[].filters[].externalAuth.backendRef", kind.Name, route("HTTPRoute", "gw", "", authHere, ref(80)), cluster},
+			crossReference{"AuthPolicy", "external.backendRef", kind.Name, fmt.Sprintf(authPolicy, ref(80)), cluster})
 		for _, from := range []string{"TCPRoute", "TLSRoute", "UDPRoute"} {
 			port := 80
 			if from == "UDPRoute" {
@@ -235,11 +244,7 @@ func TestCrossNamespaceReferences(t *testing.T) {
 // guardedOtherwise are the fields with another object's namespace that no
 // ReferenceGrant is about, by kind.
 var guardedOtherwise = map[string]map[string]string{
-	"HTTPRoute": {
-		"parentRefs[].namespace":                                            "the listener's allowedRoutes",
-		"rules[].filters[].externalAuth.backendRef.namespace":               "the filter is refused",
-		"rules[].backendRefs[].filters[].externalAuth.backendRef.namespace": "the filter is refused",
-	},
+	"HTTPRoute":      {"parentRefs[].namespace": "the listener's allowedRoutes"},
 	"GRPCRoute":      {"parentRefs[].namespace": "the listener's allowedRoutes"},
 	"TCPRoute":       {"parentRefs[].namespace": "the listener's allowedRoutes"},
 	"TLSRoute":       {"parentRefs[].namespace": "the listener's allowedRoutes"},
