@@ -264,7 +264,7 @@ func TestKeeper(t *testing.T) {
 	}
 
 	// It comes back.
-	second := a.say(pair, start.Add(24*time.Hour))
+	second := a.say(pair, clock.now().Add(w.d)) // issued when it is asked for
 	says(func() ([]byte, error) { return second, nil })
 	w.release()
 	w = clock.next(t, 12*time.Hour)
