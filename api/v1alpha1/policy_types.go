@@ -22,7 +22,7 @@ const RefusedAnnotation = GroupName + "/refused"
 type Policy interface {
 	metav1.Object
 	runtime.Object
-	// Targets are the spec's targetRefs.
+	// Targets are the spec's targetRefs, of kinds that routes can name as filters none perhaps.
 	Targets() []TargetRef
 	// IsEnforced reports whether no policy nearer to the request may replace
 	// what this one sets.

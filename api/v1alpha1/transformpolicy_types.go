@@ -47,14 +47,15 @@ type TransformPolicyList struct {
 // TransformPolicySpec says what is changed.
 // +kubebuilder:validation:XValidation:message="one of request and response must be set",rule="has(self.request) || has(self.response)"
 type TransformPolicySpec struct {
-	// TargetRefs are what the policy attaches to.
-	// +required
+	// TargetRefs are what the policy attaches to. Without any, it holds for the
+	// rules of HTTPRoutes and GRPCRoutes that name it in an ExtensionRef filter.
+	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:XValidation:message="a target must be one of: Gateway (gateway.networking.k8s.io), ListenerSet (gateway.networking.k8s.io), HTTPRoute (gateway.networking.k8s.io), GRPCRoute (gateway.networking.k8s.io)",rule="self.all(t, (t.group == 'gateway.networking.k8s.io' && t.kind == 'Gateway') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'ListenerSet') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'HTTPRoute') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'GRPCRoute'))"
 	// +kubebuilder:validation:XValidation:message="targets must differ",rule="self.all(a, self.exists_one(b, a.group == b.group && a.kind == b.kind && a.name == b.name && (has(a.sectionName) ? a.sectionName : '') == (has(b.sectionName) ? b.sectionName : '')))"
-	TargetRefs []TargetRef `json:"targetRefs"`
+	TargetRefs []TargetRef `json:"targetRefs,omitempty"`
 	// Enforced says that what this policy sets holds for everything below its
 	// targets: no policy nearer to the request replaces it. Without it, the
 	// nearer policy wins where both set the same.

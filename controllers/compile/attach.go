@@ -25,7 +25,7 @@ func (p place) String() string {
 type attached struct {
 	policy *compiledPolicy
 	place  place
-	// target is the index into the policy's targetRefs.
+	// target is the index into the policy's targetRefs, or byExtension.
 	target int
 }
 
@@ -88,6 +88,9 @@ func newPolicyIndex(set *objects.Set, _ grants, _ Options) policyIndex {
 			kind.compile(&policyCompiler{p, set})
 			x.compiled[p.ref] = p
 			x.sorted = append(x.sorted, p.ref)
+			if kind.filters != nil {
+				x.attached[p.ref] = []attached{{p, place{object: p.ref}, byExtension}}
+			}
 			for t := range object.Targets() {
 				if at, ok := targetOf(p, t); ok {
 					x.attached[at.object] = append(x.attached[at.object], attached{p, at, t})
@@ -176,6 +179,9 @@ func rulePlaces(route *form, rule int) []place {
 // filters implements policyIndex.
 func (x *policies) filters(at attachment, own ownFilters) (filters []policy.Config, uses []clusterUse, broken string) {
 	places := append(at.Listener.places(), rulePlaces(at.Route, at.Rule)...)
+	for _, extension := range own.extensions {
+		places = append(places, place{object: extension})
+	}
 	var responses []policy.Config
 	for i := range policyKinds {
 		kind := &policyKinds[i]

@@ -30,8 +30,8 @@ type backendUse struct {
 // policyIndex is all policies, resolved against the objects that they refer
 // to, by what they target. It is built anew when anything but a route or
 // an EndpointSlice changed, and is immutable. (A route that comes, goes
-// or changes makes the statuses of the policies in attachedTo stale, and
-// nothing else.)
+// or changes makes the statuses of the policies in attachedTo and concernedBy
+// stale, and nothing else.)
 type policyIndex interface {
 	// filters returns a rule's whole list of filters in pipeline order: own,
 	// the rule's Gateway API filters in their order, at the places that the list
@@ -61,6 +61,11 @@ type policyIndex interface {
 	backend(at backendUse) backendSettings
 	// attachedTo returns the policies that target an object, sorted.
 	attachedTo(target objects.Ref) []objects.Ref
+	// flaw returns why a policy cannot be a rule's filter, "" if it can.
+	flaw(policy objects.Ref) string
+	// concernedBy returns a policy that a route names in a filter, if there is
+	// one, and those that are not attached to routes whose statuses may tell of it.
+	concernedBy(extension objects.Ref) []objects.Ref
 	// all returns every policy, sorted.
 	all() []objects.Ref
 	// status returns a policy's status and findings, given the routes as they are in the set now.

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/policy/headers"
 	"github.com/headgate/headgate/dataplane/policy/redirect"
@@ -26,6 +28,8 @@ type ownFilters struct {
 	mirrors []snapshot.Mirror
 	// redirects says that every request is answered with a redirection.
 	redirects bool
+	// extensions are the policies that ExtensionRef filters name.
+	extensions []objects.Ref
 	// broken, if not "", says why nothing may be let through.
 	broken string
 }
@@ -52,6 +56,8 @@ type filterPlace struct {
 	field string // "spec.rules[0].filters"
 	// prefixes says that all matches of the rule are prefixes.
 	prefixes bool
+	// backend says that they are a backendRef's.
+	backend bool
 }
 
 // compileFilters compiles a list of filters. A filter that Headgate does not
@@ -63,7 +69,7 @@ func (c *ruleCompiler) compileFilters(filters []gatewayv1.HTTPRouteFilter, at fi
 	for i := range filters {
 		f := &filters[i]
 		field := fmt.Sprintf("%s[%d]", at.field, i)
-		if first, again := seen[f.Type]; again && f.Type != gatewayv1.HTTPRouteFilterRequestMirror {
+		if first, again := seen[f.Type]; again && f.Type != gatewayv1.HTTPRouteFilterRequestMirror && f.Type != gatewayv1.HTTPRouteFilterExtensionRef {
 			c.invalid(gatewayv1.RouteReasonIncompatibleFilters, field+".type",
 				fmt.Sprintf("there is a %s in %s[%d] already", f.Type, at.field, first), "one filter of the type")
 			continue
@@ -88,7 +94,17 @@ func (c *ruleCompiler) compileFilters(filters []gatewayv1.HTTPRouteFilter, at fi
 		case f.Type == gatewayv1.HTTPRouteFilterCORS && f.CORS != nil:
 			own.cors = []policy.Config{c.compileCORS(f.CORS, field+".cors")}
 		case f.Type == gatewayv1.HTTPRouteFilterExternalAuth && f.ExternalAuth != nil:
-			own.auth, own.broken = c.compileExternalAuth(f.ExternalAuth, field+".externalAuth")
+			var broken string
+			own.auth, broken = c.compileExternalAuth(f.ExternalAuth, field+".externalAuth")
+			own.broken = cmp.Or(own.broken, broken)
+		case f.Type == gatewayv1.HTTPRouteFilterExtensionRef && f.ExtensionRef != nil && at.backend:
+			c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".extensionRef", "a policy holds for a rule, not for one backendRef's share of it", "the filter among those of the rule")
+		case f.Type == gatewayv1.HTTPRouteFilterExtensionRef && f.ExtensionRef != nil:
+			extension, broken := c.compileExtensionRef(f.ExtensionRef, field+".extensionRef")
+			own.broken = cmp.Or(own.broken, broken)
+			if broken == "" {
+				own.extensions = append(own.extensions, extension)
+			}
 		default:
 			c.refuseFilter(f, field)
 		}
@@ -104,18 +120,13 @@ func (c *ruleCompiler) compileFilters(filters []gatewayv1.HTTPRouteFilter, at fi
 
 // refuseFilter explains why a filter is not one of those that are supported.
 func (c *ruleCompiler) refuseFilter(f *gatewayv1.HTTPRouteFilter, field string) {
-	want := "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect, RequestMirror, CORS or ExternalAuth"
+	want := "RequestHeaderModifier, ResponseHeaderModifier, URLRewrite, RequestRedirect, RequestMirror, CORS, ExternalAuth or ExtensionRef"
 	if c.object.grpc != nil {
-		want = "RequestHeaderModifier, ResponseHeaderModifier or RequestMirror"
+		want = "RequestHeaderModifier, ResponseHeaderModifier, RequestMirror or ExtensionRef"
 	}
 	name := string(f.Type)
 	supported := slices.Contains(strings.FieldsFunc(want, func(r rune) bool { return r == ' ' || r == ',' }), name)
 	switch {
-	case f.Type == gatewayv1.HTTPRouteFilterExtensionRef && f.ExtensionRef != nil:
-		ref := f.ExtensionRef
-		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".extensionRef",
-			fmt.Sprintf("%s %s of group %s is not supported as a filter", ref.Kind, ref.Name, ref.Group),
-			"a policy of group headgate.dev with this rule among its targetRefs")
 	case supported:
 		c.invalid(gatewayv1.RouteReasonUnsupportedValue, field, fmt.Sprintf("type is %s, but %s is missing", name, lowerFirst(name)), lowerFirst(name))
 	default:

@@ -429,6 +429,13 @@ func (p *pass) report(s *scope) {
 			for _, policy := range f.policies.attachedTo(ref) {
 				policies[policy] = true
 			}
+			was, _ := p.prev.tables.routes.Get(ref.String())
+			is, _ := p.tables.routes.Get(ref.String())
+			for _, extension := range append(was.extensions(), is.extensions()...) {
+				for _, policy := range f.policies.concernedBy(extension) {
+					policies[policy] = true
+				}
+			}
 		}
 	}
 	for ref := range policies {

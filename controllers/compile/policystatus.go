@@ -20,14 +20,14 @@ const (
 	reasonPartiallyOverridden = "PartiallyOverridden"
 )
 
-// status implements policyIndex. The ancestors are the policy's targets.
+// status implements policyIndex. The ancestors are the policy's targets, and the
+// routes that name it in filters.
 func (x *policies) status(set *objects.Set, ref objects.Ref) (*Status, []Finding) {
 	p := x.compiled[ref]
 	if p == nil {
 		return nil, nil
 	}
 	r := report{object: ref, findings: p.findings[:len(p.findings):len(p.findings)]}
-	generation := p.object.GetGeneration()
 	value := gatewayv1.PolicyStatus{Ancestors: []gatewayv1.PolicyAncestorStatus{}}
 	for i := range p.object.Targets() {
 		target := &p.object.Targets()[i]
@@ -43,21 +43,17 @@ func (x *policies) status(set *objects.Set, ref objects.Ref) (*Status, []Finding
 		if at, found := x.find(set, p, i, &r, &accepted); found {
 			x.checkListeners(set, p, at, i, &r, &accepted)
 			x.checkHTTP3(set, p, at, i, &r, &accepted)
-			overridden = x.overridden(set, p, at, i, &r, &accepted)
+			overridden = x.overridden(p, at, i, append(x.rivals(set, p, at), x.inside(set, p, at)...), &r, &accepted)
 		}
-		entry.Conditions = append(entry.Conditions, newCondition(string(gatewayv1.PolicyConditionAccepted),
-			string(gatewayv1.PolicyReasonAccepted), "The policy is attached.", accepted, generation))
-		if len(p.wanted)+len(p.servers) > 0 || !p.resolved.ok() {
-			entry.Conditions = append(entry.Conditions,
-				newCondition(conditionResolvedRefs, reasonResolvedRefs, "All references resolve.", p.resolved, generation))
-		}
-		if overridden != nil {
-			overridden.ObservedGeneration = generation
-			entry.Conditions = append(entry.Conditions, *overridden)
-		}
+		entry.Conditions = p.conditions(accepted, "The policy is attached.", overridden)
 		value.Ancestors = append(value.Ancestors, entry)
 	}
-	return &Status{Object: ref, Generation: generation, Value: value}, r.findings
+	value.Ancestors = x.namedBy(set, p, value.Ancestors)
+	if len(value.Ancestors) == 0 {
+		r.fail(nil, Finding{Field: "spec.targetRefs", Message: "the policy holds nowhere", Want: "targetRefs, or a rule's filter of type ExtensionRef that names it",
+			Condition: string(gatewayv1.PolicyConditionAccepted), Reason: string(gatewayv1.PolicyReasonTargetNotFound)})
+	}
+	return &Status{Object: ref, Generation: p.object.GetGeneration(), Value: value}, r.findings
 }
 
 // find resolves a targetRef, and reports one that leads nowhere.
@@ -126,14 +122,14 @@ const maxNamed = 8
 
 // overridden says which of a policy's stanzas do not hold everywhere below a
 // target, and whose hold there instead; nil if all do.
-func (x *policies) overridden(set *objects.Set, p *compiledPolicy, at place, target int, r *report, accepted *verdict) *metav1.Condition {
+func (x *policies) overridden(p *compiledPolicy, at place, target int, rivals []rival, r *report, accepted *verdict) *metav1.Condition {
 	lost := map[string]bool{}     // stanzas that hold nowhere below the target
 	conflict := map[string]bool{} // of these, those that a policy with the same target sets
 	type where struct{ stanza, place string }
 	settled := map[where]bool{} // at one place the first rival holds, by precedence
 	var said []string
 	more := 0
-	for _, rival := range x.rivals(set, p, at) {
+	for _, rival := range rivals {
 		var names []string
 		for i := range p.stanzas {
 			name := p.stanzas[i].name

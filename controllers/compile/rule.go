@@ -145,7 +145,7 @@ func (c *ruleCompiler) compileBackends(rule *gatewayv1.HTTPRouteRule, field stri
 			}
 		}
 		total += uint64(backend.Weight)
-		own := c.compileFilters(ref.Filters, filterPlace{field: at + ".filters", prefixes: prefixes})
+		own := c.compileFilters(ref.Filters, filterPlace{field: at + ".filters", prefixes: prefixes, backend: true})
 		backend.Filters, backend.Mirrors, cors = append(own.auth, own.configs...), own.mirrors, append(cors, own.cors)
 		if use, ok := c.resolve(&ref.BackendObjectReference, at); ok && own.broken == "" {
 			c.uses(use)

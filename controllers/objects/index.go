@@ -26,6 +26,9 @@ func (s *Set) index(ref Ref, obj Object, change func(map[Ref]struct{}, Ref)) {
 	}
 	EachBackendRef(obj, enter)
 	EachExternalAuthRef(obj, enter)
+	EachExtensionRef(obj, func(_ int, extension Ref) {
+		at(s.routesByExtension, extension, ref, change)
+	})
 }
 
 func add(names map[Ref]struct{}, ref Ref)    { names[ref] = struct{}{} }
@@ -115,6 +118,40 @@ func ParentRefs(obj Object) []gatewayv1.ParentReference {
 		return o.Spec.ParentRefs
 	}
 	return nil
+}
+
+// ExtensionOf returns the object that a filter of type ExtensionRef names, of a
+// route in namespace; false if it is of a kind that Headgate does not read.
+func ExtensionOf(e *gatewayv1.LocalObjectReference, namespace string) (Ref, bool) {
+	_, ok := KindOf(schema.GroupKind{Group: string(e.Group), Kind: string(e.Kind)})
+	return Ref{Kind: string(e.Kind), Namespace: namespace, Name: string(e.Name)}, ok
+}
+
+// EachExtensionRef calls f for the objects that the rules of a route name in
+// filters of type ExtensionRef, with the rule's index.
+func EachExtensionRef(route Object, f func(rule int, extension Ref)) {
+	each := func(rule int, e *gatewayv1.LocalObjectReference) {
+		if e == nil {
+			return
+		}
+		if ref, ok := ExtensionOf(e, route.GetNamespace()); ok {
+			f(rule, ref)
+		}
+	}
+	switch o := route.(type) {
+	case *gatewayv1.HTTPRoute:
+		for i := range o.Spec.Rules {
+			for j := range o.Spec.Rules[i].Filters {
+				each(i, o.Spec.Rules[i].Filters[j].ExtensionRef)
+			}
+		}
+	case *gatewayv1.GRPCRoute:
+		for i := range o.Spec.Rules {
+			for j := range o.Spec.Rules[i].Filters {
+				each(i, o.Spec.Rules[i].Filters[j].ExtensionRef)
+			}
+		}
+	}
 }
 
 // EachExternalAuthRef calls f for the authorization servers that a route's

@@ -63,9 +63,10 @@ func RefOf(obj Object) Ref {
 type Set struct {
 	objects map[string]map[types.NamespacedName]Object // by kind
 
-	slicesByBackend map[Ref]refs
-	routesByParent  map[Ref]refs
-	routesByBackend map[Ref]refs
+	slicesByBackend   map[Ref]refs
+	routesByParent    map[Ref]refs
+	routesByBackend   map[Ref]refs
+	routesByExtension map[Ref]refs
 }
 
 // refs is a set of names.
@@ -74,10 +75,11 @@ type refs map[Ref]struct{}
 // NewSet returns an empty Set.
 func NewSet() *Set {
 	s := &Set{
-		objects:         map[string]map[types.NamespacedName]Object{},
-		slicesByBackend: map[Ref]refs{},
-		routesByParent:  map[Ref]refs{},
-		routesByBackend: map[Ref]refs{},
+		objects:           map[string]map[types.NamespacedName]Object{},
+		slicesByBackend:   map[Ref]refs{},
+		routesByParent:    map[Ref]refs{},
+		routesByBackend:   map[Ref]refs{},
+		routesByExtension: map[Ref]refs{},
 	}
 	for _, k := range Kinds {
 		s.objects[k.Name] = map[types.NamespacedName]Object{}
@@ -155,6 +157,24 @@ func (s *Set) EndpointSlicesOf(backend Ref) []*discoveryv1.EndpointSlice {
 // Gateway or ListenerSet, existing or not, sorted.
 func (s *Set) RoutesOfParent(ref Ref) []Ref {
 	return slices.SortedFunc(maps.Keys(s.routesByParent[ref]), Ref.Compare)
+}
+
+// RoutesOfExtension returns the routes, of any kind, with a rule that names an
+// object in a filter of type ExtensionRef, sorted.
+func (s *Set) RoutesOfExtension(ref Ref) []Ref {
+	return slices.SortedFunc(maps.Keys(s.routesByExtension[ref]), Ref.Compare)
+}
+
+// Extensions returns what routes name in such filters of a kind, existing or not, sorted.
+func (s *Set) Extensions(kind string) []Ref {
+	var list []Ref
+	for ref := range s.routesByExtension {
+		if ref.Kind == kind {
+			list = append(list, ref)
+		}
+	}
+	slices.SortFunc(list, Ref.Compare)
+	return list
 }
 
 // RoutesOfBackend returns the routes, of any kind, that name an object in a

@@ -160,6 +160,13 @@ func TestIndexes(t *testing.T) {
 			{BackendRef: gatewayv1.BackendRef{BackendObjectReference: custom}},
 		},
 	}}
+	rule := &route.Spec.Rules[0]
+	for _, name := range []string{"t", "t", "u"} {
+		rule.Filters = append(rule.Filters, gatewayv1.HTTPRouteFilter{ExtensionRef: &gatewayv1.LocalObjectReference{
+			Group: v1alpha1.GroupName, Kind: "TransformPolicy", Name: gatewayv1.ObjectName(name)}})
+	}
+	rule.Filters = append(rule.Filters, gatewayv1.HTTPRouteFilter{ExtensionRef: &gatewayv1.LocalObjectReference{
+		Group: "example.com", Kind: "TransformPolicy", Name: "v"}})
 	s.Put(route)
 	backends := []Ref{{"Service", "a", "service"}, {"Service", "b", "rule-mirror"}, {"Service", "b", "auth"}, {"Service", "a", "ref-mirror"}, {"Backend", "a", "backend"}}
 	check := func(want int) {
@@ -168,6 +175,14 @@ func TestIndexes(t *testing.T) {
 			if got := len(s.RoutesOfBackend(b)); got != want {
 				t.Errorf("%v has %d routes, want %d", b, got, want)
 			}
+		}
+		for _, name := range []string{"t", "u"} {
+			if got := len(s.RoutesOfExtension(Ref{"TransformPolicy", "a", name})); got != want {
+				t.Errorf("TransformPolicy a/%s has %d routes, want %d", name, got, want)
+			}
+		}
+		if got := len(s.Extensions("TransformPolicy")); got != 2*want {
+			t.Errorf("%d TransformPolicies are named, want %d", got, 2*want)
 		}
 		for _, namespace := range []string{"a", "b"} {
 			if got := len(s.RoutesOfParent(Ref{Kind: "Gateway", Namespace: namespace, Name: "gw"})); got != want {
@@ -183,7 +198,7 @@ func TestIndexes(t *testing.T) {
 	check(1)
 	s.Delete(RefOf(route))
 	check(0)
-	if len(s.routesByBackend)+len(s.routesByParent) != 0 {
+	if len(s.routesByBackend)+len(s.routesByParent)+len(s.routesByExtension) != 0 {
 		t.Error("empty entries stay in the indexes")
 	}
 }
