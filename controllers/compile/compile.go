@@ -42,8 +42,8 @@ type Options struct {
 	// Programmed, until that is recorded.
 	Namespace string
 	// BundleVersion is the version of the Gateway API's CRDs in the cluster, from
-	// their annotation gateway.networking.k8s.io/bundle-version. Empty means the
-	// version that Headgate was built with.
+	// their annotation gateway.networking.k8s.io/bundle-version, "unknown" if they
+	// have none. Empty means the version that Headgate was built with.
 	BundleVersion string
 	// Addresses are the Gateways' addresses in standalone mode.
 	Addresses []string

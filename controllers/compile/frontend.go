@@ -119,6 +119,23 @@ func (g *gateway) checkFrontend(t *gatewayv1.FrontendTLSConfig) {
 	}
 }
 
+// checkPorts tells of validations for ports without an HTTPS listener. It is no
+// reason to refuse the Gateway: a ListenerSet may bring one.
+func (g *gateway) checkPorts() {
+	if t := g.object.Spec.TLS; t != nil && t.Frontend != nil {
+		for i := range t.Frontend.PerPort {
+			port, found := t.Frontend.PerPort[i].Port, false
+			for l := range g.all() {
+				found = found || l.spec.Port == port && l.spec.Protocol == gatewayv1.HTTPSProtocolType
+			}
+			if !found {
+				g.fail(nil, Finding{Field: fmt.Sprintf("spec.tls.frontend.perPort[%d].port", i),
+					Message: fmt.Sprintf("no listener has protocol HTTPS and port %d", port), Want: "the port of a listener with protocol HTTPS"})
+			}
+		}
+	}
+}
+
 // insecureFrontend is the condition that warns of AllowInsecureFallback.
 func (g *gateway) insecureFrontend() metav1.Condition {
 	message := "clients without a valid certificate are let in"

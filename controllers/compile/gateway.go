@@ -57,6 +57,7 @@ func (b *frameBuilder) compileGateway(object *gatewayv1.Gateway, class *gatewayC
 	for _, set := range b.listenerSets[g.ref()] {
 		b.compileListenerSet(g, set)
 	}
+	g.checkPorts()
 	g.markConflicts()
 	g.markHTTP3(b.policies)
 	if b.opts.Namespace == "" {

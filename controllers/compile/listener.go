@@ -178,8 +178,12 @@ func (b *frameBuilder) compileTLS(l *listener) {
 		return
 	}
 	if l.passesThrough() {
-		if len(t.CertificateRefs) > 0 || len(t.Options) > 0 {
-			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls", "mode Passthrough leaves TLS to the backends", "no certificateRefs and no options, or mode Terminate")
+		if len(t.CertificateRefs) > 0 {
+			// "Ignored in this mode", ListenerTLSConfig.mode: that is told, and no more.
+			l.parent.fail(nil, Finding{Field: l.field + ".tls.certificateRefs", Message: "mode Passthrough leaves TLS to the backends, so they are not used", Want: "none, or mode Terminate"})
+		}
+		if len(t.Options) > 0 {
+			l.refuse(gatewayv1.ListenerReasonUnsupportedValue, ".tls.options", "mode Passthrough leaves TLS to the backends", "no options, or mode Terminate")
 		}
 		return
 	}
@@ -450,13 +454,13 @@ func (l *listener) serves() bool {
 	return l.parent.gateway.refused.ok() && l.accepted.ok() && l.bound != 0
 }
 
-// markOverlaps notes which HTTPS listeners of one socket have hostnames that
-// overlap, as ListenerConditionOverlappingTLSConfig asks.
+// markOverlaps notes which listeners of one socket have TLS settings and
+// hostnames that overlap, as ListenerConditionOverlappingTLSConfig asks.
 func markOverlaps(shared []*listener) {
 	for _, l := range shared {
 		var with []string
 		for _, other := range shared {
-			if l != other && l.spec.Protocol == gatewayv1.HTTPSProtocolType &&
+			if l != other && l.terminates() &&
 				(coversHostname(l.hostname, other.hostname) || coversHostname(other.hostname, l.hostname)) {
 				with = append(with, other.key)
 			}

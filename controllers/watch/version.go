@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -11,7 +12,7 @@ import (
 )
 
 // BundleVersion returns the version of the Gateway API's CRDs in the cluster,
-// as their annotation says.
+// as their annotation says, or "unknown" if they have none.
 func (c *Cluster) BundleVersion(ctx context.Context) (string, error) {
 	crd := &metav1.PartialObjectMetadata{}
 	crd.SetGroupVersionKind(schema.GroupVersionKind{Group: "apiextensions.k8s.io", Version: "v1", Kind: "CustomResourceDefinition"})
@@ -19,9 +20,5 @@ func (c *Cluster) BundleVersion(ctx context.Context) (string, error) {
 	if err := c.Reader().Get(ctx, client.ObjectKey{Name: name}, crd); err != nil {
 		return "", fmt.Errorf("the version of the Gateway API: %w", err)
 	}
-	version := crd.Annotations[consts.BundleVersionAnnotation]
-	if version == "" {
-		return "", fmt.Errorf("the version of the Gateway API: CustomResourceDefinition %s has no annotation %s", name, consts.BundleVersionAnnotation)
-	}
-	return version, nil
+	return cmp.Or(crd.Annotations[consts.BundleVersionAnnotation], "unknown"), nil
 }
