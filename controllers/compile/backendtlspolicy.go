@@ -363,7 +363,7 @@ func (x *backendTLS) find(set *objects.Set, p *backendTLSPolicy, target int, r *
 func (p *pass) gatewaysOf(backend objects.Ref) []objects.Ref {
 	gateways := map[objects.Ref]bool{}
 	note := func(r *route) {
-		if r == nil || len(r.attached) == 0 || !r.uses(backend) && !p.tables.frame.grants.allow(r.object.ref, backend) {
+		if r == nil || len(r.attached) == 0 || !r.sendsTo(backend) && !p.tables.frame.grants.allow(r.object.ref, backend) {
 			return
 		}
 		for _, listener := range r.attached {
@@ -394,14 +394,20 @@ func (p *pass) gatewaysOf(backend objects.Ref) []objects.Ref {
 
 func (r *route) refersTo(backend objects.Ref) bool { return slices.Contains(r.backends(), backend) }
 
-// uses reports whether one of a route's clusters is of a backend.
-func (r *route) uses(backend objects.Ref) bool {
-	for _, use := range r.clusters {
-		if use.backend == backend {
-			return true
-		}
+// sendsTo reports whether one of a route's clusters is of a backend.
+func (r *route) sendsTo(backend objects.Ref) bool {
+	return slices.ContainsFunc(r.clusters, func(key string) bool { return backendOfCluster(key) == backend })
+}
+
+// backendOfCluster is what a cluster is of, by its key, see snapshot.Cluster.
+func backendOfCluster(key string) (ref objects.Ref) {
+	ref.Kind, key, _ = strings.Cut(key, "/")
+	ref.Namespace, key, _ = strings.Cut(key, "/")
+	ref.Name = key
+	if end := strings.IndexAny(key, "/@"); end >= 0 {
+		ref.Name = key[:end]
 	}
-	return false
+	return ref
 }
 
 // backends are the Services and Backends that a route refers to, and those of
@@ -417,8 +423,8 @@ func (r *route) backends() (refs []objects.Ref) {
 	}
 	objects.EachBackendRef(r.object.HTTPRoute, add)
 	objects.EachExternalAuthRef(r.object.HTTPRoute, add)
-	for _, use := range r.clusters {
-		refs = append(refs, use.backend)
+	for _, key := range r.clusters {
+		refs = append(refs, backendOfCluster(key))
 	}
 	return sortedRefs(refs)
 }

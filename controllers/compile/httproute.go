@@ -17,10 +17,12 @@ import (
 // compiled.
 type route struct {
 	object *form
-	// hosts are its entries in virtual hosts, by their keys.
-	hosts map[string]*host
-	// clusters are those that its rules name where they are served, by their keys.
-	clusters map[string]clusterUse
+	// hosts are its shares of virtual hosts, sorted by key.
+	hosts []*host
+	// clusters are the keys of those that its rules name where they are served, sorted.
+	clusters []string
+	// uses are the same while the route is compiled, by their keys.
+	uses map[string]clusterUse
 	// attached are the keys of the listeners that count it, sorted.
 	attached []string
 	// sessions says that a rule has session persistence.
@@ -33,15 +35,16 @@ type route struct {
 
 // host is a virtual host, or a route's share of one.
 type host struct {
+	key      string // as in snapshot.Snapshot.Hosts
 	listener string
 	hostname string // as in snapshot.VirtualHost
-	entries  []entry
+	entries  []*entry
 }
 
 // compileRoute compiles one route. lost says which listener does not take it
 // because of which other route.
 func compileRoute(f *frame, set *objects.Set, object *form, lost func(*listener) (winner objects.Ref, beaten bool)) *route {
-	r := &route{object: object, hosts: map[string]*host{}, clusters: map[string]clusterUse{}}
+	r := &route{object: object, uses: map[string]clusterUse{}}
 	rep := &report{object: object.ref}
 	parents := f.parents(rep, object)
 	if len(parents) == 0 {
@@ -81,10 +84,7 @@ func compileRoute(f *frame, set *objects.Set, object *form, lost func(*listener)
 				listeners[a.listener.key] = true
 			}
 		}
-		conditions := []metav1.Condition{
-			newCondition(string(gatewayv1.RouteConditionAccepted), string(gatewayv1.RouteReasonAccepted), "", accepted, object.Generation),
-			newCondition(string(gatewayv1.RouteConditionResolvedRefs), string(gatewayv1.RouteReasonResolvedRefs), "", r.resolved, object.Generation),
-		}
+		conditions := routeConditions(accepted, r.resolved, object.Generation)
 		if accepted.ok() && !partially.ok() {
 			c := newCondition(string(gatewayv1.RouteConditionPartiallyInvalid), "", "", partially, object.Generation)
 			c.Status = metav1.ConditionTrue
@@ -101,6 +101,29 @@ func compileRoute(f *frame, set *objects.Set, object *form, lost func(*listener)
 	r.status = &Status{Object: rep.object, Generation: object.Generation, Value: status}
 	r.findings = rep.sorted()
 	return r
+}
+
+// fine are the conditions of routes with which all is well, by generation:
+// most are, and share them.
+var fine = func() (conditions [16][]metav1.Condition) {
+	for generation := range conditions {
+		conditions[generation] = newRouteConditions(verdict{}, verdict{}, int64(generation))
+	}
+	return conditions
+}()
+
+func routeConditions(accepted, resolved verdict, generation int64) []metav1.Condition {
+	if accepted.ok() && resolved.ok() && 0 <= generation && generation < int64(len(fine)) {
+		return fine[generation]
+	}
+	return newRouteConditions(accepted, resolved, generation)
+}
+
+func newRouteConditions(accepted, resolved verdict, generation int64) []metav1.Condition {
+	return []metav1.Condition{
+		newCondition(string(gatewayv1.RouteConditionAccepted), string(gatewayv1.RouteReasonAccepted), "", accepted, generation),
+		newCondition(string(gatewayv1.RouteConditionResolvedRefs), string(gatewayv1.RouteReasonResolvedRefs), "", resolved, generation),
+	}
 }
 
 // parents returns the Gateways and ListenerSets of ours that a route refers to,
@@ -293,32 +316,38 @@ func (p *parent) listenerNames() string {
 	return strings.Join(names, ", ")
 }
 
+// findHost returns where among r.hosts a key is or would be.
+func (r *route) findHost(key string) (at int, there bool) {
+	return slices.BinarySearchFunc(r.hosts, key, func(h *host, key string) int { return strings.Compare(h.key, key) })
+}
+
 // serve enters the rules into the virtual hosts of a listener.
 func (r *route) serve(f *frame, p placement, rules []*compiledRule) {
 	if !p.listener.serves() {
 		return
 	}
+	owner := r.object.Namespace + "/" + r.object.Name
 	for _, name := range p.hostnames {
 		if name == "" {
 			name = "*"
 		}
-		key := snapshot.HostKey(p.listener.key, name)
-		if r.hosts[key] != nil {
+		h := &host{key: snapshot.HostKey(p.listener.key, name), listener: p.listener.key, hostname: name}
+		at, there := r.findHost(h.key)
+		if there {
 			continue // another parentRef led here already
 		}
-		h := &host{listener: p.listener.key, hostname: name}
 		for _, rule := range rules {
 			served := rule.on(p.listener, r, f.policies)
 			for _, m := range rule.matches {
-				h.entries = append(h.entries, entry{
+				h.entries = append(h.entries, &entry{
 					route: &snapshot.Route{Match: m.match, Rule: served}, grpc: m.grpc,
-					owner: r.object.Namespace + "/" + r.object.Name, created: r.object.CreationTimestamp.Unix(),
+					owner: owner, created: r.object.CreationTimestamp.Unix(),
 					rule: rule.index, match: m.index,
 				})
 			}
 		}
 		if len(h.entries) > 0 {
-			r.hosts[key] = h
+			r.hosts = slices.Insert(r.hosts, at, h)
 		}
 	}
 }

@@ -32,7 +32,7 @@ type grpcRank struct{ service, servicePattern, method, methodPattern int }
 // API leaves open, come between exact paths and prefixes, the longer first.
 // GRPCRoutes, which never share a virtual host with HTTPRoutes, go by
 // GRPCRouteRule.matches: service, method, headers, and then as the others.
-func comparePrecedence(a, b entry) int {
+func comparePrecedence(a, b *entry) int {
 	x, y := &a.route.Match, &b.route.Match
 	if order := cmp.Or(
 		cmp.Compare(b.grpc.service, a.grpc.service), cmp.Compare(b.grpc.servicePattern, a.grpc.servicePattern),

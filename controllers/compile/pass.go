@@ -219,28 +219,28 @@ func (p *pass) compileRoutes(s *scope, clusters clusterUses) {
 type hostChange struct {
 	listener, hostname string
 	owners             map[string]bool
-	entries            []entry
+	entries            []*entry
 }
 
 // changeHosts notes how the entries of a route differ from those it had.
 func changeHosts(touched map[string]*hostChange, old, next *route) {
-	note := func(key string, h *host) *hostChange {
-		if touched[key] == nil {
-			touched[key] = &hostChange{listener: h.listener, hostname: h.hostname, owners: map[string]bool{}}
+	note := func(h *host) *hostChange {
+		if touched[h.key] == nil {
+			touched[h.key] = &hostChange{listener: h.listener, hostname: h.hostname, owners: map[string]bool{}}
 		}
-		return touched[key]
+		return touched[h.key]
 	}
-	for key, was := range old.hosts {
-		if is := next.hosts[key]; is != nil && equal(was.entries, is.entries) {
+	for _, was := range old.hosts {
+		if i, ok := next.findHost(was.key); ok && equal(was.entries, next.hosts[i].entries) {
 			// What serves already stays, so that equal tables are the same table.
-			next.hosts[key] = was
+			next.hosts[i] = was
 			continue
 		}
-		note(key, was).owners[was.entries[0].owner] = true
+		note(was).owners[was.entries[0].owner] = true
 	}
-	for key, is := range next.hosts {
-		if old.hosts[key] != is {
-			change := note(key, is)
+	for _, is := range next.hosts {
+		if i, ok := old.findHost(is.key); !ok || old.hosts[i] != is {
+			change := note(is)
 			change.entries = append(change.entries, is.entries...)
 		}
 	}
@@ -248,9 +248,9 @@ func changeHosts(touched map[string]*hostChange, old, next *route) {
 
 // rebuildHost makes a virtual host from what it has and what changes in it.
 func (p *pass) rebuildHost(key string, change *hostChange) {
-	h := &host{listener: change.listener, hostname: change.hostname}
+	h := &host{key: key, listener: change.listener, hostname: change.hostname}
 	if was, ok := p.tables.hosts.Get(key); ok {
-		h.entries = make([]entry, 0, len(was.entries))
+		h.entries = make([]*entry, 0, len(was.entries))
 		for _, e := range was.entries {
 			if !change.owners[e.owner] {
 				h.entries = append(h.entries, e)
@@ -278,8 +278,8 @@ func (p *pass) rebuildHost(key string, change *hostChange) {
 }
 
 // merge merges two lists that are in order of precedence.
-func merge(a, b []entry) []entry {
-	merged := make([]entry, 0, len(a)+len(b))
+func merge(a, b []*entry) []*entry {
+	merged := make([]*entry, 0, len(a)+len(b))
 	for len(a) > 0 && len(b) > 0 {
 		if comparePrecedence(a[0], b[0]) < 0 {
 			merged, a = append(merged, a[0]), a[1:]
@@ -297,19 +297,22 @@ type clusterUses struct {
 	uses map[string]clusterUse
 }
 
-// count notes how the clusters of a route differ from those it had.
+// count notes how the clusters of a route differ from those it had. What they
+// are is then settled for all routes, which keep no more than the keys.
 func (c clusterUses) count(old, next *route) {
-	for key, use := range next.clusters {
-		c.uses[key] = use
-		if _, ok := old.clusters[key]; !ok {
+	next.clusters = slices.Sorted(maps.Keys(next.uses))
+	for _, key := range next.clusters {
+		c.uses[key] = next.uses[key]
+		if _, had := slices.BinarySearch(old.clusters, key); !had {
 			c.net[key]++
 		}
 	}
-	for key := range old.clusters {
-		if _, ok := next.clusters[key]; !ok {
+	for _, key := range old.clusters {
+		if _, has := next.uses[key]; !has {
 			c.net[key]--
 		}
 	}
+	next.uses = nil
 }
 
 // settleClusters adds the clusters that routes came to use, lets those go that

@@ -284,7 +284,7 @@ func (r *compiledRule) on(l *listener, of *route, policies policyIndex) *snapsho
 func (r *compiledRule) through(l *listener, of *route) ([]snapshot.Backend, []snapshot.Mirror) {
 	backends, mirrors := r.base.Backends, r.base.Mirrors
 	if l.reachesPlainly() {
-		maps.Copy(of.clusters, r.uses)
+		maps.Copy(of.uses, r.uses)
 		return backends, mirrors
 	}
 	use := func(key string) string {
@@ -313,7 +313,7 @@ func (r *route) reach(use clusterUse, l *listener) string {
 	if !l.reachesPlainly() {
 		use = l.reaches(use)
 	}
-	r.clusters[use.cluster.Key] = use
+	r.uses[use.cluster.Key] = use
 	return use.cluster.Key
 }
 

@@ -91,7 +91,7 @@ func compileStreams(f *frame, set *objects.Set) *streams {
 // compile compiles one route. taken says who has a hostname of a listener, by
 // snapshot.HostKey.
 func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[string]objects.Ref) *route {
-	r := &route{object: object, clusters: map[string]clusterUse{}}
+	r := &route{object: object, uses: map[string]clusterUse{}}
 	rep := &report{object: object.ref}
 	parents := f.parents(rep, object)
 	if len(parents) == 0 {

@@ -108,8 +108,11 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	c.m.mu.Lock()
-	routes := slices.Collect(maps.Values(c.m.routes))
 	shares := slices.Collect(maps.Values(c.m.shares))
+	var routes []*Route
+	for _, s := range shares {
+		routes = append(routes, s.routes...)
+	}
 	ports := slices.Collect(maps.Values(c.m.ports))
 	unread := slices.Collect(maps.Values(c.m.l4))
 	externalAuth := slices.Collect(maps.Values(c.m.externalAuth))
@@ -138,29 +141,31 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (r *Route) collect(ch chan<- prometheus.Metric) {
-	l := r.labels
+	l := r.share.labels
 	if n := r.retries.Load(); n > 0 {
-		counter(ch, retriesDesc, n, l.Listener, l.Route, l.Cluster)
+		counter(ch, retriesDesc, n, l.listener, l.route, r.cluster)
 	}
 	for class, name := range classNames {
 		var h tally
-		for i := range r.shards {
-			h.add(&r.shards[i].total[class])
+		all := r.shards.all()
+		for i := range all {
+			h.add(&all[i].total[class])
 		}
 		if h.count == 0 {
 			continue
 		}
-		counter(ch, requestsDesc, h.count, l.Listener, l.Route, l.Cluster, name)
-		h.collect(ch, durationDesc, totalBounds[:], l.Listener, l.Route, l.Cluster, name)
+		counter(ch, requestsDesc, h.count, l.listener, l.route, r.cluster, name)
+		h.collect(ch, durationDesc, totalBounds[:], l.listener, l.route, r.cluster, name)
 	}
 }
 
 func (s *share) collect(ch chan<- prometheus.Metric) {
 	var inFlight int64
 	var h tally
-	for i := range s.shards {
-		inFlight += s.shards[i].inFlight.Load()
-		h.add(&s.shards[i].added)
+	all := s.shards.all()
+	for i := range all {
+		inFlight += all[i].inFlight.Load()
+		h.add(&all[i].added)
 	}
 	gauge(ch, inFlightDesc, float64(inFlight), s.labels.listener, s.labels.route)
 	if h.count > 0 {

@@ -17,7 +17,6 @@ type Metrics struct {
 	registry *prometheus.Registry
 
 	mu     sync.Mutex
-	routes map[RouteLabels]*Route
 	shares map[shareLabels]*share
 	ports  map[string]*Port
 	l4     map[RouteLabels]*L4
@@ -35,7 +34,6 @@ type Metrics struct {
 func NewMetrics(version string) *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
-		routes:   map[RouteLabels]*Route{},
 		shares:   map[shareLabels]*share{},
 		ports:    map[string]*Port{},
 		l4:       map[RouteLabels]*L4{},

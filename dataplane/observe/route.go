@@ -3,6 +3,7 @@ package observe
 import (
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -22,18 +23,39 @@ type RouteLabels struct {
 // a request may Begin on the handle without a cluster, when its route is known,
 // and be Done on the chosen cluster's. It is safe for concurrent use.
 type Route struct {
-	labels RouteLabels
-	share  *share
-	shards []routeShard
+	cluster string
+	share   *share
+	shards  shards[routeShard]
 	// retries are rare enough to be counted in one place.
 	retries atomic.Uint64
-	m       *Metrics
 	users   int // guarded by m.mu
 }
 
+// shards are what goroutines on different cores count in. They are made for the
+// first request, so that a route without requests costs next to nothing.
+type shards[T any] struct{ made atomic.Pointer[[]T] }
+
+// own returns the i-th shard.
+func (s *shards[T]) own(i int) *T {
+	made := s.made.Load()
+	if made == nil {
+		fresh := make([]T, shardCount)
+		s.made.CompareAndSwap(nil, &fresh)
+		made = s.made.Load()
+	}
+	return &(*made)[i]
+}
+
+// all returns the shards, none before the first request.
+func (s *shards[T]) all() []T {
+	if made := s.made.Load(); made != nil {
+		return *made
+	}
+	return nil
+}
+
 // routeShard points to what the requests of some goroutines are counted in, by
-// code class. A histogram is made when its first request is done, so that a
-// route without requests costs next to nothing.
+// code class. A histogram is made when its first request is done.
 type routeShard struct {
 	total [classes]atomic.Pointer[histogram]
 }
@@ -43,8 +65,9 @@ type shareLabels struct{ listener, route string }
 // share is what all clusters of a listener's route have together.
 type share struct {
 	labels shareLabels
-	shards []shareShard
-	users  int // guarded by m.mu
+	shards shards[shareShard]
+	m      *Metrics
+	routes []*Route // by cluster, few; guarded by m.mu
 }
 
 type shareShard struct {
@@ -126,37 +149,37 @@ func shard() int {
 func (m *Metrics) Route(labels RouteLabels) *Route {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	r := m.routes[labels]
-	if r == nil {
-		key := shareLabels{labels.Listener, labels.Route}
-		s := m.shares[key]
-		if s == nil {
-			s = &share{labels: key, shards: make([]shareShard, shardCount)}
-			m.shares[key] = s
-		}
-		s.users++
-		r = &Route{labels: labels, share: s, shards: make([]routeShard, shardCount), m: m}
-		m.routes[labels] = r
+	key := shareLabels{labels.Listener, labels.Route}
+	s := m.shares[key]
+	if s == nil {
+		s = &share{labels: key, m: m}
+		m.shares[key] = s
 	}
-	r.users++
-	return r
+	i := slices.IndexFunc(s.routes, func(r *Route) bool { return r.cluster == labels.Cluster })
+	if i < 0 {
+		i = len(s.routes)
+		s.routes = append(s.routes, &Route{cluster: labels.Cluster, share: s})
+	}
+	s.routes[i].users++
+	return s.routes[i]
 }
 
 // Release gives the handle back. Requests in flight may still use it.
 func (r *Route) Release() {
-	r.m.mu.Lock()
-	defer r.m.mu.Unlock()
+	s := r.share
+	s.m.mu.Lock()
+	defer s.m.mu.Unlock()
 	if r.users--; r.users > 0 {
 		return
 	}
-	delete(r.m.routes, r.labels)
-	if r.share.users--; r.share.users == 0 {
-		delete(r.m.shares, r.share.labels)
+	s.routes = slices.DeleteFunc(s.routes, func(other *Route) bool { return other == r })
+	if len(s.routes) == 0 {
+		delete(s.m.shares, s.labels)
 	}
 }
 
 // Begin counts a request in flight.
-func (r *Route) Begin() { r.share.shards[shard()].inFlight.Add(1) }
+func (r *Route) Begin() { r.share.shards.own(shard()).inFlight.Add(1) }
 
 // Retried counts a request that is sent once more.
 func (r *Route) Retried() { r.retries.Add(1) }
@@ -167,10 +190,10 @@ func (r *Route) Retried() { r.retries.Add(1) }
 // added below 0 is not known, as for a tunnel, and not counted.
 func (r *Route) Done(status int, total, added time.Duration) {
 	i := shard()
-	s := &r.share.shards[i]
+	s := r.share.shards.own(i)
 	s.inFlight.Add(-1)
 	if added >= 0 {
 		observe(&s.added, addedBounds[:], int64(added))
 	}
-	observe(&r.shards[i].total[classOf(status)], totalBounds[:], int64(total))
+	observe(&r.shards.own(i).total[classOf(status)], totalBounds[:], int64(total))
 }
