@@ -10,7 +10,7 @@ export CGO_ENABLED := 0
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 IMAGE   ?= headgate:$(VERSION)
-# Further flags for quickstart and bench.
+# Further flags for quickstart, bench, churn and scale.
 ARGS    ?=
 # make quickstart CHECK=1 ends after its requests, with an error if any answer was wrong.
 CHECK   ?=
@@ -22,7 +22,7 @@ PKG     ?= ./...
 # What make generate makes.
 GENERATED := api/v1alpha1/zz_generated.deepcopy.go config/crd config/rbac controllers/manifests/schema/crds
 
-.PHONY: help build test test-protocols cluster conformance e2e quickstart lint generate bench churn fuzz image FORCE
+.PHONY: help build test test-protocols cluster conformance e2e quickstart lint generate bench churn scale fuzz image FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,10 @@ bench: bin/headgate bin/bench ## compare CPU, latency and memory with nginx and 
 
 churn: bin/headgate ## change routes and endpoints a thousand times under load; not one request may fail
 	go run ./hack/churn $(ARGS)
+
+scale: bin/headgate ## measure propagation, memory and CPU with up to 40,000 routes, against a real API server; ARGS=-help for the flags
+	KUBEBUILDER_ASSETS=$$(hack/cluster/cluster assets) go run ./hack/bench/scale \
+		-crds $$(go list -m -f '{{.Dir}}' sigs.k8s.io/gateway-api) $(ARGS)
 
 fuzz: ## run each fuzz target for FUZZTIME (30s)
 	hack/fuzz $(FUZZTIME)

@@ -101,9 +101,10 @@ func begin(ctx context.Context, address string, rate int, right func(*asker) err
 }
 
 // end stops the traffic and says what came of it.
-func (t *traffic) end() string {
+func (t *traffic) end(w *world) string {
 	t.stop()
 	<-t.done
+	w.failed += t.wrong
 	text := fmt.Sprintf("%d requests meanwhile, %d failed or wrong", t.requests, t.wrong)
 	if t.first != nil {
 		text += fmt.Sprintf(" (%v)", t.first)

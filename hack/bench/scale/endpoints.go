@@ -81,6 +81,6 @@ func endpointChurn(ctx context.Context, w *world, routes int) error {
 	fmt.Fprintf(w.out, "  %d changes in %.0f s, %.0f a second: CPU %.2f s, %.1f %% of one\n", changes+moves, whole.Seconds(),
 		float64(changes+moves)/whole.Seconds(), spent.Seconds(), 100*spent.Seconds()/whole.Seconds())
 	fmt.Fprintf(w.out, "  from an update's return to the first answer of the new endpoint: %s\n", took)
-	fmt.Fprintf(w.out, "  %s\n", traffic.end())
+	fmt.Fprintf(w.out, "  %s\n", traffic.end(w))
 	return w.settled(ctx, "after that")
 }

@@ -28,6 +28,7 @@ type options struct {
 	// routes is the size of the scenario, 0 for its own.
 	routes   int
 	duration time.Duration
+	settle   time.Duration
 	profile  string
 }
 
@@ -55,6 +56,7 @@ func main() {
 	flag.StringVar(&names, "scenario", "propagation,propagation-3000,routes,listenersets,endpoints", "the scenarios to run")
 	flag.IntVar(&o.routes, "routes", 0, "how many routes each scenario has (default its own)")
 	flag.DurationVar(&o.duration, "duration", 30*time.Second, "how long things change")
+	flag.DurationVar(&o.settle, "settle", 20*time.Second, "for how long memory must be the same to be taken for what it is in the end")
 	flag.StringVar(&o.profile, "profile", "", "write profiles of Headgate into this `folder`: the heap at the end of each scenario, and the CPU while things change")
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "usage: scale [flags]")

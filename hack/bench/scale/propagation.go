@@ -78,9 +78,10 @@ func propagation(ctx context.Context, w *world, routes int) error {
 		serving.Store(int64(i + 1))
 	}
 	took := time.Since(began)
+	w.failed += unexpected + after
 	fmt.Fprintf(w.out, "  from create's return to the first right answer: %s\n", fromReturn)
 	fmt.Fprintf(w.out, "  from create's start: %s\n", fromStart)
-	fmt.Fprintf(w.out, "  errors: %d before the first right answer, %d after it; %s\n", unexpected, after, traffic.end())
+	fmt.Fprintf(w.out, "  errors: %d before the first right answer, %d after it; %s\n", unexpected, after, traffic.end(w))
 	fmt.Fprintf(w.out, "  CPU: %.2f s in %.1f s\n", (w.headgate.cpu() - cpu).Seconds(), took.Seconds())
 	if err := w.heap("end"); err != nil {
 		return err

@@ -130,7 +130,7 @@ func manyRoutes(ctx context.Context, w *world, routes int) error {
 		return err
 	}
 	fmt.Fprintf(w.out, "  %d routes and %d endpoints changed in %.0f s: CPU %.2f s, %.1f %% of one; %s\n", changes, changes,
-		took.Seconds(), spent.Seconds(), 100*spent.Seconds()/took.Seconds(), traffic.end())
+		took.Seconds(), spent.Seconds(), 100*spent.Seconds()/took.Seconds(), traffic.end(w))
 	return w.settled(ctx, "after that")
 }
 

@@ -40,6 +40,8 @@ type world struct {
 	headgate *headgate
 	// echoes are where backends are: each says who it is.
 	echoes []net.Listener
+	// failed counts the answers that were wrong.
+	failed int
 	// before are the API server's counts at the scenario's start.
 	before writes
 }
@@ -92,7 +94,13 @@ func (s scenario) measure(ctx context.Context, o *options, out io.Writer) (err e
 	if err := s.run(ctx, w, s.routes); err != nil {
 		return err
 	}
-	return w.reportWrites(ctx, s.routes)
+	if err := w.reportWrites(ctx, s.routes); err != nil {
+		return err
+	}
+	if w.failed > 0 {
+		return fmt.Errorf("%d answers were wrong; none may be", w.failed)
+	}
+	return nil
 }
 
 // echo answers with who it is and which route the request came by, as the
@@ -233,9 +241,8 @@ func (w *world) served(ctx context.Context, gateway types.NamespacedName, port i
 
 // settled waits until memory does not move any more, and prints it.
 func (w *world) settled(ctx context.Context, what string) error {
-	const quiet = 10 * time.Second
 	last, since := memory{}, time.Now()
-	for began := time.Now(); time.Since(since) < quiet && time.Since(began) < 2*time.Minute; time.Sleep(500 * time.Millisecond) {
+	for began := time.Now(); time.Since(since) < w.settle && time.Since(began) < 2*time.Minute; time.Sleep(500 * time.Millisecond) {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
