@@ -1,6 +1,9 @@
 package compile
 
-import "strings"
+import (
+	"cmp"
+	"strings"
+)
 
 // Hostnames here are exact ("a.example.com"), a suffix ("*.example.com"), or ""
 // for all; lower case.
@@ -34,6 +37,19 @@ func coversHostname(wide, narrow string) bool {
 	narrow = strings.TrimPrefix(narrow, "*")
 	// "*.a.example.com" is within "*.example.com"; "example.com" is not.
 	return len(narrow) > len(suffix) && strings.HasSuffix(narrow, suffix)
+}
+
+// compareSpecificity orders hostnames of routes that allow one name by
+// HTTPRouteSpec.hostnames, the most specific first: the one with the most
+// characters that is no wildcard, then the one with the most characters.
+func compareSpecificity(a, b string) int {
+	exact := func(name string) int {
+		if strings.HasPrefix(name, "*") {
+			return 0
+		}
+		return len(name)
+	}
+	return cmp.Or(cmp.Compare(exact(b), exact(a)), cmp.Compare(len(b), len(a)))
 }
 
 // validHostname reports whether a hostname is a DNS name (RFC 1123) that is no

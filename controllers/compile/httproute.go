@@ -215,10 +215,22 @@ func (r *route) compileRules(f *frame, set *objects.Set, rep *report) (rules []*
 }
 
 // placement is a listener that a route attaches to, with the hostnames that
-// both allow.
+// both allow, and those of the route that they come from: of several, the most
+// specific.
 type placement struct {
 	listener  *listener
 	hostnames []string
+	origins   []string
+}
+
+func (p *placement) add(hostname, origin string) {
+	i := slices.Index(p.hostnames, hostname)
+	switch {
+	case i < 0:
+		p.hostnames, p.origins = append(p.hostnames, hostname), append(p.origins, origin)
+	case compareSpecificity(origin, p.origins[i]) < 0:
+		p.origins[i] = origin
+	}
 }
 
 // attach finds the listeners of a parent that take the route. The verdict says
@@ -260,8 +272,8 @@ func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object 
 	for _, l := range allowing {
 		p := placement{listener: l}
 		for _, name := range hostnames {
-			if common, ok := intersectHostnames(l.hostname, name); ok && !slices.Contains(p.hostnames, common) {
-				p.hostnames = append(p.hostnames, common)
+			if common, ok := intersectHostnames(l.hostname, name); ok {
+				p.add(common, name)
 			}
 		}
 		if len(p.hostnames) > 0 {
@@ -327,7 +339,7 @@ func (r *route) serve(f *frame, p placement, rules []*compiledRule) {
 		return
 	}
 	owner := r.object.Namespace + "/" + r.object.Name
-	for _, name := range p.hostnames {
+	for n, name := range p.hostnames {
 		if name == "" {
 			name = "*"
 		}
@@ -341,7 +353,7 @@ func (r *route) serve(f *frame, p placement, rules []*compiledRule) {
 			for _, m := range rule.matches {
 				h.entries = append(h.entries, &entry{
 					route: &snapshot.Route{Match: m.match, Rule: served}, grpc: m.grpc,
-					owner: owner, created: r.object.CreationTimestamp.Unix(),
+					origin: p.origins[n], owner: owner, created: r.object.CreationTimestamp.Unix(),
 					rule: rule.index, match: m.index,
 				})
 			}

@@ -16,6 +16,9 @@ import (
 type entry struct {
 	route *snapshot.Route
 	grpc  grpcRank
+	// origin is the route's hostname that led here; it is more than the virtual
+	// host's where the listener's hostname is the more specific one.
+	origin string
 	// owner is the route's "namespace/name", created when it came to be,
 	// in seconds; rule and match are indexes into it.
 	owner       string
@@ -27,13 +30,17 @@ type entry struct {
 // given as they are and those that are patterns; zero for an HTTPRoute.
 type grpcRank struct{ service, servicePattern, method, methodPattern int }
 
-// comparePrecedence orders by HTTPRouteRule.matches: the first of two entries
+// comparePrecedence orders by HTTPRouteSpec.hostnames, of the routes as they are
+// written, and then by HTTPRouteRule.matches: the first of two entries
 // that match a request takes it. Regular expressions, whose place the Gateway
 // API leaves open, come between exact paths and prefixes, the longer first.
 // GRPCRoutes, which never share a virtual host with HTTPRoutes, go by
 // GRPCRouteRule.matches: service, method, headers, and then as the others.
 func comparePrecedence(a, b *entry) int {
 	x, y := &a.route.Match, &b.route.Match
+	if order := compareSpecificity(a.origin, b.origin); order != 0 {
+		return order
+	}
 	if order := cmp.Or(
 		cmp.Compare(b.grpc.service, a.grpc.service), cmp.Compare(b.grpc.servicePattern, a.grpc.servicePattern),
 		cmp.Compare(b.grpc.method, a.grpc.method), cmp.Compare(b.grpc.methodPattern, a.grpc.methodPattern),

@@ -239,8 +239,8 @@ func (c *ruleCompiler) compileRetry(r *gatewayv1.HTTPRouteRetry, field string) *
 	retry.Codes = slices.Compact(retry.Codes)
 	if r.Attempts != nil {
 		retry.Attempts = *r.Attempts
-		if retry.Attempts < 1 || retry.Attempts > mostAttempts {
-			c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".attempts", fmt.Sprintf("%d is out of range", retry.Attempts), fmt.Sprintf("1 to %d", mostAttempts))
+		if retry.Attempts < 0 || retry.Attempts > mostAttempts {
+			c.invalid(gatewayv1.RouteReasonUnsupportedValue, field+".attempts", fmt.Sprintf("%d is out of range", retry.Attempts), fmt.Sprintf("0 to %d", mostAttempts))
 		}
 	}
 	if r.Backoff != nil {

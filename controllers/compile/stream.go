@@ -77,10 +77,14 @@ func compileStreams(f *frame, set *objects.Set) *streams {
 		return cmp.Or(cmp.Compare(a.CreationTimestamp.Unix(), b.CreationTimestamp.Unix()),
 			cmp.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name))
 	})
-	s := &streams{routes: map[objects.Ref]*route{}, targets: map[string][]*snapshot.Target{}}
-	taken := map[string]objects.Ref{}
-	for _, object := range all {
-		s.routes[object.ref] = s.compile(f, set, object, taken)
+	// Twice: who has what is known when all have said what they want.
+	var s *streams
+	taken := map[string]claimant{}
+	for range 2 {
+		s = &streams{routes: map[objects.Ref]*route{}, targets: map[string][]*snapshot.Target{}}
+		for _, object := range all {
+			s.routes[object.ref] = s.compile(f, set, object, taken)
+		}
 	}
 	for _, targets := range s.targets {
 		slices.SortFunc(targets, func(a, b *snapshot.Target) int { return cmp.Compare(a.Hostname, b.Hostname) })
@@ -90,7 +94,7 @@ func compileStreams(f *frame, set *objects.Set) *streams {
 
 // compile compiles one route. taken says who has a hostname of a listener, by
 // snapshot.HostKey.
-func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[string]objects.Ref) *route {
+func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[string]claimant) *route {
 	r := &route{object: object, uses: map[string]clusterUse{}}
 	rep := &report{object: object.ref}
 	parents := f.parents(rep, object)
@@ -161,27 +165,38 @@ func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[st
 	return r
 }
 
-// claim takes out the hostnames that older routes have, and tells so in a
-// finding. The route is accepted and attached all the same, as the conformance
+// claimant is a route and that hostname of its own by which it has another.
+type claimant struct {
+	route  objects.Ref
+	origin string
+}
+
+// claim takes out the hostnames that other routes have: those with the more
+// specific hostname, then the older ones. It tells so in a finding. The route is accepted and attached all the same, as the conformance
 // suite has it (TCPRouteMultipleRoutesAttachment): it serves when the older one goes.
-func (s *streams) claim(rep *report, ref objects.Ref, i int, placements []placement, taken map[string]objects.Ref) []placement {
+func (s *streams) claim(rep *report, ref objects.Ref, i int, placements []placement, taken map[string]claimant) []placement {
 	var kept []placement
 	for _, p := range placements {
 		free := placement{listener: p.listener}
-		for _, name := range p.hostnames {
+		for n, name := range p.hostnames {
 			key := snapshot.HostKey(p.listener.key, name)
 			winner, found := taken[key]
-			if !found || winner == ref {
-				taken[key] = ref
-				free.hostnames = append(free.hostnames, name)
+			order := compareSpecificity(p.origins[n], winner.origin)
+			if !found || winner.route == ref || order < 0 {
+				taken[key] = claimant{ref, p.origins[n]}
+				free.add(name, p.origins[n])
 				continue
 			}
 			what, want := "listener "+p.listener.key, "another listener"
 			if name != "" {
 				what, want = name+" at "+what, "another hostname or listener"
 			}
+			why := "which is older or the first by name"
+			if order > 0 {
+				why = "with the more specific hostname " + winner.origin
+			}
 			rep.fail(nil, Finding{Field: fmt.Sprintf("spec.parentRefs[%d]", i),
-				Message: fmt.Sprintf("%s, which is older or the first by name, has %s", winner, what), Want: want})
+				Message: fmt.Sprintf("%s, %s, has %s", winner.route, why, what), Want: want})
 		}
 		if len(free.hostnames) > 0 {
 			kept = append(kept, free)
