@@ -120,48 +120,6 @@ type BackendProxyProtocol struct {
 // +kubebuilder:validation:Enum=HTTP1;HTTP2;Auto
 type BackendProtocol string
 
-// Balance says how an endpoint is chosen. Its tiers are the endpoints by
-// priority, and in each priority the near ones before the others, as locality
-// says: the first tier takes all requests while it can.
-// +kubebuilder:validation:MinProperties=1
-type Balance struct {
-	// Algorithm is RoundRobin (by weight, evenly interleaved; the default),
-	// LeastRequest (the fewest requests in flight), IPHash (a client keeps its
-	// endpoint while that is there) or RandomOfTwo (the less busy of two). It
-	// chooses among the endpoints of a tier.
-	// +optional
-	Algorithm BalanceAlgorithm `json:"algorithm,omitempty"`
-	// Locality is Any (all endpoints alike), PreferSameZone or PreferSameNode
-	// (those near the replica of Headgate that has the request; of a node, then
-	// those in its zone; then all others), OnlySameZone or OnlySameNode (no
-	// others). The default is the Service's trafficDistribution, and Any without.
-	// +optional
-	Locality Locality `json:"locality,omitempty"`
-	// MinHealthyPercent is the share of a tier, by weight, that must be healthy
-	// for it to take all requests. With less, a part of them goes to the next
-	// tier: half of them if it has half of that share. The default is 70; with 1,
-	// the next tier is not used before this one is all but gone.
-	// +optional
-	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=100
-	MinHealthyPercent *int32 `json:"minHealthyPercent,omitempty"`
-	// PanicThresholdPercent is the share of all endpoints, by weight, that must
-	// be healthy for health to count: with less, all get requests, so that the
-	// few that are left are not overrun. The default is 0: only if none is healthy.
-	// +optional
-	// +kubebuilder:validation:Minimum=0
-	// +kubebuilder:validation:Maximum=100
-	PanicThresholdPercent *int32 `json:"panicThresholdPercent,omitempty"`
-}
-
-// BalanceAlgorithm chooses an endpoint.
-// +kubebuilder:validation:Enum=RoundRobin;LeastRequest;IPHash;RandomOfTwo
-type BalanceAlgorithm string
-
-// Locality says which endpoints are preferred, or may be used, by where they are.
-// +kubebuilder:validation:Enum=Any;PreferSameZone;PreferSameNode;OnlySameZone;OnlySameNode
-type Locality string
-
 // ConnectionPool bounds the idle connections to each endpoint.
 // +kubebuilder:validation:XValidation:message="one of maxIdle and idleTimeout must be set",rule="has(self.maxIdle) || has(self.idleTimeout)"
 type ConnectionPool struct {

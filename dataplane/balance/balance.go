@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -43,7 +42,15 @@ type Load struct {
 	// endpoint is not to be picked; 0 if it is not ejected, Unhealthy if it is
 	// out until further notice.
 	EjectedUntil atomic.Int64
+	// Share is how much of its weight the endpoint has for now, in parts of
+	// FullShare; 0 means all of it. Algorithms that hash do not go by it.
+	Share atomic.Uint32
+	// Latency is for PeakEWMA.
+	Latency Latency
 }
+
+// FullShare is a Load.Share of the whole weight.
+const FullShare = 1 << 10
 
 // Unhealthy is a time of Load.EjectedUntil that never comes.
 const Unhealthy = math.MaxInt64
@@ -53,12 +60,16 @@ const MaxTried = 3
 
 // Choice is what one pick has to consider.
 type Choice struct {
-	// Client is whom IPHash keeps at one endpoint.
-	Client netip.Addr
+	// Hash is of what keeps its endpoint, for algorithms that hash: HashString or
+	// HashAddr makes it.
+	Hash uint64
 	// Now rules out members that are ejected until later, in nanoseconds.
+	// PeakEWMA reads it too.
 	Now int64
 	// Panic lets ejected members count like others.
 	Panic bool
+	// Full lets members be picked that have as many requests as they should.
+	Full bool
 	// Tried are not picked again.
 	Tried [MaxTried]*Load
 }
@@ -88,15 +99,43 @@ func (c *Choice) allows(l *Load) bool {
 	return true
 }
 
+// admits reports whether a member may be picked that only has a share of its
+// weight, as often as that says.
+func (l *Load) admits() bool {
+	share := l.Share.Load()
+	return share == 0 || rand.Uint32N(FullShare) < share
+}
+
+// Config says how to choose. Beside Algorithm, its fields are for one or two
+// algorithms each.
+type Config struct {
+	// Algorithm is one of Algorithms; "" is the default.
+	Algorithm string
+	// HashBalanceFactor bounds what a member has in flight under RingHash and
+	// Maglev, in percent of its share of InFlight; 0 does not.
+	HashBalanceFactor int
+	// InFlight counts the requests in flight of all members, and those of more
+	// than these if need be.
+	InFlight *atomic.Int64
+	// MaxRequests is how many requests in flight FirstAvailable gives a member
+	// of weight 1 before the next one has any.
+	MaxRequests int
+}
+
 // algorithms names all there are; the first is the default.
 var algorithms = []struct {
 	name string
-	make func(members []Member) Picker
+	make func(*Config, []Member) Picker
 }{
 	{"RoundRobin", newRoundRobin},
 	{"LeastRequest", newLeastRequest},
-	{"IPHash", newIPHash},
+	{"Random", newRandom},
 	{"RandomOfTwo", newRandomOfTwo},
+	{"PeakEWMA", newPeakEWMA},
+	{"IPHash", newIPHash},
+	{"RingHash", newRingHash},
+	{"Maglev", newMaglev},
+	{"FirstAvailable", newFirstAvailable},
 }
 
 // Algorithms returns the names that New knows; the first is the default.
@@ -109,17 +148,17 @@ func Algorithms() []string {
 }
 
 // New returns a picker over members, which must not be changed any more.
-// An empty algorithm means the default; the only error is an unknown one.
-func New(algorithm string, members []Member) (Picker, error) {
-	if algorithm == "" {
-		algorithm = algorithms[0].name
+// The only error is an unknown algorithm.
+func New(c Config, members []Member) (Picker, error) {
+	if c.Algorithm == "" {
+		c.Algorithm = algorithms[0].name
 	}
 	for _, a := range algorithms {
-		if a.name == algorithm {
-			return a.make(members), nil
+		if a.name == c.Algorithm {
+			return a.make(&c, members), nil
 		}
 	}
-	return nil, fmt.Errorf("balancing algorithm %q is none of %s", algorithm, strings.Join(Algorithms(), ", "))
+	return nil, fmt.Errorf("balancing algorithm %q is none of %s", c.Algorithm, strings.Join(Algorithms(), ", "))
 }
 
 // scan returns the first allowed member from a random place on, or -1. It is
@@ -170,7 +209,22 @@ func gcd(a, b uint32) uint32 {
 
 func (m *Member) weight() uint32 { return max(m.Weight, 1) }
 
+func weightOf(members []Member) (sum float64) {
+	for i := range members {
+		sum += float64(members[i].weight())
+	}
+	return sum
+}
+
+// effective is the weight that the member has for now.
+func (m *Member) effective() int64 {
+	if share := m.Load.Share.Load(); share != 0 {
+		return int64(m.weight()) * int64(share)
+	}
+	return int64(m.weight()) * FullShare
+}
+
 // busier reports whether a has more requests in flight for its weight than b.
 func (m *Member) busier(than *Member) bool {
-	return m.Load.InFlight.Load()*int64(than.weight()) > than.Load.InFlight.Load()*int64(m.weight())
+	return m.Load.InFlight.Load()*than.effective() > than.Load.InFlight.Load()*m.effective()
 }

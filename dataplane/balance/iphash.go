@@ -1,10 +1,6 @@
 package balance
 
-import (
-	"encoding/binary"
-	"math"
-	"math/bits"
-)
+import "math"
 
 // ipHash keeps a client at one endpoint, by weighted rendezvous hashing: every
 // member gets a score from its identity and the client's address, and the best
@@ -20,17 +16,16 @@ type ipHash struct {
 	weighted bool
 }
 
-func newIPHash(members []Member) Picker {
+func newIPHash(_ *Config, members []Member) Picker {
 	h := &ipHash{members: members, seeds: make([]uint64, len(members)), weighted: weights(members) != nil}
 	for i := range members {
-		h.seeds[i] = hashString(members[i].ID)
+		h.seeds[i] = HashString(members[i].ID)
 	}
 	return h
 }
 
 func (h *ipHash) Pick(c Choice) int {
-	addr := c.Client.Unmap().As16()
-	client := mix(binary.BigEndian.Uint64(addr[:8])^seed1, binary.BigEndian.Uint64(addr[8:])^seed2)
+	client := c.Hash
 	best := -1
 	if !h.weighted {
 		var top uint64
@@ -52,26 +47,4 @@ func (h *ipHash) Pick(c Choice) int {
 		}
 	}
 	return best
-}
-
-// The constants only have to be odd-looking, and to stay: changing one moves
-// every client.
-const (
-	seed1 = 0xa0761d6478bd642f
-	seed2 = 0xe7037ed1a0b428db
-	seed3 = 0x8ebc6af09c88c6e3
-)
-
-// mix is the multiply-and-fold step of wyhash.
-func mix(a, b uint64) uint64 {
-	hi, lo := bits.Mul64(a, b)
-	return hi ^ lo
-}
-
-func hashString(s string) uint64 {
-	h := uint64(14695981039346656037) // FNV-1a
-	for i := 0; i < len(s); i++ {
-		h = (h ^ uint64(s[i])) * 1099511628211
-	}
-	return mix(h^seed1, seed2)
 }

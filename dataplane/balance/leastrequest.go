@@ -14,7 +14,7 @@ type leastRequest struct {
 // fullScan is up to how many members are all looked at.
 const fullScan = 16
 
-func newLeastRequest(members []Member) Picker {
+func newLeastRequest(_ *Config, members []Member) Picker {
 	l := &leastRequest{members: members}
 	if len(members) > fullScan {
 		l.two = randomOfTwo{members: members, sampler: newSampler(weights(members))}
@@ -27,9 +27,9 @@ func (l *leastRequest) Pick(c Choice) int {
 		return l.two.Pick(c)
 	}
 	// Members that are equally busy, such as all idle ones, share by weight.
-	// The loads are read once, so that those that tie in the first pass still
-	// do in the second.
-	var loads [fullScan]int64
+	// Loads and weights are read once, so that those that tie in the first pass
+	// still do in the second.
+	var loads, weights [fullScan]int64
 	best, total := -1, int64(0)
 	for i := range l.members {
 		m := &l.members[i]
@@ -37,30 +37,27 @@ func (l *leastRequest) Pick(c Choice) int {
 			loads[i] = -1
 			continue
 		}
-		loads[i] = m.Load.InFlight.Load()
+		loads[i], weights[i] = m.Load.InFlight.Load(), m.effective()
 		if best < 0 {
-			best, total = i, int64(m.weight())
+			best, total = i, weights[i]
 			continue
 		}
-		b := &l.members[best]
-		mine, theirs := loads[i]*int64(b.weight()), loads[best]*int64(m.weight())
+		mine, theirs := loads[i]*weights[best], loads[best]*weights[i]
 		if mine < theirs {
-			best, total = i, int64(m.weight())
+			best, total = i, weights[i]
 		} else if mine == theirs {
-			total += int64(m.weight())
+			total += weights[i]
 		}
 	}
-	if best < 0 || total == int64(l.members[best].weight()) {
+	if best < 0 || total == weights[best] {
 		return best
 	}
-	b := &l.members[best]
 	ticket := rand.Int64N(total)
 	for i := range l.members {
-		m := &l.members[i]
-		if loads[i] < 0 || loads[i]*int64(b.weight()) != loads[best]*int64(m.weight()) {
+		if loads[i] < 0 || loads[i]*weights[best] != loads[best]*weights[i] {
 			continue
 		}
-		if ticket -= int64(m.weight()); ticket < 0 {
+		if ticket -= weights[i]; ticket < 0 {
 			return i
 		}
 	}

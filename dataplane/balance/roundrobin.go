@@ -23,7 +23,7 @@ type roundRobin struct {
 // rounded to what fits; each member keeps at least one place.
 const maxSequence = 1 << 14
 
-func newRoundRobin(members []Member) Picker {
+func newRoundRobin(_ *Config, members []Member) Picker {
 	r := &roundRobin{members: members, sequence: sequence(weights(members))}
 	// A random start keeps replicas, and the sets that follow each other in one
 	// replica, from marching in step.
@@ -46,7 +46,7 @@ func (r *roundRobin) Pick(c Choice) int {
 		if r.sequence != nil {
 			i = int(r.sequence[i])
 		}
-		if c.allows(r.members[i].Load) {
+		if l := r.members[i].Load; c.allows(l) && l.admits() {
 			return i
 		}
 	}

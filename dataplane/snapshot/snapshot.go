@@ -476,9 +476,17 @@ type UpstreamTLS struct {
 
 // Balance chooses an endpoint.
 type Balance struct {
-	// Algorithm is "RoundRobin" (smooth, weighted; the default), "LeastRequest",
-	// "IPHash" (consistent) or "RandomOfTwo".
+	// Algorithm is one of balance.Algorithms; the first is the default.
 	Algorithm string `json:"algorithm"`
+	// HashOn are what RingHash and Maglev keep at one endpoint: the first that a
+	// request has.
+	HashOn []HashKey `json:"hashOn,omitempty"`
+	// HashBalanceFactor bounds an endpoint's requests in flight under RingHash
+	// and Maglev, in percent of its share of all; 0 is no bound.
+	HashBalanceFactor int `json:"hashBalanceFactor,omitempty"`
+	// MaxRequests is how many requests FirstAvailable gives an endpoint, for each
+	// of its weight, before the next one has any.
+	MaxRequests int `json:"maxRequests,omitempty"`
 	// Locality says which endpoints are preferred, or may be used, by where they
 	// are: "PreferSameZone", "PreferSameNode", "OnlySameZone", "OnlySameNode"; ""
 	// is all alike.
@@ -492,6 +500,24 @@ type Balance struct {
 	// for health to count: below it, all get requests. With 0 that is so only if
 	// none is.
 	PanicThresholdPercent int `json:"panicThresholdPercent,omitempty"`
+}
+
+// HashKey is a property of a request.
+type HashKey struct {
+	// Type is "ClientIP", "Consumer", "Cookie", "Header", "Path" or "QueryParam".
+	Type string `json:"type"`
+	// Name is that of the cookie, header field or query parameter.
+	Name string `json:"name,omitempty"`
+	// SetCookie gives clients without the cookie one; nil does not.
+	SetCookie *HashCookie `json:"setCookie,omitempty"`
+}
+
+// HashCookie is what a cookie is like.
+type HashCookie struct {
+	// MaxAge is its lifetime; 0 is until the browser ends.
+	MaxAge time.Duration `json:"maxAge,omitempty"`
+	// Path is the attribute, "" for none.
+	Path string `json:"path,omitempty"`
 }
 
 // MinHealthyPercent is the default of Balance.MinHealthyPercent.

@@ -25,6 +25,8 @@ type Cluster struct {
 	// picking needs no clock. eject guards the change of ejections.
 	ejected atomic.Int32
 	eject   sync.Mutex
+	// inFlight counts the requests of all endpoints, gone ones included.
+	inFlight atomic.Int64
 	// interval is when outliers are looked for next; 0 before the first time.
 	interval atomic.Int64
 
@@ -53,6 +55,11 @@ type state struct {
 	// spoken as configured.
 	terms
 	tlsErr error
+
+	// hashes says that the algorithm wants a hash, of the first of hashOn that a
+	// request has; timed that it goes by latencies.
+	hashes, timed bool
+	hashOn        []snapshot.HashKey
 
 	members []member
 	tiers
@@ -224,6 +231,7 @@ func (c *Cluster) rebuild() {
 		tlsErr:         c.tlsErr,
 		members:        members,
 	}
+	st.setAlgorithm(&c.cfg.Balance)
 	if c.resolving != nil {
 		st.resolving = c.resolving
 	}

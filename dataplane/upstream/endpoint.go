@@ -122,9 +122,20 @@ func (ep *endpoint) pools(yield func(*pool) bool) {
 	}
 }
 
+// begin and end count a request, from before its connection is found to its end.
+func (ep *endpoint) begin() {
+	ep.load.InFlight.Add(1)
+	ep.cluster.inFlight.Add(1)
+}
+
+func (ep *endpoint) end() {
+	ep.load.InFlight.Add(-1)
+	ep.cluster.inFlight.Add(-1)
+}
+
 // Release implements exchange.Lease. It must be called once per lease.
 func (k *conn) Release() {
-	k.pool.ep.load.InFlight.Add(-1)
+	k.pool.ep.end()
 	if !k.client.Finish() || !k.pool.put(k) {
 		k.discard()
 	}

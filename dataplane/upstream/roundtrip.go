@@ -36,9 +36,13 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		st = c.await(ex, st)
 	}
 	ex.Upstream.Cluster = st.key
-	choice := balance.Choice{Client: ex.ClientIP}
+	var choice balance.Choice
 	if ex.Session.Strict {
 		return c.tryOnly(ex, st, choice)
+	}
+	newCookie := ""
+	if st.hashes {
+		choice.Hash, newCookie = st.hash(ex)
 	}
 	avoiding := len(ex.Avoid) > 0
 	if avoiding {
@@ -60,6 +64,10 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		}
 		k, err := c.try(ex, st, ep, probe)
 		if err == nil {
+			if newCookie != "" {
+				ex.Response.Fields = append(ex.Response.Fields,
+					exchange.Field{Key: exchange.KeySetCookie, Name: "Set-Cookie", Value: newCookie})
+			}
 			return k, nil
 		}
 		if ex.Abandoned() {
@@ -83,12 +91,12 @@ const maxRepeats = 4
 // try sends the exchange to one endpoint.
 func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (exchange.Lease, error) {
 	ex.Upstream.Endpoint = ep.address
-	ep.load.InFlight.Add(1)
+	ep.begin()
 	fresh := probe // that it can be connected to is what a probe is to find out
 	for repeats := 0; ; repeats++ {
 		u, failed := c.find(ex, st, ep, fresh, probe)
 		if failed != nil {
-			ep.load.InFlight.Add(-1)
+			ep.end()
 			return nil, failed
 		}
 		before := ex.Upstream.Wait
@@ -98,6 +106,9 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 			ep.requests.Add(1)
 			took := ex.Upstream.Wait - before
 			ep.observe(took)
+			if st.timed {
+				ep.load.Latency.Observe(c.m.now(), took)
+			}
 			c.judge(st, ep, ex, nil, took)
 			return u, nil
 		}
@@ -118,7 +129,7 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 			ep.failures.Add(1)
 			c.judge(st, ep, ex, up, 0)
 		}
-		ep.load.InFlight.Add(-1)
+		ep.end()
 		return nil, err
 	}
 }
@@ -164,6 +175,9 @@ func repeatable(r *exchange.Request) bool { return r.Body == nil && r.Idempotent
 // it was ejected, and that this request is the one to find out how it is.
 func (c *Cluster) pick(st *state, choice balance.Choice) (ep *endpoint, probe bool) {
 	if c.ejected.Load() == 0 && !st.short {
+		if st.timed {
+			choice.Now = c.m.now()
+		}
 		return st.pick(0, choice), false
 	}
 	choice.Now = c.m.now()

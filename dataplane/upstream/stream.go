@@ -44,7 +44,7 @@ func (c *Cluster) Datagrams(client netip.Addr) (nc net.Conn, release func(), err
 
 // stream picks endpoints until one is connected to.
 func (c *Cluster) stream(st *state, client netip.Addr, connect func(ep *endpoint, probe bool) (net.Conn, error)) (net.Conn, func(), error) {
-	choice := balance.Choice{Client: client}
+	choice := balance.Choice{Hash: balance.HashAddr(client)}
 	var failed error = errNoEndpoint
 	for range maxEndpoints {
 		ep, probe := c.pick(st, choice)
@@ -56,16 +56,16 @@ func (c *Cluster) stream(st *state, client netip.Addr, connect func(ep *endpoint
 			choice.Exclude(&ep.load)
 			continue
 		}
-		ep.load.InFlight.Add(1)
+		ep.begin()
 		nc, err := connect(ep, probe)
 		if err == nil {
 			ep.requests.Add(1)
 			return nc, func() {
-				ep.load.InFlight.Add(-1)
+				ep.end()
 				ep.unreserve()
 			}, nil
 		}
-		ep.load.InFlight.Add(-1)
+		ep.end()
 		failed = err
 		choice.Exclude(&ep.load)
 	}

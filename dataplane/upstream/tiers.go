@@ -68,6 +68,8 @@ type tiers struct {
 	draining *tier
 	// short says that a tier has not what it wants even if all are healthy.
 	short bool
+	// fills says that endpoints may be full, which pickers pass over.
+	fills bool
 	// minHealthy and panicThreshold are shares in percent.
 	minHealthy, panicThreshold int64
 }
@@ -76,6 +78,7 @@ type tiers struct {
 func (c *Cluster) setTiers(st *state) {
 	settings := &c.cfg.Balance
 	st.minHealthy = int64(cmp.Or(settings.MinHealthyPercent, snapshot.MinHealthyPercent))
+	st.fills = settings.Algorithm == "FirstAvailable"
 	st.panicThreshold = int64(settings.PanicThresholdPercent)
 	var ranks []rank
 	for i := range st.members {
@@ -155,10 +158,16 @@ func (st *state) evenShare(priority int) int64 {
 }
 
 func (c *Cluster) picker(members []balance.Member) balance.Picker {
-	picker, err := balance.New(c.cfg.Balance.Algorithm, members)
+	settings := &c.cfg.Balance
+	picker, err := balance.New(balance.Config{
+		Algorithm:         settings.Algorithm,
+		HashBalanceFactor: settings.HashBalanceFactor,
+		InFlight:          &c.inFlight,
+		MaxRequests:       settings.MaxRequests,
+	}, members)
 	if err != nil {
 		c.m.opts.Log.Error(err, "Falling back to the default algorithm", "cluster", c.cfg.Key)
-		picker, _ = balance.New("", members)
+		picker, _ = balance.New(balance.Config{}, members)
 	}
 	return picker
 }
@@ -206,7 +215,21 @@ func (t *tiers) draw(weight func(*tier) int64) int {
 }
 
 // pick chooses from the tier first, or else from the others in their order.
+// Where all that is ready is full, it is filled further.
 func (t *tiers) pick(first int, choice balance.Choice) *endpoint {
+	if ep := t.pickReady(first, choice); ep != nil {
+		return ep
+	}
+	if t.fills {
+		choice.Full = true
+		if ep := t.pickReady(first, choice); ep != nil {
+			return ep
+		}
+	}
+	return t.draining.pick(choice)
+}
+
+func (t *tiers) pickReady(first int, choice balance.Choice) *endpoint {
 	if first < len(t.ready) {
 		if ep := t.ready[first].pick(choice); ep != nil {
 			return ep
@@ -220,7 +243,7 @@ func (t *tiers) pick(first int, choice balance.Choice) *endpoint {
 			return ep
 		}
 	}
-	return t.draining.pick(choice)
+	return nil
 }
 
 func (t *tier) pick(choice balance.Choice) *endpoint {

@@ -509,7 +509,13 @@ func roundTrip(t testing.TB, c *Cluster, ex *exchange.Exchange) {
 func TestNoAllocations(t *testing.T) {
 	for _, algorithm := range balance.Algorithms() {
 		x := cfg()
-		x.Balance.Algorithm = algorithm
+		x.Balance = snapshot.Balance{
+			Algorithm: algorithm, HashBalanceFactor: 125, MaxRequests: 10,
+			HashOn: []snapshot.HashKey{
+				{Type: "Header", Name: "X-User"}, {Type: "QueryParam", Name: "user"},
+				{Type: "Cookie", Name: "sid", SetCookie: &snapshot.HashCookie{MaxAge: time.Hour, Path: "/"}},
+			},
+		}
 		peer := leanPeer(t) // which ends after the manager has closed its connection
 		c := newManagerFor(t, Options{SweepInterval: time.Hour}).NewCluster(x, endpoints(peer))
 		ex := &exchange.Exchange{}

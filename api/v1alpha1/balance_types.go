@@ -1,0 +1,154 @@
+package v1alpha1
+
+import (
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// Balance says how an endpoint is chosen. Its tiers are the endpoints by
+// priority, and in each priority the near ones before the others, as locality
+// says: the first tier takes all requests while it can. The algorithm chooses
+// among the endpoints of a tier.
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:message="hashOn must be set with RingHash and Maglev, and only then",rule="(has(self.algorithm) && self.algorithm in ['RingHash', 'Maglev']) == has(self.hashOn)"
+// +kubebuilder:validation:XValidation:message="hashBalanceFactor can only be set with RingHash and Maglev",rule="!has(self.hashBalanceFactor) || has(self.algorithm) && self.algorithm in ['RingHash', 'Maglev']"
+// +kubebuilder:validation:XValidation:message="maxRequests must be set with FirstAvailable, and only then",rule="(has(self.algorithm) && self.algorithm == 'FirstAvailable') == has(self.maxRequests)"
+type Balance struct {
+	// Algorithm chooses an endpoint. The default is RoundRobin.
+	// +optional
+	Algorithm BalanceAlgorithm `json:"algorithm,omitempty"`
+	// HashOn says what RingHash and Maglev keep at one endpoint: the first of
+	// these that a request has. One that has none of them goes anywhere.
+	// Connections and flows of TCPRoutes, TLSRoutes and UDPRoutes go by the
+	// client's address alone.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:XValidation:message="a request always has a path and a client, and a cookie with setCookie: nothing can follow them",rule="self.all(k, !(k.type in ['ClientIP', 'Path'] || has(k.setCookie)) || k == self[size(self)-1])"
+	HashOn []HashKey `json:"hashOn,omitempty"`
+	// HashBalanceFactor bounds what an endpoint may have in flight with RingHash
+	// and Maglev, in percent of its share of all requests in flight: with 125, a
+	// quarter more. What it has no room for goes to the next one on the ring or in
+	// the table. The default is no bound.
+	// +optional
+	// +kubebuilder:validation:Minimum=100
+	// +kubebuilder:validation:Maximum=10000
+	HashBalanceFactor *int32 `json:"hashBalanceFactor,omitempty"`
+	// MaxRequests is how many requests in flight FirstAvailable gives an endpoint
+	// (one of weight 2, twice as many) before the next one has any. If all have so
+	// many, those that are the least busy for their weight get more.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000000
+	MaxRequests *int32 `json:"maxRequests,omitempty"`
+	// Locality is Any (all endpoints alike), PreferSameZone or PreferSameNode
+	// (those near the replica of Headgate that has the request; of a node, then
+	// those in its zone; then all others), OnlySameZone or OnlySameNode (no
+	// others). The default is the Service's trafficDistribution, and Any without.
+	// +optional
+	Locality Locality `json:"locality,omitempty"`
+	// MinHealthyPercent is the share of a tier, by weight, that must be healthy
+	// for it to take all requests. With less, a part of them goes to the next
+	// tier: half of them if it has half of that share. The default is 70; with 1,
+	// the next tier is not used before this one is all but gone.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	MinHealthyPercent *int32 `json:"minHealthyPercent,omitempty"`
+	// PanicThresholdPercent is the share of all endpoints, by weight, that must
+	// be healthy for health to count: with less, all get requests, so that the
+	// few that are left are not overrun. The default is 0: only if none is healthy.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=100
+	PanicThresholdPercent *int32 `json:"panicThresholdPercent,omitempty"`
+}
+
+// BalanceAlgorithm chooses an endpoint.
+// +kubebuilder:validation:Enum=RoundRobin;LeastRequest;Random;RandomOfTwo;PeakEWMA;IPHash;RingHash;Maglev;FirstAvailable
+type BalanceAlgorithm string
+
+const (
+	// BalanceRoundRobin takes the endpoints in turn, interleaved by weight.
+	BalanceRoundRobin BalanceAlgorithm = "RoundRobin"
+	// BalanceLeastRequest takes the one with the fewest requests in flight for
+	// its weight: of all, up to 16, and of two that are drawn, if there are more.
+	BalanceLeastRequest BalanceAlgorithm = "LeastRequest"
+	// BalanceRandom draws one by weight.
+	BalanceRandom BalanceAlgorithm = "Random"
+	// BalanceRandomOfTwo draws two by weight and takes the one with fewer
+	// requests in flight for its weight.
+	BalanceRandomOfTwo BalanceAlgorithm = "RandomOfTwo"
+	// BalancePeakEWMA draws two by weight and takes the one where a request should
+	// be done sooner, by the latency of late and the requests in flight.
+	BalancePeakEWMA BalanceAlgorithm = "PeakEWMA"
+	// BalanceIPHash keeps a client's address at one endpoint, by rendezvous
+	// hashing: no other client moves when an endpoint goes or comes.
+	BalanceIPHash BalanceAlgorithm = "IPHash"
+	// BalanceRingHash keeps what hashOn says at one endpoint, by a ring.
+	BalanceRingHash BalanceAlgorithm = "RingHash"
+	// BalanceMaglev keeps what hashOn says at one endpoint, by Maglev's table: more
+	// even than a ring, but a few more move when an endpoint goes or comes.
+	BalanceMaglev BalanceAlgorithm = "Maglev"
+	// BalanceFirstAvailable fills one endpoint after the other, up to maxRequests
+	// each, in the order of their addresses.
+	BalanceFirstAvailable BalanceAlgorithm = "FirstAvailable"
+)
+
+// HashKeyType is a property of a request.
+// +kubebuilder:validation:Enum=ClientIP;Consumer;Cookie;Header;Path;QueryParam
+type HashKeyType string
+
+const (
+	// HashClientIP is the client's address, behind trusted proxies.
+	HashClientIP HashKeyType = "ClientIP"
+	// HashConsumer is the authenticated consumer.
+	HashConsumer HashKeyType = "Consumer"
+	// HashCookie is the value of a cookie.
+	HashCookie HashKeyType = "Cookie"
+	// HashHeader is the value of a header field, of several lines the first.
+	HashHeader HashKeyType = "Header"
+	// HashPath is the path, as it is sent to the endpoint.
+	HashPath HashKeyType = "Path"
+	// HashQueryParam is the value of a query parameter as it is written.
+	HashQueryParam HashKeyType = "QueryParam"
+)
+
+// HashKey is what requests with the same value of go to the same endpoint.
+// Headers, cookies, path and query are as the endpoint gets them.
+// +kubebuilder:validation:XValidation:message="name must be set if type is Cookie, Header or QueryParam, and only then",rule="(self.type in ['Cookie', 'Header', 'QueryParam']) == has(self.name)"
+// +kubebuilder:validation:XValidation:message="setCookie can only be set with type Cookie",rule="!has(self.setCookie) || self.type == 'Cookie'"
+// +kubebuilder:validation:XValidation:message="name must be the name of a cookie or header field: a token",rule=`!has(self.name) || self.type == "QueryParam" || self.name.matches("^[A-Za-z0-9!#$%&'*+.^_\\x60|~-]+$")`
+type HashKey struct {
+	// Type is the property of the request.
+	// +required
+	Type HashKeyType `json:"type"`
+	// Name is the cookie's, the header field's or the query parameter's name.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Name *string `json:"name,omitempty"`
+	// SetCookie gives clients that do not have the cookie one with a random
+	// value, so that all that follows goes to one endpoint.
+	// +optional
+	SetCookie *HashSetCookie `json:"setCookie,omitempty"`
+}
+
+// HashSetCookie is what the cookie is like that clients are given. It is
+// HttpOnly and SameSite=Lax, and Secure if the request came by TLS.
+type HashSetCookie struct {
+	// MaxAge is for how long clients keep the cookie, from 1s to 10 years in
+	// hours. The default is until the browser's session ends.
+	// +optional
+	// +kubebuilder:validation:XValidation:message="must be from 1s to 87600h",rule="duration(self) >= duration('1s') && duration(self) <= duration('87600h')"
+	MaxAge *gatewayv1.Duration `json:"maxAge,omitempty"`
+	// Path is the part of the host that the cookie is for. The default is "/".
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	// +kubebuilder:validation:Pattern=`^/[!-:<-~]*$`
+	Path *string `json:"path,omitempty"`
+}
+
+// Locality says which endpoints are preferred, or may be used, by where they are.
+// +kubebuilder:validation:Enum=Any;PreferSameZone;PreferSameNode;OnlySameZone;OnlySameNode
+type Locality string

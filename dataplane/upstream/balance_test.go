@@ -1,0 +1,225 @@
+package upstream
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/headgate/headgate/dataplane/balance"
+	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/snapshot"
+)
+
+// TestHashOn compares what requests hash to.
+func TestHashOn(t *testing.T) {
+	type request struct {
+		fields        []string // name, value, …
+		query, path   string
+		consumer      string
+		client        string
+		same, another bool // as the one before
+	}
+	header := snapshot.HashKey{Type: "Header", Name: "X-User"}
+	cookie := snapshot.HashKey{Type: "Cookie", Name: "sid"}
+	client := snapshot.HashKey{Type: "ClientIP"}
+	for _, tc := range []struct {
+		name     string
+		keys     []snapshot.HashKey
+		requests []request
+	}{
+		{"header", []snapshot.HashKey{header, client}, []request{
+			{fields: []string{"x-user", "a"}},
+			{fields: []string{"Other", "1", "X-User", "a"}, client: "192.0.2.9", same: true},
+			{fields: []string{"X-User", "b"}, client: "192.0.2.9", another: true},
+			{client: "192.0.2.9", another: true},
+			{client: "192.0.2.9", fields: []string{"X-User", ""}, same: true},
+			{client: "192.0.2.8", another: true},
+			{client: "::ffff:192.0.2.8", same: true},
+		}},
+		{"cookie", []snapshot.HashKey{cookie, header, client}, []request{
+			{fields: []string{"Cookie", "a=b; sid=1"}},
+			{fields: []string{"Cookie", "a=b", "Cookie", `sid="1"; sid=2`, "X-User", "a"}, same: true},
+			{fields: []string{"Cookie", "sid=2"}, another: true},
+			{fields: []string{"Cookie", "xsid=2"}, another: true},
+			{fields: []string{"X-User", "a", "Cookie", "sid="}, another: true},
+		}},
+		{"query", []snapshot.HashKey{{Type: "QueryParam", Name: "user id"}, {Type: "Path"}}, []request{
+			{query: "a=b&user+id=7"},
+			{query: "user%20id=7", path: "/x", same: true},
+			{query: "user%20id=8", another: true},
+			{path: "/x", another: true},
+			{path: "/x", query: "other=7", same: true},
+			{path: "/y", another: true},
+		}},
+		{"consumer", []snapshot.HashKey{{Type: "Consumer"}, client}, []request{
+			{consumer: "alice"}, {consumer: "alice", client: "192.0.2.9", same: true}, {consumer: "bob", another: true}, {another: true},
+		}},
+		{"nothing", []snapshot.HashKey{header}, []request{{}, {another: true}, {another: true}}},
+	} {
+		settings := cfg()
+		settings.Balance = snapshot.Balance{Algorithm: "RingHash", HashOn: tc.keys}
+		st := newManagerFor(t, Options{}).NewCluster(settings, nil).state.Load()
+		var before uint64
+		for i, r := range tc.requests {
+			ex := newExchange("GET", "")
+			for k := 0; k < len(r.fields); k += 2 {
+				ex.Out.Fields = append(ex.Out.Fields, exchange.NewField(r.fields[k], r.fields[k+1]))
+			}
+			if r.client != "" {
+				ex.ClientIP = netip.MustParseAddr(r.client)
+			}
+			if r.path != "" {
+				ex.Out.Path = r.path
+			}
+			ex.Out.Query, ex.Consumer.Name = r.query, r.consumer
+			hash, _ := st.hash(ex)
+			if r.same && hash != before || r.another && hash == before {
+				t.Errorf("%s: request %d has the hash %x, the one before %x", tc.name, i, hash, before)
+			}
+			before = hash
+		}
+	}
+}
+
+// TestHashCookie has clients get a cookie by which they stay where they are.
+func TestHashCookie(t *testing.T) {
+	var at [3]*backend
+	var addrs []netip.AddrPort
+	for i := range at {
+		at[i] = newBackend(t, ok)
+		addrs = append(addrs, at[i].addr)
+	}
+	settings := cfg()
+	settings.Balance = snapshot.Balance{Algorithm: "Maglev", HashOn: []snapshot.HashKey{
+		{Type: "Cookie", Name: "sid", SetCookie: &snapshot.HashCookie{MaxAge: time.Hour, Path: "/shop"}},
+	}}
+	c := newManagerFor(t, Options{}).NewCluster(settings, endpoints(addrs...))
+	used := map[string]bool{}
+	for i := range 30 {
+		ex := newExchange("GET", "")
+		if ex.In.Scheme = "http"; i%2 == 0 {
+			ex.In.Scheme = "https"
+		}
+		lease, err := c.RoundTrip(ex)
+		if err != nil {
+			t.Fatal(err)
+		}
+		set, _ := ex.Response.Fields.Get("Set-Cookie")
+		pair, attributes, _ := strings.Cut(strings.Clone(set), ";")
+		want := " Path=/shop; Max-Age=3600; HttpOnly; SameSite=Lax"
+		if i%2 == 0 {
+			want = " Path=/shop; Max-Age=3600; Secure; HttpOnly; SameSite=Lax"
+		}
+		if !strings.HasPrefix(pair, "sid=") || len(pair) < len("sid=")+20 || attributes != want {
+			t.Fatalf("Set-Cookie: %s", set)
+		}
+		first := ex.Upstream.Endpoint
+		used[first] = true
+		finish(t, ex, lease)
+
+		fill(ex, "GET", "")
+		ex.Out.Fields = append(ex.Out.Fields, exchange.NewField("Cookie", "a=b; "+pair))
+		if lease, err = c.RoundTrip(ex); err != nil {
+			t.Fatal(err)
+		}
+		if _, again := ex.Response.Fields.Get("Set-Cookie"); again || ex.Upstream.Endpoint != first {
+			t.Errorf("with %s it went from %s to %s, again %t", pair, first, ex.Upstream.Endpoint, again)
+		}
+		finish(t, ex, lease)
+	}
+	if len(used) != len(at) {
+		t.Errorf("only %v were used", used)
+	}
+}
+
+// TestStreamsHashOnClients holds that connections have nothing but a client.
+func TestStreamsHashOnClients(t *testing.T) {
+	settings := cfg()
+	settings.Balance = snapshot.Balance{Algorithm: "RingHash", HashOn: []snapshot.HashKey{{Type: "Header", Name: "X-User"}}}
+	c := newManagerFor(t, Options{}).NewCluster(settings, endpoints(
+		netip.MustParseAddrPort("127.0.0.1:1001"), netip.MustParseAddrPort("127.0.0.1:1002"), netip.MustParseAddrPort("127.0.0.1:1003")))
+	used := map[string]bool{}
+	for i := range byte(20) {
+		client := netip.AddrFrom4([4]byte{192, 0, 2, i})
+		at := ""
+		for range 3 {
+			nc, release, err := c.Datagrams(client)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if now := nc.RemoteAddr().String(); at != "" && now != at {
+				t.Fatalf("%s went to %s, then to %s", client, at, now)
+			} else {
+				at = now
+			}
+			nc.Close()
+			release()
+		}
+		used[at] = true
+	}
+	if len(used) < 2 {
+		t.Errorf("all went to %v", used)
+	}
+}
+
+// TestPeakEWMALeavesTheSlow has one of three endpoints answer late.
+func TestPeakEWMALeavesTheSlow(t *testing.T) {
+	slow := newBackend(t, func(n int64, r *http.Request, c net.Conn) bool {
+		time.Sleep(100 * time.Millisecond)
+		return ok(n, r, c)
+	})
+	a, b := newBackend(t, ok), newBackend(t, ok)
+	settings := cfg()
+	settings.Balance.Algorithm = "PeakEWMA"
+	c := newManagerFor(t, Options{Now: newManualClock().Now}).NewCluster(settings, endpoints(slow.addr, a.addr, b.addr))
+	for range 200 {
+		send(t, c, "GET", "")
+	}
+	// One is enough to find out; another one may be, if all were unknown.
+	if n := slow.requests.Load(); n < 1 || n > 2 {
+		t.Errorf("the slow endpoint got %d of 200 requests", n)
+	}
+}
+
+// TestFirstAvailableFillsTiers fills the first tier, then the next, then all.
+func TestFirstAvailableFillsTiers(t *testing.T) {
+	eps := endpoints(netip.MustParseAddrPort("127.0.0.1:1001"), netip.MustParseAddrPort("127.0.0.1:1002"),
+		netip.MustParseAddrPort("127.0.0.1:1003"), netip.MustParseAddrPort("127.0.0.1:1004"))
+	eps.Endpoints[0].Priority = 1
+	eps.Endpoints[3].Draining = true
+	settings := cfg()
+	settings.Balance = snapshot.Balance{Algorithm: "FirstAvailable", MaxRequests: 2}
+	c := newManagerFor(t, Options{}).NewCluster(settings, eps)
+	got := ""
+	for range 8 {
+		ep, _ := c.pick(c.state.Load(), balance.Choice{})
+		ep.begin()
+		defer ep.end()
+		got += ep.address[len(ep.address)-1:]
+	}
+	if got[:6] != "223311" || strings.Contains(got, "4") {
+		t.Errorf("requests went to %s", got)
+	}
+}
+
+// TestInFlight holds that the cluster's count is that of its endpoints, with
+// HTTP/1.1 and HTTP/2, after failures as well.
+func TestInFlight(t *testing.T) {
+	good, bad := newBackend(t, ok), newBackend(t, func(int64, *http.Request, net.Conn) bool { return false })
+	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(good.addr, bad.addr, refusing(t)))
+	for range 20 {
+		ex := newExchange("POST", "content")
+		if lease, err := c.RoundTrip(ex); err == nil {
+			if n := c.inFlight.Load(); n != 1 {
+				t.Fatalf("%d are in flight", n)
+			}
+			finish(t, ex, lease)
+		}
+		if n := c.inFlight.Load(); n != 0 {
+			t.Fatalf("%d are in flight, and none is", n)
+		}
+	}
+}
