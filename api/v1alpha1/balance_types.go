@@ -11,6 +11,8 @@ import (
 // +kubebuilder:validation:MinProperties=1
 // +kubebuilder:validation:XValidation:message="hashOn must be set with RingHash and Maglev, and only then",rule="(has(self.algorithm) && self.algorithm in ['RingHash', 'Maglev']) == has(self.hashOn)"
 // +kubebuilder:validation:XValidation:message="hashBalanceFactor can only be set with RingHash and Maglev",rule="!has(self.hashBalanceFactor) || has(self.algorithm) && self.algorithm in ['RingHash', 'Maglev']"
+// +kubebuilder:validation:XValidation:message="slowStart can only be set with RoundRobin, LeastRequest, Random, RandomOfTwo and PeakEWMA",rule="!has(self.slowStart) || !has(self.algorithm) || self.algorithm in ['RoundRobin', 'LeastRequest', 'Random', 'RandomOfTwo', 'PeakEWMA']"
+// +kubebuilder:validation:XValidation:message="loadReports can only be set with RoundRobin and Random",rule="!has(self.loadReports) || !has(self.algorithm) || self.algorithm in ['RoundRobin', 'Random']"
 // +kubebuilder:validation:XValidation:message="maxRequests must be set with FirstAvailable, and only then",rule="(has(self.algorithm) && self.algorithm == 'FirstAvailable') == has(self.maxRequests)"
 type Balance struct {
 	// Algorithm chooses an endpoint. The default is RoundRobin.
@@ -62,6 +64,39 @@ type Balance struct {
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=100
 	PanicThresholdPercent *int32 `json:"panicThresholdPercent,omitempty"`
+	// SlowStart gives endpoints that are new, or back after having been out, their
+	// weight little by little. Those that are there when Headgate starts have
+	// theirs at once.
+	// +optional
+	SlowStart *SlowStart `json:"slowStart,omitempty"`
+	// LoadReports changes weights by what endpoints say of their load in the
+	// header field endpoint-load-metrics of their responses (ORCA): an endpoint's
+	// weight is in proportion to what it could serve, rps_fractional divided by
+	// application_utilization or cpu_utilization. Clients do not get the field.
+	// +optional
+	LoadReports *bool `json:"loadReports,omitempty"`
+}
+
+// SlowStart says how an endpoint comes to its weight.
+type SlowStart struct {
+	// Window is how long it takes, from 1s to 1h. The weight changes about once a second.
+	// +required
+	// +kubebuilder:validation:XValidation:message="must be from 1s to 1h",rule="duration(self) >= duration('1s') && duration(self) <= duration('1h')"
+	Window gatewayv1.Duration `json:"window"`
+	// Aggression is how fast the weight grows at first: after a part t of the window
+	// it is t^(1/aggression). The default, "1", is a straight line; with "2" a
+	// quarter of the window gives half of the weight, with "0.5" a sixteenth. It
+	// is a number from 0.1 to 10.
+	// +optional
+	// +kubebuilder:validation:MaxLength=5
+	// +kubebuilder:validation:Pattern=`^[0-9]{1,2}(\.[0-9]{1,2})?$`
+	// +kubebuilder:validation:XValidation:message="must be from 0.1 to 10",rule="double(self) >= 0.1 && double(self) <= 10.0"
+	Aggression *string `json:"aggression,omitempty"`
+	// MinWeightPercent is what the endpoint begins with. The default is 10.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=100
+	MinWeightPercent *int32 `json:"minWeightPercent,omitempty"`
 }
 
 // BalanceAlgorithm chooses an endpoint.

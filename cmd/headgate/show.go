@@ -128,8 +128,11 @@ func endpointsTable(rows []admin.Endpoint) *table {
 		if r.Tier >= 0 {
 			tier = strconv.Itoa(r.Tier)
 		}
-		t.row(r.Cluster, r.Address, r.State, tier, r.Zone,
-			strconv.FormatUint(uint64(r.Weight), 10),
+		weight := strconv.FormatUint(uint64(r.Weight), 10)
+		if r.SharePercent < 100 {
+			weight += fmt.Sprintf(" × %d%%", r.SharePercent)
+		}
+		t.row(r.Cluster, r.Address, r.State, tier, r.Zone, weight,
 			strconv.FormatInt(r.InFlight, 10),
 			strconv.FormatUint(r.Requests, 10),
 			strconv.FormatUint(r.Failures, 10),

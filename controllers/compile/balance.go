@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,6 +52,13 @@ func compileBalance(c *policyCompiler, spec *v1alpha1.Balance) clusterSetting {
 	if balanceUses(c, "maxRequests", spec.MaxRequests != nil, algorithm == "FirstAvailable", true, "FirstAvailable") {
 		out.MaxRequests = percent("maxRequests", spec.MaxRequests, 0, 1, 1_000_000)
 	}
+	weighted := slices.Contains([]string{"RoundRobin", "LeastRequest", "Random", "RandomOfTwo", "PeakEWMA"}, algorithm)
+	if balanceUses(c, "slowStart", spec.SlowStart != nil, weighted, false, "RoundRobin, LeastRequest, Random, RandomOfTwo and PeakEWMA") {
+		out.SlowStart = compileSlowStart(c, spec.SlowStart)
+	}
+	if balanceUses(c, "loadReports", spec.LoadReports != nil, algorithm == "RoundRobin" || algorithm == "Random", false, "RoundRobin and Random") {
+		out.LoadReports = *spec.LoadReports
+	}
 	return func(cl *snapshot.Cluster) {
 		out := out
 		switch {
@@ -81,6 +89,23 @@ func balanceUses(c *policyCompiler, name string, set, used, needed bool, by stri
 		c.invalid(balanceField+"."+name, "it is not set", name+", which the algorithm needs")
 	}
 	return set && used
+}
+
+func compileSlowStart(c *policyCompiler, spec *v1alpha1.SlowStart) *snapshot.SlowStart {
+	const field = balanceField + ".slowStart"
+	out := &snapshot.SlowStart{
+		Window:           c.duration(field+".window", &spec.Window, 0, time.Second, time.Hour),
+		Aggression:       1,
+		MinWeightPercent: int(number(c, field+".minWeightPercent", spec.MinWeightPercent, 10, 1, 100)),
+	}
+	if text := spec.Aggression; text != nil {
+		n, err := strconv.ParseFloat(*text, 64)
+		if err != nil || !(n >= 0.1 && n <= 10) {
+			c.invalid(field+".aggression", fmt.Sprintf("%q is out of bounds", *text), "a number from 0.1 to 10")
+		}
+		out.Aggression = n
+	}
+	return out
 }
 
 // compileHashOn reads what to hash on.

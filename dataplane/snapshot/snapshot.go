@@ -500,6 +500,23 @@ type Balance struct {
 	// for health to count: below it, all get requests. With 0 that is so only if
 	// none is.
 	PanicThresholdPercent int `json:"panicThresholdPercent,omitempty"`
+	// SlowStart gives endpoints that are new or back their weight little by
+	// little; nil gives it at once.
+	SlowStart *SlowStart `json:"slowStart,omitempty"`
+	// LoadReports changes weights by what endpoints report in their responses.
+	LoadReports bool `json:"loadReports,omitempty"`
+}
+
+// SlowStart is how an endpoint's weight grows.
+type SlowStart struct {
+	// Window is how long it takes.
+	Window time.Duration `json:"window"`
+	// Aggression is above 1 to grow faster at first, and below to grow slower:
+	// after a part t of the window the endpoint has t^(1/Aggression) of its
+	// weight. 0 means 1.
+	Aggression float64 `json:"aggression,omitempty"`
+	// MinWeightPercent is what it begins with, in percent of its weight.
+	MinWeightPercent int `json:"minWeightPercent,omitempty"`
 }
 
 // HashKey is a property of a request.

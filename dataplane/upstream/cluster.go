@@ -51,6 +51,8 @@ type state struct {
 	idleTimeout    time.Duration
 	maxIdle        int
 	outliers       *snapshot.OutlierDetection
+	slowStart      *snapshot.SlowStart
+	loadReports    bool
 	// terms are what connections are made with; tlsErr says why TLS cannot be
 	// spoken as configured.
 	terms
@@ -227,6 +229,8 @@ func (c *Cluster) rebuild() {
 		idleTimeout:    cmp.Or(c.cfg.IdleTimeout, time.Minute),
 		maxIdle:        cmp.Or(c.cfg.MaxIdle, 256),
 		outliers:       c.cfg.OutlierDetection,
+		slowStart:      c.cfg.Balance.SlowStart,
+		loadReports:    c.cfg.Balance.LoadReports,
 		terms:          c.terms(),
 		tlsErr:         c.tlsErr,
 		members:        members,
@@ -236,6 +240,13 @@ func (c *Cluster) rebuild() {
 		st.resolving = c.resolving
 	}
 	c.setTiers(st)
+	if len(c.byAddr) > 0 { // those of a first set have nobody to leave requests to
+		for i := range members {
+			if ep := members[i].ep; c.byAddr[ep.addr] == nil {
+				ep.startSlowly(st, c.m.now())
+			}
+		}
+	}
 	c.state.Store(st)
 
 	stays := make(map[netip.AddrPort]*endpoint, len(members))
@@ -322,6 +333,9 @@ type EndpointState struct {
 	Address string `json:"address"`
 	Weight  uint32 `json:"weight"`
 	Zone    string `json:"zone,omitempty"`
+	// SharePercent is how much of its weight the endpoint has for now: less than
+	// 100 while it starts slowly, or as its load reports say.
+	SharePercent int `json:"sharePercent"`
 	// Tier is the place among those that are preferred in turn, 0 the first one;
 	// -1 if it is draining.
 	Tier int `json:"tier"`
@@ -363,6 +377,7 @@ func (c *Cluster) State() []EndpointState {
 	for i := range st.members {
 		m := &st.members[i]
 		s := m.ep.snapshot()
+		s.SharePercent = m.ep.sharePercent()
 		s.Weight, s.Zone, s.Tier = m.weight, m.zone, m.tier
 		switch until := m.ep.load.EjectedUntil.Load(); {
 		case until == balance.Unhealthy:

@@ -112,6 +112,7 @@ func (c *Cluster) readmit(ep *endpoint) {
 	if ep.load.EjectedUntil.Swap(0) != 0 {
 		c.ejected.Add(-1)
 		ep.tier.down.Add(-ep.tierWeight)
+		ep.startSlowly(c.state.Load(), c.m.now())
 	}
 	ep.strikes = 0
 }

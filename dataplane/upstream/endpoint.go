@@ -28,6 +28,11 @@ type endpoint struct {
 	// latency is a moving average, in nanoseconds.
 	latency atomic.Int64
 
+	// started is when the endpoint began to start slowly; 0 if it has its weight.
+	started atomic.Int64
+	// reported is what the endpoint last said of its load.
+	reported loadReport
+
 	// check is nil if the endpoint is not checked.
 	check atomic.Pointer[health.Check]
 

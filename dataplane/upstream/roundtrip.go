@@ -109,6 +109,9 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 			if st.timed {
 				ep.load.Latency.Observe(c.m.now(), took)
 			}
+			if st.loadReports {
+				ep.reported.read(&ex.Response, c.m.coarse.Load())
+			}
 			c.judge(st, ep, ex, nil, took)
 			return u, nil
 		}

@@ -48,8 +48,8 @@ type Options struct {
 	Log logr.Logger
 	// Now is the clock of ejections and idle times; nil means time.Now.
 	Now func() time.Time
-	// SweepInterval is how often idle connections and intervals of outlier
-	// detection are looked at; 0 means 1 s. They are kept to within that.
+	// SweepInterval is how often idle connections, intervals of outlier detection
+	// and shares of slow start are looked at; 0 means 1 s. They are kept to within that.
 	SweepInterval time.Duration
 }
 
@@ -162,6 +162,7 @@ func (m *Manager) sweep() {
 	m.coarse.Store(now)
 	for _, c := range m.list() {
 		c.lookForOutliers(now)
+		c.setShares(now)
 		st := c.state.Load()
 		for i := range st.members {
 			st.members[i].ep.sweep(now - int64(st.idleTimeout))
