@@ -94,7 +94,7 @@ func TestMux(t *testing.T) {
 		if x.requests.Load() != 10 || x.conns.Load() != 1 {
 			t.Errorf("%d requests on %d connections, want 10 on 1", x.requests.Load(), x.conns.Load())
 		}
-		want := EndpointState{Address: x.addr.String(), Weight: 1, State: "ready", Idle: 1, Connections: 1, Requests: 10, Connects: 1, Latency: s.Latency}
+		want := EndpointState{Address: x.addr.String(), Weight: 1, SharePercent: 100, State: "ready", Idle: 1, Connections: 1, Requests: 10, Connects: 1, Latency: s.Latency}
 		if !reflect.DeepEqual(s, want) || s.Latency <= 0 {
 			t.Errorf("got %+v\nwant %+v", s, want)
 		}
