@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/headgate/headgate/controllers/admin"
@@ -63,12 +66,17 @@ func (o *clusterOptions) register(f *pflag.FlagSet) {
 
 // kubernetes gets its objects from a cluster, and writes statuses and Services there.
 type kubernetes struct {
+	config  *rest.Config
+	opts    *clusterOptions
+	metrics *observe.Metrics
+	log     logr.Logger
+	lack    atomic.Pointer[string] // what connect waits for
+
+	// connect makes these.
 	cluster  *watch.Cluster
-	version  string // of the Gateway API's CRDs, as of the start
+	version  string // of the Gateway API's CRDs
 	statuses *status.Writer
 	services *infra.Services
-	opts     *clusterOptions
-	log      logr.Logger
 }
 
 func newKubernetes(o *serveOptions, metrics *observe.Metrics, log logr.Logger) (*kubernetes, error) {
@@ -87,35 +95,78 @@ func newKubernetes(o *serveOptions, metrics *observe.Metrics, log logr.Logger) (
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
 	ctrl.SetLogger(log.WithName("controller-runtime"))
-	k := &kubernetes{opts: &o.cluster, log: log}
-	k.cluster, err = watch.New(config, watch.Options{
-		Namespace: o.cluster.namespace,
-		Lease:     o.cluster.lease,
-		Identity:  o.cluster.identity,
+	klog.SetLogger(log.WithName("client-go"))
+	return &kubernetes{config: config, opts: &o.cluster, metrics: metrics, log: log}, nil
+}
+
+const (
+	firstRetry = time.Second
+	lastRetry  = 10 * time.Second
+)
+
+// connect connects to the API server. While that is away, or the CRDs are, it
+// says so and tries again: a process that ended would only be started later,
+// and is not asked whether it is ready meanwhile.
+func (k *kubernetes) connect(ctx context.Context) error {
+	for delay := firstRetry; ; delay = min(2*delay, lastRetry) {
+		err := k.try(ctx)
+		if err == nil {
+			k.lack.Store(nil)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		why := err.Error()
+		k.lack.Store(&why)
+		k.log.Error(err, "Not ready: nothing is served without a cluster; trying again", "after", delay.String())
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(delay):
+		}
+	}
+}
+
+func (k *kubernetes) waiting() string {
+	if why := k.lack.Load(); why != nil {
+		return *why
+	}
+	return ""
+}
+
+// try connects once.
+func (k *kubernetes) try(ctx context.Context) error {
+	var err error
+	k.cluster, err = watch.New(ctx, k.config, watch.Options{
+		Namespace: k.opts.namespace,
+		Lease:     k.opts.lease,
+		Identity:  k.opts.identity,
 		Seen:      func(ref objects.Ref) { k.statuses.Look(ref) },
-		Log:       log.WithName("watch"),
+		Metrics:   k.metrics.Registry(),
+		Log:       k.log.WithName("watch"),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("cluster: %w", err)
+		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if k.version, err = k.cluster.BundleVersion(ctx); err != nil {
-		log.Error(err, "GatewayClasses will claim the version that Headgate was built with")
+		k.log.Error(err, "GatewayClasses will claim the version that Headgate was built with")
 	}
 	k.statuses = status.NewWriter(k.cluster.Client(), k.cluster.Reader(), status.Options{
-		Metrics: metrics.Registry(),
-		Log:     log.WithName("status"),
+		Metrics: k.metrics.Registry(),
+		Log:     k.log.WithName("status"),
 	})
 	k.services = infra.New(k.cluster.Client(), k.cluster.Reader(), infra.Options{
-		Namespace: o.cluster.namespace,
-		Selector:  o.cluster.selector,
-		Type:      corev1.ServiceType(o.cluster.serviceType),
-		Log:       log.WithName("infra"),
+		Namespace: k.opts.namespace,
+		Selector:  k.opts.selector,
+		Type:      corev1.ServiceType(k.opts.serviceType),
+		Log:       k.log.WithName("infra"),
 
 		ClusterDomain: clusterDomain("/etc/resolv.conf"),
 	})
-	return k, nil
+	return nil
 }
 
 // clusterDomain returns what the names of the cluster's Services end in, as the
@@ -155,8 +206,8 @@ func (k *kubernetes) loopOptions(o *loop.Options) {
 	o.Holdoff, o.Ceiling = time.Millisecond, 500*time.Millisecond
 }
 
-func (k *kubernetes) run(ctx context.Context, srv *server) error {
-	return k.cluster.Run(ctx, srv.loop, k.statuses.Run, k.services.Run)
+func (k *kubernetes) run(ctx context.Context, l *loop.Loop) error {
+	return k.cluster.Run(ctx, l, k.statuses.Run, k.services.Run)
 }
 
 func (k *kubernetes) shutdownDelay() time.Duration { return 5 * time.Second }

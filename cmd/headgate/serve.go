@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
@@ -98,17 +99,21 @@ type server struct {
 	metrics *observe.Metrics
 	proxy   *dataplane.Proxy
 	admin   *admin.Server
-	loop    *loop.Loop
+	loop    atomic.Pointer[loop.Loop] // nil until the mode is connected
 }
 
 // mode is where the objects come from.
 type mode interface {
+	// connect waits until there is something to get objects from, or the context ends.
+	connect(ctx context.Context) error
+	// waiting says what connect waits for; "" if it does not.
+	waiting() string
 	// loopOptions completes what the loop is told.
 	loopOptions(*loop.Options)
 	// report returns everything that is not fine; result may be nil.
 	report(result *compile.Result) []admin.Entry
 	// run feeds the loop until the context ends.
-	run(ctx context.Context, s *server) error
+	run(ctx context.Context, l *loop.Loop) error
 	// shutdownDelay is the default of --shutdown-delay.
 	shutdownDelay() time.Duration
 }
@@ -151,13 +156,6 @@ func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Si
 		Metrics:       metrics,
 		AccessLog:     accessLog,
 	})
-	options := loop.Options{
-		Apply:    srv.proxy.Apply,
-		Measured: func(compiled, _ time.Duration) { metrics.Compiled(compiled) },
-		Log:      log,
-	}
-	m.loopOptions(&options)
-	srv.loop = loop.New(options)
 	srv.admin = admin.New(srv.sources(m))
 
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -178,10 +176,9 @@ func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Si
 	feeding, stopFeeding := context.WithCancel(background)
 	defer stopFeeding()
 	var fed sync.WaitGroup
-	fed.Go(func() { srv.loop.Run(feeding) })
 	failed := make(chan error, 1)
 	fed.Go(func() {
-		if err := m.run(feeding, srv); err != nil && feeding.Err() == nil {
+		if err := srv.feed(feeding, m); err != nil && feeding.Err() == nil {
 			failed <- err
 		}
 	})
@@ -200,6 +197,36 @@ func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Si
 		stopFeeding()
 		fed.Wait()
 	})
+}
+
+// feed has the loop compile what the mode has, and the proxy serve that, until
+// the context ends.
+func (s *server) feed(ctx context.Context, m mode) error {
+	if err := m.connect(ctx); err != nil {
+		return err
+	}
+	options := loop.Options{
+		Apply:    s.proxy.Apply,
+		Measured: func(compiled, _ time.Duration) { s.metrics.Compiled(compiled) },
+		Log:      s.log,
+	}
+	m.loopOptions(&options)
+	l := loop.New(options)
+	s.loop.Store(l)
+	ctx, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
+	wg.Go(func() { l.Run(ctx) })
+	return m.run(ctx, l)
+}
+
+// result returns what was compiled last, and when; nil before the first.
+func (s *server) result() (*compile.Result, time.Time) {
+	if l := s.loop.Load(); l != nil {
+		return l.Result()
+	}
+	return nil, time.Time{}
 }
 
 // ended returns a context that is over: what is asked for under it is done at once.
@@ -250,6 +277,9 @@ func (s *server) drain(m mode, signals <-chan os.Signal, stopFeeding func()) err
 	if !s.opts.shutdownDelaySet {
 		delay = m.shutdownDelay()
 	}
+	if !s.proxy.Ready() {
+		delay = 0 // nobody was sent here
+	}
 	select {
 	case <-time.After(delay):
 	case <-ctx.Done():
@@ -285,12 +315,15 @@ func (s *server) sources(m mode) admin.Sources {
 			if s.proxy.Ready() {
 				return true, ""
 			}
+			if why := m.waiting(); why != "" {
+				return false, why
+			}
 			return false, "no configuration serves yet"
 		},
 		Snapshot: s.proxy.Snapshot,
-		Result:   s.loop.Result,
+		Result:   s.result,
 		Report: func() []admin.Entry {
-			result, _ := s.loop.Result()
+			result, _ := s.result()
 			return m.report(result)
 		},
 		Endpoints: s.endpoints,

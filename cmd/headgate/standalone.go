@@ -32,6 +32,10 @@ func newStandalone(o *serveOptions, log logr.Logger) (*standalone, error) {
 	return &standalone{folder: folder, opts: o, log: log, told: map[string]bool{}}, nil
 }
 
+func (s *standalone) connect(context.Context) error { return nil }
+
+func (s *standalone) waiting() string { return "" }
+
 func (s *standalone) loopOptions(o *loop.Options) {
 	o.Compile = compile.Options{Addresses: s.opts.bindAddresses}
 	o.Published = s.published
@@ -39,7 +43,7 @@ func (s *standalone) loopOptions(o *loop.Options) {
 
 func (s *standalone) shutdownDelay() time.Duration { return 0 }
 
-func (s *standalone) run(ctx context.Context, srv *server) error {
+func (s *standalone) run(ctx context.Context, l *loop.Loop) error {
 	first := true
 	s.folder.Watch(ctx, s.log, func(change manifests.Change) {
 		s.tell(s.folder.Problems())
@@ -47,7 +51,7 @@ func (s *standalone) run(ctx context.Context, srv *server) error {
 		for ref, obj := range change.Put {
 			put[ref] = obj
 		}
-		srv.loop.Change(put, change.Deleted)
+		l.Change(put, change.Deleted)
 		if !first {
 			return
 		}
@@ -58,7 +62,7 @@ func (s *standalone) run(ctx context.Context, srv *server) error {
 			return
 		}
 		first = false
-		srv.loop.Ready()
+		l.Ready()
 	})
 	return nil
 }

@@ -15,7 +15,7 @@ import (
 // publishes goes back there.
 func Example() {
 	run := func(ctx context.Context, cfg *rest.Config, loop watch.Sink) error {
-		cluster, err := watch.New(cfg, watch.Options{Namespace: "headgate-system", Lease: "headgate", Identity: "pod-1"})
+		cluster, err := watch.New(ctx, cfg, watch.Options{Namespace: "headgate-system", Lease: "headgate", Identity: "pod-1"})
 		if err != nil {
 			return err
 		}

@@ -13,11 +13,13 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
@@ -50,7 +52,9 @@ type Options struct {
 	// also for events that are of no interest to compile, such as a status that
 	// somebody wrote. It must not wait.
 	Seen func(ref objects.Ref)
-	Log  logr.Logger
+	// Metrics, if set, takes headgate_watch_stale_seconds.
+	Metrics prometheus.Registerer
+	Log     logr.Logger
 }
 
 // Cluster is a connection to an API server.
@@ -62,12 +66,19 @@ type Cluster struct {
 	lock       resourcelock.Interface
 	referenced *referenced
 	compactor  *compactor
+	staleness  *staleness
 }
 
-// New connects to an API server. It fails if the server lacks a kind that
-// Headgate needs, which means that CRDs are not installed.
-func New(cfg *rest.Config, opts Options) (*Cluster, error) {
+// New connects to an API server. It fails if the server cannot be reached, and
+// if it lacks a kind that Headgate needs, which means that CRDs are not
+// installed. Then it may be called again.
+func New(ctx context.Context, cfg *rest.Config, opts Options) (*Cluster, error) {
 	cfg = rest.CopyConfig(cfg)
+	if err := reach(ctx, cfg); err != nil {
+		return nil, err
+	}
+	stale := newStaleness(opts.Log)
+	cfg.Wrap(stale.wrap)
 	if cfg.QPS == 0 {
 		cfg.QPS = -1 // the API server's priority and fairness is what bounds us
 	}
@@ -83,6 +94,10 @@ func New(cfg *rest.Config, opts Options) (*Cluster, error) {
 		Cache: cache.Options{
 			DefaultTransform:            compactor.compact,
 			ReaderFailOnMissingInformer: true,
+			// Staleness tells what of it matters.
+			DefaultWatchErrorHandler: func(_ context.Context, r *toolscache.Reflector, err error) {
+				opts.Log.V(1).Info("A watch has ended", "type", r.TypeDescription(), "error", err.Error())
+			},
 		},
 		Client: client.Options{Cache: &client.CacheOptions{
 			DisableFor: []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}},
@@ -101,6 +116,7 @@ func New(cfg *rest.Config, opts Options) (*Cluster, error) {
 		lock:       lock,
 		referenced: newReferenced(m.GetAPIReader(), opts.Log),
 		compactor:  compactor,
+		staleness:  stale,
 	}
 	for _, kind := range objects.Kinds {
 		served, found, err := c.served(kind)
@@ -114,6 +130,11 @@ func New(cfg *rest.Config, opts Options) (*Cluster, error) {
 			c.lacking = append(c.lacking, kind)
 		default:
 			return nil, fmt.Errorf("the API server has no %s of a version that Headgate reads: install the CRDs of %s first", kind.Name, kind.Group)
+		}
+	}
+	if opts.Metrics != nil {
+		if err := opts.Metrics.Register(stale); err != nil {
+			return nil, err
 		}
 	}
 	return c, nil
@@ -130,8 +151,9 @@ func (c *Cluster) served(kind objects.Kind) (_ objects.Kind, found bool, err err
 		if err != nil {
 			return kind, false, err
 		}
-		_, err = c.manager.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
+		mapping, err := c.manager.GetRESTMapper().RESTMapping(gvk.GroupKind(), gvk.Version)
 		if err == nil {
+			c.staleness.follow(mapping.Resource.Resource, kind.Name)
 			kind.Object = object
 			return kind, true, nil
 		}
@@ -140,6 +162,25 @@ func (c *Cluster) served(kind objects.Kind) (_ objects.Kind, found bool, err err
 		}
 	}
 	return kind, false, nil
+}
+
+// reachTimeout bounds how long an API server may take to say its version.
+const reachTimeout = 5 * time.Second
+
+// reach asks the API server for its version.
+func reach(ctx context.Context, cfg *rest.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	defer cancel()
+	cfg = rest.CopyConfig(cfg)
+	cfg.NegotiatedSerializer = scheme.Codecs.WithoutConversion()
+	api, err := rest.UnversionedRESTClientFor(cfg)
+	if err != nil {
+		return fmt.Errorf("connect to the API server: %w", err)
+	}
+	if err := api.Get().AbsPath("/version").Do(ctx).Error(); err != nil {
+		return fmt.Errorf("the API server cannot be reached: %w", err)
+	}
+	return nil
 }
 
 // Client reads from the watched objects and writes to the API server.
@@ -154,6 +195,7 @@ func (c *Cluster) Reader() client.Reader { return c.manager.GetAPIReader() }
 // called once.
 func (c *Cluster) Run(ctx context.Context, sink Sink, tasks ...Task) error {
 	c.referenced.sink = sink
+	defer context.AfterFunc(ctx, c.staleness.stop)()
 	var synced []toolscache.DoneChecker
 	for _, kind := range c.kinds {
 		registration, err := c.watch(ctx, kind, sink)
