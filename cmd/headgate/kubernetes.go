@@ -101,7 +101,7 @@ func newKubernetes(o *serveOptions, metrics *observe.Metrics, log logr.Logger) (
 
 const (
 	firstRetry = time.Second
-	lastRetry  = 10 * time.Second
+	lastRetry  = 5 * time.Second
 )
 
 // connect connects to the API server. While that is away, or the CRDs are, it

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"path"
 	"slices"
@@ -37,6 +38,15 @@ type staleness struct {
 // every one ends after some minutes, and is begun again.
 const staleAfter = 3 * time.Second
 
+const (
+	// retryAfter is how long a watch waits, on average, before it asks again an
+	// API server that could not be reached.
+	retryAfter = time.Second
+	// dialTimeout bounds an attempt to connect to it: one that waits for long
+	// would miss that it is back.
+	dialTimeout = 5 * time.Second
+)
+
 func newStaleness(log logr.Logger) *staleness {
 	return &staleness{log: log, kinds: map[string]string{}, open: map[string]int{}, since: map[string]time.Time{}}
 }
@@ -68,23 +78,33 @@ type watching struct {
 	staleness *staleness
 }
 
-// RoundTrip implements http.RoundTripper.
+// RoundTrip implements http.RoundTripper. A watch waits for an API server that is
+// away: an informer would try again ever later, up to a minute, and all that time
+// after the API server is back its changes would not be seen.
 func (w watching) RoundTrip(request *http.Request) (*http.Response, error) {
-	response, err := w.next.RoundTrip(request)
 	if !strings.Contains(request.URL.RawQuery, "watch=") {
-		return response, err
+		return w.next.RoundTrip(request)
 	}
 	s, resource := w.staleness, path.Base(request.URL.Path)
-	switch {
-	case err != nil:
-		s.lost(resource, err, 0)
-	case response.StatusCode != http.StatusOK:
-		s.lost(resource, fmt.Errorf("watch %s: %s", resource, response.Status), 0)
-	default:
+	for {
+		response, err := w.next.RoundTrip(request)
+		if err != nil {
+			s.lost(resource, err, 0)
+			select {
+			case <-request.Context().Done():
+				return nil, err
+			case <-time.After(retryAfter/2 + rand.N(retryAfter)):
+				continue
+			}
+		}
+		if response.StatusCode != http.StatusOK {
+			s.lost(resource, fmt.Errorf("watch %s: %s", resource, response.Status), 0)
+			return response, nil
+		}
 		s.opened(resource)
 		response.Body = &watchBody{ReadCloser: response.Body, ended: func(err error) { s.lost(resource, err, 1) }}
+		return response, nil
 	}
-	return response, err
 }
 
 // WrappedRoundTripper lets client-go find what is behind.

@@ -1,11 +1,13 @@
 package watch
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,13 +18,13 @@ import (
 
 // server answers watches, or does not.
 type server struct {
-	away   error
+	away   atomic.Pointer[error]
 	status int
 }
 
 func (s *server) RoundTrip(*http.Request) (*http.Response, error) {
-	if s.away != nil {
-		return nil, s.away
+	if away := s.away.Load(); away != nil {
+		return nil, *away
 	}
 	return &http.Response{StatusCode: s.status, Status: http.StatusText(s.status), Body: io.NopCloser(strings.NewReader("events"))}, nil
 }
@@ -34,9 +36,11 @@ func TestStaleness(t *testing.T) {
 		s.follow("httproutes", "HTTPRoute")
 		s.follow("services", "Service")
 		api := &server{status: 200}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
 		transport := s.wrap(api)
 		get := func(path string) io.ReadCloser {
-			request, err := http.NewRequest("GET", "https://cluster/prefix"+path, nil)
+			request, err := http.NewRequestWithContext(ctx, "GET", "https://cluster/prefix"+path, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -89,33 +93,48 @@ func TestStaleness(t *testing.T) {
 		time.Sleep(time.Minute)
 		expect("one was renewed", 0, 0)
 
-		api.away = errors.New("connection refused")
-		sv.Close()
-		time.Sleep(2 * time.Second)
-		services()
+		refused := errors.New("connection refused")
+		api.away.Store(&refused)
 		r.Close()
 		time.Sleep(2 * time.Second)
-		expect("the API server is away", 2, 4, "connection refused")
+		sv.Close()
+		waiting := make(chan io.ReadCloser, 2)
+		go func() { waiting <- routes() }()
+		time.Sleep(2 * time.Second)
+		expect("the API server is away", 4, 2, "connection refused")
 		time.Sleep(10 * time.Minute)
-		routes()
-		services()
 		get("/api/v1/services?labelSelector=x")
-		expect("it stays away", 602, 604)
+		expect("it stays away", 604, 602)
 
-		api.away = nil
+		api.away.Store(nil)
+		began := time.Now()
+		r = <-waiting
+		if took := time.Since(began); took > 2*retryAfter {
+			t.Errorf("seen again only after %v", took)
+		}
 		sv = services()
-		expect("one is watched again", 602, 0)
-		r = routes()
-		expect("both are", 0, 0, `seen again" "after"="10m4s"`)
+		expect("both are watched again", 0, 0, "seen again")
 
 		api.status = http.StatusForbidden
 		r.Close()
 		routes()
 		time.Sleep(5 * time.Second)
 		expect("one is forbidden", 5, 0, "Forbidden")
+
+		// Who waits for an API server ends when its context does.
+		api.away.Store(&refused)
+		go func() { waiting <- services() }()
+		time.Sleep(time.Minute)
+		cancel()
+		if body := <-waiting; body != nil {
+			t.Error("a watch without an API server")
+		}
 		s.stop()
 		sv.Close()
 		time.Sleep(time.Hour)
-		expect("it has ended", 3605, 0)
+		synctest.Wait()
+		if len(lines) > 0 {
+			t.Errorf("it has ended, and said %q", lines)
+		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -79,6 +80,9 @@ func New(ctx context.Context, cfg *rest.Config, opts Options) (*Cluster, error) 
 	}
 	stale := newStaleness(opts.Log)
 	cfg.Wrap(stale.wrap)
+	if cfg.Dial == nil {
+		cfg.Dial = (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext
+	}
 	if cfg.QPS == 0 {
 		cfg.QPS = -1 // the API server's priority and fairness is what bounds us
 	}
