@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -97,13 +98,17 @@ func helm(t *testing.T, args ...string) string {
 	return out
 }
 
-// image are the values that have the chart run the image that make cluster made.
-var image = []string{"--set", "image.repository=headgate", "--set", "image.tag=dev"}
-
-// install has this tree's Headgate installed, with further values.
+// install has this tree's Headgate installed as make cluster does, with further
+// values. Where it is, nothing changes.
 func install(t *testing.T, values ...string) {
 	t.Helper()
-	helm(t, append(append([]string{"upgrade", "--install", release, chart, "--create-namespace", "--wait", "--timeout", "3m"}, image...), values...)...)
+	binary, err := os.ReadFile(root + "/bin/headgate")
+	if err != nil {
+		t.Fatal(err)
+	}
+	helm(t, append([]string{"upgrade", "--install", release, chart, "--create-namespace", "--wait", "--timeout", "3m",
+		"--set", "image.repository=headgate", "--set", "image.tag=dev",
+		"--set-string", fmt.Sprintf(`podAnnotations.headgate\.dev/binary=%.16x`, sha256.Sum256(binary))}, values...)...)
 }
 
 // eventually fails the test unless the condition holds within the time. It is
