@@ -14,6 +14,8 @@ IMAGE   ?= headgate:$(VERSION)
 ARGS    ?=
 # make quickstart CHECK=1 ends after its requests, with an error if any answer was wrong.
 CHECK   ?=
+# make e2e RUN=Rollouts runs these of its tests.
+RUN     ?=
 # How long make fuzz runs each target.
 FUZZTIME ?= 30s
 # Packages that make test tests.
@@ -71,9 +73,10 @@ cluster: bin/headgate bin/helm ## as root: a one-node Kubernetes on this machine
 conformance: cluster ## run the Gateway API's conformance suite there; the report goes to docs/conformance
 	hack/conformance $(VERSION)
 
-e2e: cluster bin/e2e-backend ## run rollouts, upgrades and faults there under load; RUN=Rollouts for some of it
+e2e: cluster bin/e2e-backend ## run rollouts, upgrades and faults there under load; not one request may fail
 	hack/cluster/cluster image headgate-e2e-backend:dev bin/e2e-backend
-	eval "$$(hack/cluster/cluster env)"; go test -tags e2e -count=1 -v -timeout 30m ./hack/e2e $(if $(RUN),-run $(RUN))
+	@mkdir -p out
+	eval "$$(hack/cluster/cluster env)"; go test -tags e2e -count=1 -v -timeout 30m ./hack/e2e $(if $(RUN),-run '$(RUN)') 2>&1 | tee out/e2e.log
 
 quickstart: bin/headgate bin/demo bin/quickstart ## see the shop at work; CHECK=1 to check its answers and end
 	bin/quickstart $(if $(CHECK),-check) $(ARGS)
