@@ -239,3 +239,30 @@ func TestRetryEndsWithItsClient(t *testing.T) {
 		})
 	}
 }
+
+// TestRetryBudget fails every request for a while, and counts what the upstream gets.
+func TestRetryBudget(t *testing.T) {
+	var got atomic.Int64
+	upstream := h1Backend(t, func(w http.ResponseWriter, _ *http.Request) {
+		got.Add(1)
+		w.WriteHeader(503)
+	})
+	p := start(t, dataplane.Options{})
+	r := to("/", "web")
+	r.Rule.Retry = &snapshot.Retry{Codes: []int{503}, Attempts: 3}
+	w := (&world{}).port(plain()).host(gateway, "*", r).cluster("web", upstream)
+	cfg, _ := w.snap.Clusters.Get("web")
+	cfg.RetryBudget = &snapshot.RetryBudget{Percent: 20, Interval: time.Hour, MinRetryRate: snapshot.RequestRate{Count: 1, Interval: time.Hour}}
+	w.apply(t, p)
+	const requests = 100
+	c := client(t)
+	for range requests {
+		resp, _ := get(t, c, "http://"+address(t, p)+"/")
+		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+			t.Fatalf("%d %v", resp.StatusCode, resp.Header)
+		}
+	}
+	if n := got.Load(); n != requests+requests/5 {
+		t.Errorf("the upstream got %d for %d requests", n, requests)
+	}
+}

@@ -84,7 +84,9 @@ func newPolicyIndex(set *objects.Set, _ grants, _ Options) policyIndex {
 			continue
 		}
 		for _, object := range kind.list(set) {
-			p := &compiledPolicy{kind: i, object: object, ref: objects.RefOf(object)}
+			merged := cmp.Or(kind.mergesWith, i)
+			p := &compiledPolicy{row: kind, kind: merged, object: object,
+				ref: objects.Ref{Kind: kind.name, Namespace: object.GetNamespace(), Name: object.GetName()}}
 			kind.compile(&policyCompiler{p, set})
 			x.compiled[p.ref] = p
 			x.sorted = append(x.sorted, p.ref)
@@ -95,13 +97,15 @@ func newPolicyIndex(set *objects.Set, _ grants, _ Options) policyIndex {
 				if at, ok := targetOf(p, t); ok {
 					x.attached[at.object] = append(x.attached[at.object], attached{p, at, t})
 					if isForm(at.object.Kind) {
-						x.routes[i] = append(x.routes[i], at.object)
+						x.routes[merged] = append(x.routes[merged], at.object)
 					} else {
-						x.outer[i] = append(x.outer[i], p.ref)
+						x.outer[merged] = append(x.outer[merged], p.ref)
 					}
 				}
 			}
 		}
+	}
+	for i := range policyKinds {
 		x.routes[i], x.outer[i] = sortedRefs(x.routes[i]), sortedRefs(x.outer[i])
 	}
 	slices.SortFunc(x.sorted, objects.Ref.Compare)
@@ -120,7 +124,7 @@ func targetOf(p *compiledPolicy, target int) (place, bool) {
 	if ref.SectionName != nil {
 		at.section = string(*ref.SectionName)
 	}
-	ok := slices.Contains(policyKinds[p.kind].targets, kind) && objects.GroupOf(kind) == string(ref.Group) &&
+	ok := slices.Contains(p.row.targets, kind) && objects.GroupOf(kind) == string(ref.Group) &&
 		(kind != "Backend" && kind != "XBackend" || at.section == "")
 	return at, ok
 }

@@ -83,14 +83,14 @@ func compileBackendPolicy(c *policyCompiler) {
 		set("outlierDetection", before, func(cl *snapshot.Cluster) { cl.OutlierDetection = by })
 	}
 	if spec.SessionPersistence != nil {
+		c.setsSession(spec.SessionPersistence)
+	}
+	if spec.RetryBudget != nil {
 		before := len(c.findings)
-		session := compileSession(spec.SessionPersistence, "spec.sessionPersistence", c.invalid)
-		if len(c.findings) == before {
-			c.sets("sessionPersistence", session)
-		}
+		c.setsBudget(compileRetryBudget(c, spec.RetryBudget, "spec.retryBudget", "spec.retryBudget.minRetryRate"), before)
 	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection or sessionPersistence")
+		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, sessionPersistence or retryBudget")
 	}
 }
 

@@ -169,7 +169,7 @@ func (x *policies) outside(set *objects.Set, p *compiledPolicy, n named) []rival
 // inside are the policies that rules below a place name in filters, which are
 // nearer than one that is attached there.
 func (x *policies) inside(set *objects.Set, p *compiledPolicy, at place) (rivals []rival) {
-	if policyKinds[p.kind].filters == nil {
+	if p.row.filters == nil {
 		return nil
 	}
 	for _, ref := range set.Extensions(p.ref.Kind) {

@@ -1,6 +1,8 @@
 package compile
 
 import (
+	gatewayxv1alpha1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
+
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/policy"
@@ -14,6 +16,9 @@ type policyKind struct {
 	list func(*objects.Set) []v1alpha1.Policy
 	// targets are the kinds of object that it attaches to.
 	targets []string
+	// mergesWith is the row whose policies it merges with, as its stanzas are some
+	// of theirs; 0 for none.
+	mergesWith int
 	// compile sets the object's stanzas and reports what is wrong with it.
 	compile func(*policyCompiler)
 	// filters makes a rule's filters. Kinds without it do not take part in the
@@ -37,6 +42,7 @@ const (
 	gatewayAPIFilters
 	transformPolicies
 	backendPolicies
+	trafficPolicies
 )
 
 // routeTargets is what policies on requests attach to.
@@ -85,6 +91,11 @@ func init() {
 			name: "BackendPolicy", list: listOf[*v1alpha1.BackendPolicy], targets: []string{"Service", "ServiceImport", "Backend", "XBackend", "HTTPRoute", "GRPCRoute"},
 			compile: compileBackendPolicy,
 		},
+		// The Gateway API's own word for some of what BackendPolicies say.
+		trafficPolicies: {
+			name: "XBackendTrafficPolicy", list: listTrafficPolicies, targets: []string{"Service", "ServiceImport", "Backend", "XBackend"},
+			compile: compileTrafficPolicy, mergesWith: backendPolicies,
+		},
 	}
 }
 
@@ -93,6 +104,14 @@ func listOf[T v1alpha1.Policy](set *objects.Set) []v1alpha1.Policy {
 	policies := make([]v1alpha1.Policy, len(all))
 	for i := range all {
 		policies[i] = all[i]
+	}
+	return policies
+}
+
+func listTrafficPolicies(set *objects.Set) []v1alpha1.Policy {
+	var policies []v1alpha1.Policy
+	for _, p := range objects.All[*gatewayxv1alpha1.XBackendTrafficPolicy](set) {
+		policies = append(policies, trafficPolicy{p})
 	}
 	return policies
 }

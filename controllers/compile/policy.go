@@ -13,7 +13,10 @@ import (
 
 // compiledPolicy is a policy resolved against what it refers to, wherever it is attached.
 type compiledPolicy struct {
-	kind   int // index into policyKinds
+	// row is that of policyKinds, and kind the index of the one that it merges
+	// with: its own but for mergesWith.
+	row    *policyKind
+	kind   int
 	object v1alpha1.Policy
 	ref    objects.Ref
 	// stanzas are what it sets, in the order of its fields. A stanza is the

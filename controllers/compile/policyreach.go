@@ -64,7 +64,7 @@ func (x *policies) checkListeners(set *objects.Set, p *compiledPolicy, at place,
 	if at.section != "" {
 		who = "listener " + at.section + " of " + at.object.String()
 	}
-	if policyKinds[p.kind].filters != nil {
+	if p.row.filters != nil {
 		if !takenByAny(listeners, takesRequests) {
 			fail(fmt.Sprintf("spec.targetRefs[%d]", target), who+" takes no requests", "a listener with protocol HTTP or HTTPS, or a route of requests")
 		}

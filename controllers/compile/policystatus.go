@@ -58,7 +58,7 @@ func (x *policies) status(set *objects.Set, ref objects.Ref) (*Status, []Finding
 
 // find resolves a targetRef, and reports one that leads nowhere.
 func (x *policies) find(set *objects.Set, p *compiledPolicy, target int, r *report, accepted *verdict) (place, bool) {
-	kind := &policyKinds[p.kind]
+	kind := p.row
 	ref := &p.object.Targets()[target]
 	at, ok := targetOf(p, target)
 	missing := func(field, message, want string) (place, bool) {

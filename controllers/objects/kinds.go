@@ -52,6 +52,7 @@ var Kinds = []Kind{
 	{Name: "BackendTLSPolicy", Group: gatewayv1.GroupName, Object: &gatewayv1.BackendTLSPolicy{}, Optional: true},
 	{Name: "ReferenceGrant", Group: gatewayv1.GroupName, Object: &gatewayv1.ReferenceGrant{}},
 	{Name: "XBackend", Group: gatewayxv1alpha1.GroupName, Object: &gatewayxv1alpha1.XBackend{}, Optional: true, Backend: true},
+	{Name: "XBackendTrafficPolicy", Group: gatewayxv1alpha1.GroupName, Object: &gatewayxv1alpha1.XBackendTrafficPolicy{}, Optional: true},
 	{Name: "Backend", Group: v1alpha1.GroupName, Object: &v1alpha1.Backend{}, Backend: true},
 	{Name: "AuthPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.AuthPolicy{}},
 	{Name: "RateLimitPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.RateLimitPolicy{}},

@@ -46,6 +46,8 @@ func part(obj objects.Object) any {
 		return &o.Status
 	case *gatewayxv1alpha1.XBackend:
 		return &o.Status
+	case *gatewayxv1alpha1.XBackendTrafficPolicy:
+		return &o.Status
 	case v1alpha1.Policy:
 		return o.PolicyStatus()
 	case *v1alpha1.Backend:

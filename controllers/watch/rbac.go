@@ -8,7 +8,7 @@ package watch
 // +kubebuilder:rbac:groups=discovery.k8s.io,resources=endpointslices,verbs=list;watch
 // +kubebuilder:rbac:groups=gateway.networking.k8s.io,resources=referencegrants,verbs=list;watch
 // +kubebuilder:rbac:groups=gateway.networking.k8s.io,resources=backendtlspolicies;gatewayclasses;gateways;grpcroutes;httproutes;listenersets;tcproutes;tlsroutes;udproutes,verbs=get;list;watch
-// +kubebuilder:rbac:groups=gateway.networking.x-k8s.io,resources=xbackends,verbs=get;list;watch
+// +kubebuilder:rbac:groups=gateway.networking.x-k8s.io,resources=xbackends;xbackendtrafficpolicies,verbs=get;list;watch
 // +kubebuilder:rbac:groups=multicluster.x-k8s.io,resources=serviceimports,verbs=list;watch
 // +kubebuilder:rbac:groups=headgate.dev,resources=authpolicies;backendpolicies;backends;listenerpolicies;ratelimitpolicies;transformpolicies,verbs=get;list;watch
 

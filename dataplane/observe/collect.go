@@ -18,6 +18,9 @@ var (
 	retriesDesc = desc("http_retries_total",
 		"Requests sent once more because a try was in vain, as their rule's retry asks.",
 		"listener", "route", "cluster")
+	retriesRefusedDesc = desc("http_retries_refused_total",
+		"Requests not sent once more because the backend's retry budget was used up.",
+		"listener", "route", "cluster")
 	durationDesc = desc("http_request_duration_seconds",
 		"Time from a request's first byte to its response's last.",
 		"listener", "route", "cluster", "code_class")
@@ -94,7 +97,7 @@ type collector struct{ m *Metrics }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		requestsDesc, retriesDesc, durationDesc, addedDesc, inFlightDesc, localDesc, malformedDesc,
+		requestsDesc, retriesDesc, retriesRefusedDesc, durationDesc, addedDesc, inFlightDesc, localDesc, malformedDesc,
 		acceptedDesc, activeDesc, rejectedDesc, certificateExpiryDesc, stapleExpiryDesc,
 		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
@@ -144,6 +147,9 @@ func (r *Route) collect(ch chan<- prometheus.Metric) {
 	l := r.share.labels
 	if n := r.retries.Load(); n > 0 {
 		counter(ch, retriesDesc, n, l.listener, l.route, r.cluster)
+	}
+	if n := r.retriesRefused.Load(); n > 0 {
+		counter(ch, retriesRefusedDesc, n, l.listener, l.route, r.cluster)
 	}
 	for class, name := range classNames {
 		var h tally

@@ -26,9 +26,9 @@ type Route struct {
 	cluster string
 	share   *share
 	shards  shards[routeShard]
-	// retries are rare enough to be counted in one place.
-	retries atomic.Uint64
-	users   int // guarded by m.mu
+	// retries are rare enough to be counted in one place, refused ones too.
+	retries, retriesRefused atomic.Uint64
+	users                   int // guarded by m.mu
 }
 
 // shards are what goroutines on different cores count in. They are made for the
@@ -183,6 +183,10 @@ func (r *Route) Begin() { r.share.shards.own(shard()).inFlight.Add(1) }
 
 // Retried counts a request that is sent once more.
 func (r *Route) Retried() { r.retries.Add(1) }
+
+// RetryRefused counts a request that is not sent once more because the retry
+// budget is used up.
+func (r *Route) RetryRefused() { r.retriesRefused.Add(1) }
 
 // Done counts a request that is over. status is what was sent downstream, 0 if
 // nothing was; total is from the request's first byte to the response's last,

@@ -38,7 +38,7 @@ func (p *Pipeline) fail(ex *exchange.Exchange, err error) {
 		case reason == "session_lost":
 			sessionLost(ex)
 			return
-		case reason == "no_endpoint":
+		case reason == "no_endpoint", reason == errRetryBudget.Reason:
 			status = http503
 		case strings.Contains(reason, "timeout"):
 			status = http504
@@ -46,7 +46,11 @@ func (p *Pipeline) fail(ex *exchange.Exchange, err error) {
 	}
 	switch status {
 	case http503:
-		ex.Answer(status, reason, "No instance of the service is available.\n")
+		text := "No instance of the service is available.\n"
+		if reason == errRetryBudget.Reason {
+			text = "The service fails too often to be asked again.\n"
+		}
+		ex.Answer(status, reason, text)
 		retryAfter(ex, "5")
 	case http504:
 		ex.Answer(status, reason, "The service did not answer in time.\n")

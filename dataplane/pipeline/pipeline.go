@@ -31,6 +31,8 @@ import (
 // began before Close may still use it.
 type Cluster interface {
 	RoundTrip(ex *exchange.Exchange) (exchange.Lease, error)
+	// AllowRetry asks for room in the retry budget before each retry.
+	AllowRetry() bool
 	Update(cfg *snapshot.Cluster)
 	SetEndpoints(eps *snapshot.Endpoints)
 	State() []upstream.EndpointState

@@ -20,6 +20,12 @@ const (
 	backoffMost = 10
 )
 
+// errRetryBudget is what becomes of a request whose retry is refused, whatever
+// the try before came to: XBackendTrafficPolicy wants it answered 503.
+var errRetryBudget = &exchange.UpstreamError{
+	Stage: exchange.Dialing, Reason: "retry_budget", Err: errors.New("the cluster's retry budget is used up"),
+}
+
 // retry sends the request to the rule's backend, and again after a try in vain
 // as long as the rule's retry and the exchange's time allow. What the last try
 // came to is the outcome.
@@ -38,8 +44,13 @@ func (st *state) retry(ex *exchange.Exchange) (exchange.Lease, error) {
 		if !ex.Deadline.IsZero() && time.Until(ex.Deadline) <= pause {
 			return lease, err // there is no time for another try
 		}
+		allowed := b.cluster.AllowRetry()
 		if lease != nil {
 			discard(ex, lease)
+		}
+		if !allowed {
+			b.metrics.RetryRefused()
+			return nil, errRetryBudget
 		}
 		if !sleep(ex, pause) {
 			return nil, exchange.ErrAbandoned

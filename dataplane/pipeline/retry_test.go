@@ -34,6 +34,19 @@ type scripted struct {
 	avoid  [][]string
 	limits []time.Time
 	after  func() // after each try
+	// bounded is whether there is a budget, budget what is left of it, and
+	// refused how many retries found nothing left.
+	bounded         bool
+	budget, refused int
+}
+
+func (s *scripted) AllowRetry() bool {
+	if !s.bounded || s.budget > 0 {
+		s.budget--
+		return true
+	}
+	s.refused++
+	return false
 }
 
 func (s *scripted) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
@@ -224,4 +237,44 @@ func TestBackoff(t *testing.T) {
 	if d := backoff(0, 3); d != 0 {
 		t.Errorf("%v for none", d)
 	}
+}
+
+// TestRetryBudget holds that a refused retry is answered 503, whatever the last
+// try came to, and that the response before it is given back.
+func TestRetryBudget(t *testing.T) {
+	for name, one := range map[string]try{"code": {status: 500}, "reset": {err: failed(exchange.Sending, "reset")}} {
+		b, s := newScripted(t, &snapshot.Retry{Codes: []int{500}, Attempts: 5}, []try{one})
+		s.bounded, s.budget = true, 2
+		ex := request("GET /")
+		b.Serve(ex)
+		if ex.Response.Status != 503 || ex.Response.LocalReason != "retry_budget" || len(s.bodies) != 3 || s.refused != 1 {
+			t.Errorf("%s: %d %s after %d tries, %d refused", name, ex.Response.Status, ex.Response.LocalReason, len(s.bodies), s.refused)
+		}
+		if ex.Response.Fields.Find(exchange.KeyRetryAfter) < 0 {
+			t.Errorf("%s: %v", name, ex.Response.Fields)
+		}
+		b.Done(ex, nil)
+		if one.err == nil && s.released != 3 {
+			t.Errorf("%s: %d leases were released", name, s.released)
+		}
+		if n := gathered(t, b, "headgate_http_retries_refused_total"); n != 1 {
+			t.Errorf("%s: the metric says %v", name, n)
+		}
+	}
+}
+
+func gathered(t *testing.T, b *bench, name string) (sum float64) {
+	t.Helper()
+	families, err := b.opts.Metrics.Registry().Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			if f.GetName() == name {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
 }

@@ -363,6 +363,8 @@ type Cluster struct {
 	ProxyProtocol string `json:"proxyProtocol,omitempty"`
 	// HealthCheck asks the endpoints whether they can serve; nil asks none.
 	HealthCheck *HealthCheck `json:"healthCheck,omitempty"`
+	// RetryBudget is nil for no bound.
+	RetryBudget *RetryBudget `json:"retryBudget,omitempty"`
 	// OutlierDetection ejects endpoints by what their requests come to; nil
 	// ejects only those that cannot be connected to.
 	OutlierDetection *OutlierDetection `json:"outlierDetection,omitempty"`
@@ -393,6 +395,21 @@ type OutlierDetection struct {
 	// MaxEjectionPercent of the endpoints may be out at a time, from 0 to 100;
 	// one of several may always.
 	MaxEjectionPercent int `json:"maxEjectionPercent"`
+}
+
+// RetryBudget bounds the retries to a cluster, all of its rules' together,
+// GEP-3388: to Percent of the requests of the last Interval, or to MinRetryRate
+// where that is more. What is refused is answered 503.
+type RetryBudget struct {
+	Percent      int           `json:"percent"`
+	Interval     time.Duration `json:"interval"`
+	MinRetryRate RequestRate   `json:"minRetryRate"`
+}
+
+// RequestRate is Count requests in Interval.
+type RequestRate struct {
+	Count    int           `json:"count"`
+	Interval time.Duration `json:"interval"`
 }
 
 // HealthCheck is how endpoints are asked, each by itself, whether they can

@@ -37,6 +37,7 @@ type Cluster struct {
 	tls       *tls.Config
 	tlsErr    error
 	health    *snapshot.HealthCheck // as cfg has it; another pointer only if it differs
+	budget    *retryBudget          // as cfg has it; another one only if it differs
 	eps       *snapshot.Endpoints
 	hosts     map[string]*subscription
 	resolving chan struct{}
@@ -53,6 +54,7 @@ type state struct {
 	outliers       *snapshot.OutlierDetection
 	slowStart      *snapshot.SlowStart
 	loadReports    bool
+	budget         *retryBudget // nil for none
 	// terms are what connections are made with; tlsErr says why TLS cannot be
 	// spoken as configured.
 	terms
@@ -171,6 +173,9 @@ func (c *Cluster) setConfig(cfg *snapshot.Cluster) {
 	if !reflect.DeepEqual(c.health, cfg.HealthCheck) {
 		c.health = cfg.HealthCheck
 	}
+	if before == nil || !reflect.DeepEqual(before.RetryBudget, cfg.RetryBudget) {
+		c.budget = newRetryBudget(cfg.RetryBudget)
+	}
 	if before == nil || before.Protocol != cfg.Protocol || !reflect.DeepEqual(before.TLS, cfg.TLS) {
 		c.tls, c.tlsErr = clientTLS(cfg.TLS, c.protocol())
 		if c.tlsErr != nil {
@@ -231,6 +236,7 @@ func (c *Cluster) rebuild() {
 		outliers:       c.cfg.OutlierDetection,
 		slowStart:      c.cfg.Balance.SlowStart,
 		loadReports:    c.cfg.Balance.LoadReports,
+		budget:         c.budget,
 		terms:          c.terms(),
 		tlsErr:         c.tlsErr,
 		members:        members,

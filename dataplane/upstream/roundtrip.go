@@ -36,6 +36,9 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		st = c.await(ex, st)
 	}
 	ex.Upstream.Cluster = st.key
+	if st.budget != nil && len(ex.Avoid) == 0 {
+		st.budget.begin(c.m.now())
+	}
 	var choice balance.Choice
 	if ex.Session.Strict {
 		return c.tryOnly(ex, st, choice)

@@ -56,7 +56,7 @@ func Generate(root string) (map[string][]byte, error) {
 	var sources []string
 	for _, pattern := range []string{
 		filepath.Join(strings.TrimSpace(string(module)), "config/crd/experimental/gateway.networking.k8s.io_*.yaml"),
-		filepath.Join(strings.TrimSpace(string(module)), "config/crd/experimental/gateway.networking.x-k8s.io_xbackends.yaml"),
+		filepath.Join(strings.TrimSpace(string(module)), "config/crd/experimental/gateway.networking.x-k8s.io_xbackend*.yaml"),
 		filepath.Join(root, "config/crd/*.yaml"),
 	} {
 		found, err := filepath.Glob(pattern)
