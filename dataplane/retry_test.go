@@ -266,3 +266,49 @@ func TestRetryBudget(t *testing.T) {
 		t.Errorf("the upstream got %d for %d requests", n, requests)
 	}
 }
+
+// TestRetryGRPC makes calls that fail at first, with a message and without.
+func TestRetryGRPC(t *testing.T) {
+	var calls atomic.Int64
+	upstream := h2cBackend(t, func(w http.ResponseWriter, r *http.Request) {
+		n := calls.Add(1)
+		message, _ := io.ReadAll(r.Body)
+		w.Header().Set("Content-Type", "application/grpc")
+		switch {
+		case n > 2:
+			w.Header().Set("Trailer", "Grpc-Status")
+			_, _ = w.Write(message)
+			w.Header().Set("Grpc-Status", "0")
+		case r.URL.Path == "/shop.Orders/Watch":
+			w.Header().Set("Trailer", "Grpc-Status")
+			_, _ = io.WriteString(w, "one")
+			w.Header().Set("Grpc-Status", "14")
+		default:
+			w.Header().Set("Grpc-Status", "14") // nothing but trailers
+		}
+	})
+	p := start(t, dataplane.Options{})
+	r := to("/", "rpc")
+	r.Rule.Backends[0].Retry = &snapshot.Retry{GRPCCodes: []int{14}, Attempts: 3}
+	w := (&world{}).port(plain()).host(gateway, "*", r).h2cCluster("rpc", upstream)
+	w.apply(t, p)
+	for _, tt := range []struct {
+		method, status, message string
+		calls                   int64
+	}{
+		{"/shop.Orders/Get", "0", "hello", 3},
+		{"/shop.Orders/Watch", "14", "one", 1},
+	} {
+		calls.Store(0)
+		req, err := http.NewRequest("POST", "http://"+address(t, p)+tt.method, strings.NewReader("hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/grpc")
+		resp, err := client2(t).Do(req)
+		got := text(t, resp, err)
+		if err == nil && (got != tt.message || resp.Trailer.Get("Grpc-Status") != tt.status || calls.Load() != tt.calls) {
+			t.Errorf("%s: %q, status %q after %d calls", tt.method, got, resp.Trailer.Get("Grpc-Status"), calls.Load())
+		}
+	}
+}

@@ -38,7 +38,7 @@ type BackendPolicyList struct {
 }
 
 // BackendPolicySpec says how to use a backend.
-// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, sessionPersistence and retryBudget must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck) || has(self.outlierDetection) || has(self.sessionPersistence) || has(self.retryBudget)"
+// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, sessionPersistence, retry and retryBudget must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck) || has(self.outlierDetection) || has(self.sessionPersistence) || has(self.retry) || has(self.retryBudget)"
 // +kubebuilder:validation:XValidation:message="calls of GRPCRoutes are always in HTTP/2, so protocol says nothing at one",rule="!has(self.protocol) || self.targetRefs.all(t, t.kind != 'GRPCRoute')"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
@@ -91,6 +91,10 @@ type BackendPolicySpec struct {
 	// of TCPRoutes and TLSRoutes have no sessions. It is replaced as a whole.
 	// +optional
 	SessionPersistence *SessionPersistence `json:"sessionPersistence,omitempty"`
+	// Retry says which requests are sent again, and when. A rule's own retry holds
+	// in its place. It is replaced as a whole.
+	// +optional
+	Retry *Retry `json:"retry,omitempty"`
 	// RetryBudget bounds the retries to the backend, so that they do not bring
 	// down what is overloaded. It is replaced as a whole.
 	// +optional

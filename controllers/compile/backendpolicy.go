@@ -18,6 +18,7 @@ type backendSettings struct {
 	session *snapshot.SessionPersistence
 	// sessionOfRoute says that the session is the route's or rule's, not the backend's.
 	sessionOfRoute bool
+	retry          *snapshot.Retry
 }
 
 // backendProtocols are what a snapshot's cluster has for BackendPolicy's protocol.
@@ -85,12 +86,19 @@ func compileBackendPolicy(c *policyCompiler) {
 	if spec.SessionPersistence != nil {
 		c.setsSession(spec.SessionPersistence)
 	}
+	if spec.Retry != nil {
+		before := len(c.findings)
+		retry := compileRetry(c, spec.Retry)
+		if len(c.findings) == before {
+			c.sets("retry", retry)
+		}
+	}
 	if spec.RetryBudget != nil {
 		before := len(c.findings)
 		c.setsBudget(compileRetryBudget(c, spec.RetryBudget, "spec.retryBudget", "spec.retryBudget.minRetryRate"), before)
 	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, sessionPersistence or retryBudget")
+		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, sessionPersistence, retry or retryBudget")
 	}
 }
 
@@ -121,8 +129,11 @@ func (x *policies) cluster(at backendUse, c *snapshot.Cluster) (target string) {
 func (x *policies) backend(at backendUse) (s backendSettings) {
 	places, own := at.places()
 	for _, w := range x.effective(backendPolicies, places...) {
-		if session, ok := w.stanza.value.(*snapshot.SessionPersistence); ok {
-			s.session, s.sessionOfRoute = session, slices.Index(places, w.place) >= own
+		switch v := w.stanza.value.(type) {
+		case *snapshot.SessionPersistence:
+			s.session, s.sessionOfRoute = v, slices.Index(places, w.place) >= own
+		case *snapshot.Retry:
+			s.retry = v
 		}
 	}
 	return s

@@ -143,6 +143,9 @@ func ruleText(r *snapshot.Rule) string {
 			text += fmt.Sprintf("×%d", b.Weight)
 		}
 		text += filtersText(b.Filters) + mirrorsText(b.Mirrors)
+		if b.Retry != nil {
+			text += " retry=" + toJSON(b.Retry)
+		}
 		if b.SessionPersistence != nil {
 			text += " sessionPersistence=" + toJSON(b.SessionPersistence)
 		}

@@ -170,6 +170,9 @@ func (c *ruleCompiler) applySettings(s backendSettings, backend *snapshot.Backen
 	if s.session != nil && rule.SessionPersistence == nil {
 		backend.SessionPersistence = c.frame.sessionAt(s.session, rule.Source, s.sessionOfRoute)
 	}
+	if rule.Retry == nil {
+		backend.Retry = s.retry
+	}
 }
 
 func (r *compiledRule) hasSessions() bool {

@@ -1,6 +1,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -264,7 +265,6 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 		},
 		requestTimeout: cfg.RequestTimeout,
 		backendTimeout: cfg.BackendTimeout,
-		retry:          cfg.Retry,
 		broken:         cfg.Broken,
 	}
 	labels := observe.RouteLabels{Listener: listener, Route: src.Kind + "/" + src.Namespace + "/" + src.Name}
@@ -277,7 +277,7 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 		if b.Weight == 0 && b.SessionPersistence == nil && cfg.SessionPersistence == nil {
 			continue
 		}
-		live := backend{source: b, weight: b.Weight}
+		live := backend{source: b, weight: b.Weight, retry: cmp.Or(cfg.Retry, b.Retry)}
 		if b.Cluster != "" {
 			live.cluster = l.find(r, b.Cluster)
 		}

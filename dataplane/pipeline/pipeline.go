@@ -313,7 +313,7 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 
 	var lease exchange.Lease
 	var err error
-	if r.retry == nil {
+	if b.retry == nil {
 		lease, err = r.try(ex, b)
 	} else {
 		lease, err = st.retry(ex)
@@ -332,8 +332,12 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 
 // try sends the request to the backend once.
 func (r *rule) try(ex *exchange.Exchange, b *backend) (exchange.Lease, error) {
-	if r.backendTimeout > 0 {
-		ex.TryDeadline = time.Now().Add(r.backendTimeout)
+	timeout := r.backendTimeout
+	if timeout == 0 && b.retry != nil {
+		timeout = b.retry.PerTryTimeout
+	}
+	if timeout > 0 {
+		ex.TryDeadline = time.Now().Add(timeout)
 	}
 	return b.cluster.RoundTrip(ex)
 }

@@ -1,10 +1,12 @@
 package pipeline
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -13,10 +15,11 @@ import (
 )
 
 const (
-	// replayContent is the most content of a request that is kept for a retry,
-	// and of a response that is read so that its connection can be used again.
-	replayContent = 64 << 10
-	// backoffMost bounds the time between two tries, in multiples of the first.
+	// discardContent is the most content of a response that is read so that its
+	// connection can be used again.
+	discardContent = 64 << 10
+	// backoffMost bounds the time between two tries, in multiples of the first,
+	// where the configuration has no bound.
 	backoffMost = 10
 )
 
@@ -27,12 +30,14 @@ var errRetryBudget = &exchange.UpstreamError{
 }
 
 // retry sends the request to the rule's backend, and again after a try in vain
-// as long as the rule's retry and the exchange's time allow. What the last try
-// came to is the outcome.
+// as long as its retry, its budget and the exchange's time allow. What the last
+// try came to is the outcome.
 func (st *state) retry(ex *exchange.Exchange) (exchange.Lease, error) {
-	policy, b := st.rule.retry, st.backend
+	b := st.backend
+	policy := b.retry
 	if ex.Out.Body != nil {
 		st.replay.from, st.replay.length = ex.Out.Body, ex.Out.Length
+		st.replay.most = cmp.Or(policy.MaxContent, snapshot.DefaultRetryContent)
 		ex.Out.Body = &st.replay
 	}
 	for n := 1; ; n++ {
@@ -40,7 +45,14 @@ func (st *state) retry(ex *exchange.Exchange) (exchange.Lease, error) {
 		if n > policy.Attempts || !inVain(policy, ex, err) || ex.Out.Body != nil && !st.replay.ready(err != nil) {
 			return lease, err
 		}
-		pause := backoff(policy.Backoff, n)
+		pause := backoff(policy, n)
+		if err == nil && policy.MaxRetryAfter > 0 {
+			asked := askedFor(ex)
+			if asked > policy.MaxRetryAfter {
+				return lease, err
+			}
+			pause = max(pause, asked)
+		}
 		if !ex.Deadline.IsZero() && time.Until(ex.Deadline) <= pause {
 			return lease, err // there is no time for another try
 		}
@@ -64,14 +76,14 @@ func (st *state) retry(ex *exchange.Exchange) (exchange.Lease, error) {
 	}
 }
 
-// inVain reports whether a try is to be followed by another. A code that the
-// rule names is, whatever the method: who wrote the rule knows what the backend
+// inVain reports whether a try is to be followed by another. A response that the
+// policy names is, whatever the method: who wrote it knows what the backend
 // means by it. Of what failed without a response nobody knows whether the
 // backend has acted on it, unless nothing was sent; then only an idempotent
-// request goes out again, RFC 9110 section 9.2.2.
+// request goes out again, RFC 9110 section 9.2.2, if nothing else is said.
 func inVain(policy *snapshot.Retry, ex *exchange.Exchange, err error) bool {
 	if err == nil {
-		return slices.Contains(policy.Codes, ex.Response.Status)
+		return refuses(policy, ex)
 	}
 	var up *exchange.UpstreamError
 	if !errors.As(err, &up) {
@@ -81,21 +93,74 @@ func inVain(policy *snapshot.Retry, ex *exchange.Exchange, err error) bool {
 	case "no_endpoint", "session_lost", "malformed_response":
 		return false // none of these is an accident of a connection's
 	}
-	return up.Stage == exchange.Dialing || up.Unsent || ex.Out.Idempotent()
+	if len(policy.Conditions) > 0 && !slices.Contains(policy.Conditions, condition(up)) {
+		return false
+	}
+	return up.Stage == exchange.Dialing || up.Unsent || policy.NonIdempotent || ex.Out.Idempotent()
 }
 
-// backoff returns how long to wait behind the n-th try: first on doubling up to
-// backoffMost times as long, and up to a quarter more, so that requests that
+// refuses reports whether the response is one of those that the policy names.
+func refuses(policy *snapshot.Retry, ex *exchange.Exchange) bool {
+	r := &ex.Response
+	if slices.Contains(policy.Codes, r.Status) {
+		return true
+	}
+	if len(policy.GRPCCodes) > 0 && ex.In.IsGRPC() {
+		if code, err := strconv.Atoi(r.GRPCStatus()); err == nil && slices.Contains(policy.GRPCCodes, code) {
+			return true
+		}
+	}
+	for i := range policy.Headers {
+		h := &policy.Headers[i]
+		for j := range r.Fields {
+			if f := &r.Fields[j]; exchange.EqualFold(f.Name, h.Name) && (h.Value == "" || f.Value == h.Value) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// condition is what snapshot.Retry.Conditions calls a try without a response.
+func condition(up *exchange.UpstreamError) string {
+	switch {
+	case up.Reason == "timeout":
+		return "Timeout"
+	case up.Stage == exchange.Dialing:
+		return "ConnectFailure"
+	}
+	return "Reset"
+}
+
+// askedFor is how long the response's Retry-After asks to wait, RFC 9110 section
+// 10.2.3; 0 if it does not say, or nothing that can be read.
+func askedFor(ex *exchange.Exchange) time.Duration {
+	value := ex.Response.Fields.Value(exchange.KeyRetryAfter)
+	if n, err := strconv.ParseUint(value, 10, 32); err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(n) * time.Second
+	}
+	if at, err := time.Parse(httpDate, value); err == nil {
+		return max(time.Until(at), 0)
+	}
+	return 0
+}
+
+// httpDate is an IMF-fixdate, RFC 9110 section 5.6.7.
+const httpDate = "Mon, 02 Jan 2006 15:04:05 GMT"
+
+// backoff returns how long to wait behind the n-th try: the first time on
+// doubling up to the most, and up to a quarter more, so that requests that
 // failed together do not come back together.
-func backoff(first time.Duration, n int) time.Duration {
-	if first <= 0 {
+func backoff(policy *snapshot.Retry, n int) time.Duration {
+	d := policy.Backoff
+	if d <= 0 {
 		return 0
 	}
-	d := first
-	for ; n > 1 && d < backoffMost*first; n-- {
+	most := cmp.Or(policy.MaxBackoff, backoffMost*d)
+	for ; n > 1 && d < most; n-- {
 		d *= 2
 	}
-	d = min(d, backoffMost*first)
+	d = min(d, most)
 	return d + rand.N(d/4+1)
 }
 
@@ -103,7 +168,7 @@ func backoff(first time.Duration, n int) time.Duration {
 func discard(ex *exchange.Exchange, lease exchange.Lease) {
 	r := &ex.Response
 	if r.Body != nil {
-		for n := 0; n < replayContent && r.Body.Ready(); {
+		for n := 0; n < discardContent && r.Body.Ready(); {
 			part, err := r.Body.Next()
 			if err != nil {
 				break
@@ -144,11 +209,12 @@ type leaver chan struct{}
 func (l leaver) Close() { close(l) }
 
 // replayBody is a request's content that can be read again from its beginning,
-// as far as it was read, if that is not more than replayContent. Next belongs to
+// as far as it was read, if that is not more than most. Next belongs to
 // one goroutine at a time; Close and ready may be called from another.
 type replayBody struct {
 	from   exchange.Body
 	length int64 // as Request.Length
+	most   int   // that is kept, in bytes
 	kept   []byte
 	next   int // what of kept was read this time
 	eof    bool
@@ -169,7 +235,7 @@ func (b *replayBody) Next() ([]byte, error) {
 	if b.eof = err == io.EOF; b.large.Load() {
 		return part, err
 	}
-	if len(b.kept)+len(part) > replayContent {
+	if len(b.kept)+len(part) > b.most {
 		b.large.Store(true)
 		b.kept, b.next = b.kept[:0], 0
 		return part, err

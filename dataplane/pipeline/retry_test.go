@@ -20,6 +20,8 @@ type try struct {
 	pull int
 	// closes gives the content up, as a codec does that was reading it.
 	closes bool
+	// fields are the response's, "Name: value".
+	fields []string
 }
 
 func failed(stage exchange.Stage, reason string) error {
@@ -78,6 +80,10 @@ func (s *scripted) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		return nil, one.err
 	}
 	ex.Response.Fields.Add("Try", string(rune('1'+n)))
+	for _, f := range one.fields {
+		name, value, _ := strings.Cut(f, ": ")
+		ex.Response.Fields.Add(name, value)
+	}
 	ex.Response.Status, ex.Response.Body = one.status, &content{parts: []string{"sorry"}}
 	return s, nil
 }
@@ -156,7 +162,7 @@ func TestRetry(t *testing.T) {
 }
 
 func TestRetryWithContent(t *testing.T) {
-	large := strings.Repeat("x", replayContent)
+	large := strings.Repeat("x", snapshot.DefaultRetryContent)
 	reset := failed(exchange.Sending, "reset")
 	for _, tt := range []struct {
 		name   string
@@ -229,12 +235,12 @@ func TestBackoff(t *testing.T) {
 			continue
 		}
 		for range 100 {
-			if d := backoff(10*time.Second, n); d < want*time.Second || d > want*time.Second*5/4 {
+			if d := backoff(&snapshot.Retry{Backoff: 10 * time.Second}, n); d < want*time.Second || d > want*time.Second*5/4 {
 				t.Errorf("%v behind try %d, want %v s", d, n, int64(want))
 			}
 		}
 	}
-	if d := backoff(0, 3); d != 0 {
+	if d := backoff(&snapshot.Retry{}, 3); d != 0 {
 		t.Errorf("%v for none", d)
 	}
 }
@@ -277,4 +283,128 @@ func gathered(t *testing.T, b *bench, name string) (sum float64) {
 		}
 	}
 	return sum
+}
+
+// TestRetryConditions has what a BackendPolicy can say beyond a rule's retry.
+func TestRetryConditions(t *testing.T) {
+	on := func(conditions ...string) *snapshot.Retry {
+		return &snapshot.Retry{Conditions: conditions, Attempts: 1}
+	}
+	unavailable := &snapshot.Retry{Conditions: []string{"ConnectFailure"}, GRPCCodes: []int{8, 14}, Attempts: 1}
+	header := &snapshot.Retry{Headers: []snapshot.HeaderField{{Name: "X-Again"}, {Name: "X-State", Value: "busy"}}, Attempts: 1}
+	refused := try{err: failed(exchange.Dialing, "connect_refused")}
+	slow := try{err: failed(exchange.Dialing, "connect_timeout")}
+	reset := try{err: failed(exchange.Sending, "reset")}
+	late := try{err: failed(exchange.Sending, "timeout")}
+	with := func(fields ...string) try { return try{status: 200, fields: fields} }
+	for _, tt := range []struct {
+		name   string
+		retry  *snapshot.Retry
+		method string
+		first  try
+		count  int
+	}{
+		{"connect failure", on("ConnectFailure"), "POST", refused, 2},
+		{"connect failure, too late", on("ConnectFailure"), "POST", slow, 2},
+		{"connect failure is not named", on("Reset", "Timeout"), "GET", refused, 1},
+		{"reset", on("Reset"), "GET", reset, 2},
+		{"reset is not named", on("ConnectFailure", "Timeout"), "GET", reset, 1},
+		{"reset of what is not idempotent", on("Reset"), "POST", reset, 1},
+		{"reset of what is not idempotent, all the same", &snapshot.Retry{Conditions: []string{"Reset"}, NonIdempotent: true, Attempts: 1}, "POST", reset, 2},
+		{"timeout", on("Timeout"), "GET", late, 2},
+		{"timeout is not named", on("ConnectFailure", "Reset"), "GET", late, 1},
+		{"gRPC code", unavailable, "POST", with("Grpc-Status: 14"), 2},
+		{"another gRPC code", unavailable, "POST", with("Grpc-Status: 5"), 1},
+		{"no gRPC code", unavailable, "POST", with(), 1},
+		{"header", header, "POST", with("x-again: "), 2},
+		{"header with value", header, "POST", with("X-State: busy"), 2},
+		{"header with another value", header, "POST", with("X-State: fine"), 1},
+	} {
+		b, s := newScripted(t, nil, []try{tt.first, {status: 200}}, func(r *snapshot.Route) { r.Rule.Backends[0].Retry = tt.retry })
+		ex := request(tt.method+" /", "Content-Type: application/grpc")
+		ex.In.Proto = exchange.HTTP2
+		b.Serve(ex)
+		b.Done(ex, nil)
+		if len(s.bodies) != tt.count {
+			t.Errorf("%s: %d tries, want %d", tt.name, len(s.bodies), tt.count)
+		}
+	}
+}
+
+// TestRuleRetryHolds holds that a rule's own retry is the one that holds.
+func TestRuleRetryHolds(t *testing.T) {
+	b, s := newScripted(t, &snapshot.Retry{Codes: []int{500}, Attempts: 1}, []try{{status: 503}}, func(r *snapshot.Route) {
+		r.Rule.Backends[0].Retry = &snapshot.Retry{Codes: []int{503}, Attempts: 5}
+	})
+	b.do(request("GET /"))
+	if len(s.bodies) != 1 {
+		t.Errorf("%d tries", len(s.bodies))
+	}
+}
+
+func TestPerTryTimeout(t *testing.T) {
+	for _, tt := range []struct{ rule, policy, want time.Duration }{
+		{0, time.Hour, time.Hour}, {2 * time.Hour, time.Hour, 2 * time.Hour}, {0, 0, 0},
+	} {
+		b, s := newScripted(t, nil, []try{{status: 503}, {status: 200}}, func(r *snapshot.Route) {
+			r.Rule.BackendTimeout = tt.rule
+			r.Rule.Backends[0].Retry = &snapshot.Retry{Codes: []int{503}, Attempts: 1, PerTryTimeout: tt.policy}
+		})
+		before := time.Now()
+		b.do(request("GET /"))
+		for i, limit := range s.limits {
+			if tt.want == 0 && !limit.IsZero() || tt.want > 0 && (limit.Before(before.Add(tt.want)) || limit.After(time.Now().Add(tt.want))) {
+				t.Errorf("%+v: try %d has until %s", tt, i, limit)
+			}
+		}
+	}
+}
+
+func TestMaxContent(t *testing.T) {
+	for most, want := range map[int]int{10: 1, 11: 2} {
+		b, s := newScripted(t, &snapshot.Retry{Codes: []int{503}, Attempts: 1, MaxContent: most}, []try{{status: 503, pull: -1}, {status: 200, pull: -1}})
+		ex, _ := withBody(request("PUT /"), -1, "hello ", "world")
+		b.do(ex)
+		if len(s.bodies) != want || s.bodies[want-1] != "hello world" {
+			t.Errorf("%d bytes at most: %q", most, s.bodies)
+		}
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	date := func(in time.Duration) string { return time.Now().Add(in).UTC().Format(httpDate) }
+	for _, tt := range []struct {
+		value string
+		most  time.Duration
+		count int
+		least time.Duration
+	}{
+		{"", time.Minute, 2, 0},
+		{"soon", time.Minute, 2, 0},
+		{"0", time.Minute, 2, 0},
+		{"1", time.Minute, 2, time.Second},
+		{"61", time.Minute, 1, 0},
+		{"99999999999", time.Minute, 1, 0},
+		{"3600", 0, 2, 0},
+		{date(time.Hour), time.Minute, 1, 0},
+		{date(-time.Hour), time.Minute, 2, 0},
+	} {
+		b, s := newScripted(t, &snapshot.Retry{Codes: []int{503}, Attempts: 1, MaxRetryAfter: tt.most},
+			[]try{{status: 503, fields: []string{"Retry-After: " + tt.value}}, {status: 200}})
+		ex := request("GET /")
+		b.Serve(ex)
+		if len(s.bodies) != tt.count || ex.Upstream.Wait < tt.least {
+			t.Errorf("%q, at most %s: %d tries after %s", tt.value, tt.most, len(s.bodies), ex.Upstream.Wait)
+		}
+		b.Done(ex, nil)
+	}
+}
+
+func TestMaxBackoff(t *testing.T) {
+	policy := &snapshot.Retry{Backoff: time.Second, MaxBackoff: 3 * time.Second}
+	for n, want := range map[int]time.Duration{1: 1, 2: 2, 3: 3, 9: 3} {
+		if d := backoff(policy, n); d < want*time.Second || d > want*time.Second*5/4 {
+			t.Errorf("%s behind try %d", d, n)
+		}
+	}
 }

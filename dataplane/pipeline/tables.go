@@ -68,7 +68,6 @@ type rule struct {
 	sessions []*session.Persistence
 
 	requestTimeout, backendTimeout time.Duration
-	retry                          *snapshot.Retry // nil for none
 	// broken says why every request is answered 500, as snapshot.Rule.Broken.
 	broken string
 	// incomplete rules are linked anew at the next chance.
@@ -90,6 +89,7 @@ type backend struct {
 	filters []filter
 	mirrors []mirror // the rule's and its own
 	metrics *observe.Route
+	retry   *snapshot.Retry // the rule's or else its own; nil for none
 	// session is nil for none; id names the backend in its tokens.
 	session *session.Persistence
 	id      uint64

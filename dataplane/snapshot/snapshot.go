@@ -266,16 +266,38 @@ type Rule struct {
 	Broken string `json:"broken,omitempty"`
 }
 
-// Retry says which tries in vain are followed by another, GEP-1731: those that
-// failed before a response came, and those with one of Codes.
+// Retry says which tries in vain are followed by another, GEP-1731.
 type Retry struct {
-	// Codes are response status codes, sorted.
-	Codes []int `json:"codes,omitempty"`
+	// Conditions are what becomes of tries without a response: "ConnectFailure", "Reset"
+	// and "Timeout"; empty means all of them.
+	Conditions []string `json:"conditions,omitempty"`
+	// Codes are response status codes, GRPCCodes those of gRPC that come instead of
+	// a response's content; both sorted.
+	Codes     []int `json:"codes,omitempty"`
+	GRPCCodes []int `json:"grpcCodes,omitempty"`
+	// Headers are fields of responses, one of which suffices. An empty Value is any.
+	Headers []HeaderField `json:"headers,omitempty"`
+	// NonIdempotent sends requests again that an endpoint may have acted on,
+	// whatever their method. Without it, Conditions hold for idempotent ones then.
+	NonIdempotent bool `json:"nonIdempotent,omitempty"`
 	// Attempts is the most tries after the first.
 	Attempts int `json:"attempts"`
-	// Backoff is the least time before the second try; it grows with each more.
-	Backoff time.Duration `json:"backoff,omitempty"`
+	// Backoff is the least time before the second try; it doubles with each more,
+	// up to MaxBackoff, where 0 means ten times Backoff.
+	Backoff    time.Duration `json:"backoff,omitempty"`
+	MaxBackoff time.Duration `json:"maxBackoff,omitempty"`
+	// MaxRetryAfter is how long a response's Retry-After is waited for; one that
+	// asks for more is the last. 0 does not look at Retry-After.
+	MaxRetryAfter time.Duration `json:"maxRetryAfter,omitempty"`
+	// PerTryTimeout bounds each try where the rule has no BackendTimeout; 0 is none.
+	PerTryTimeout time.Duration `json:"perTryTimeout,omitempty"`
+	// MaxContent is the most content of a request that is kept to be sent again,
+	// in bytes; 0 means DefaultRetryContent.
+	MaxContent int `json:"maxContent,omitempty"`
 }
+
+// DefaultRetryContent is the default of Retry.MaxContent.
+const DefaultRetryContent = 64 << 10
 
 // SessionPersistence keeps the requests of a session at one backend of a rule
 // and one of its endpoints, by a token that the client is given and sends back,
@@ -326,6 +348,8 @@ type Backend struct {
 	// SessionPersistence is this backend's own, where the rule has none. With it,
 	// sessions go on with Weight 0, too.
 	SessionPersistence *SessionPersistence `json:"sessionPersistence,omitempty"`
+	// Retry is this backend's own, where the rule has none.
+	Retry *Retry `json:"retry,omitempty"`
 }
 
 // Mirror copies Numerator of Denominator requests to a cluster.
