@@ -527,6 +527,10 @@ func TestBadPoliciesAreRefused(t *testing.T) {
 		{"a protocol where it says nothing", "BackendPolicy", "targetRefs: [{group: gateway.networking.k8s.io, kind: GRPCRoute, name: app}]\n  protocol: HTTP1", "always in HTTP/2"},
 		{"two health checks at once", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  healthCheck: {tcp: {}, grpc: {}}", "exactly one of http, grpc and tcp"},
 		{"a health check that outlasts its interval", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  healthCheck: {tcp: {}, interval: 500ms}", "timeout must not be longer than interval"},
+		{"a permanent cookie without an end", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  sessionPersistence: {cookieConfig: {lifetimeType: Permanent}}", "absoluteTimeout must be set"},
+		{"a header field with a cookie's attributes", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  sessionPersistence: {type: Header, cookieConfig: {path: /}}", "only be set with type Cookie"},
+		{"a back-off that cannot grow", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  retry: {maxBackoff: 1ms}", "must not be shorter than backoff"},
+		{"a status of no error to retry", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  retry: {codes: [200]}", "400"},
 		{"a Backend without endpoints", "Backend", "endpoints: []", "endpoints"},
 		{"an endpoint with two addresses", "Backend", "endpoints: [{ip: 192.0.2.1, hostname: a.example.com, port: 80}]", "exactly one"},
 	} {
