@@ -6,7 +6,7 @@ import "testing"
 // algorithm beats the ideal, no request is lost, and what endpoints have to do
 // matters where one is slow.
 func TestSimulation(t *testing.T) {
-	const requests = 20_000
+	const requests = 5_000
 	for _, s := range scenarios(requests) {
 		best := s.run(ideal)
 		p99 := map[string]float64{}
