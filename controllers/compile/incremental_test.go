@@ -56,6 +56,9 @@ func (w *world) object() objects.Object {
 		if w.chance(50) {
 			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "alt", Port: 81})
 		}
+		if w.chance(20) {
+			s.Spec.TrafficDistribution = new(w.pick("PreferSameZone", "PreferSameNode"))
+		}
 		if w.chance(10) {
 			s.Spec.Type, s.Spec.ExternalName = corev1.ServiceTypeExternalName, "example.com"
 		}
@@ -263,7 +266,8 @@ func (w *world) slice() *discoveryv1.EndpointSlice {
 	for range w.IntN(3) {
 		ready := w.chance(80)
 		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{
-			Addresses: []string{fmt.Sprintf("10.0.0.%d", w.IntN(5))}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}})
+			Addresses: []string{fmt.Sprintf("10.0.0.%d", w.IntN(5))}, Conditions: discoveryv1.EndpointConditions{Ready: &ready},
+			Zone: new(w.pick("a", "b")), Hints: &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: w.pick("a", "b")}}}})
 	}
 	return s
 }
@@ -302,7 +306,7 @@ func (w *world) policy() objects.Object {
 	case 0:
 		return &v1alpha1.BackendPolicy{ObjectMeta: w.meta("bp"), Spec: v1alpha1.BackendPolicySpec{
 			TargetRefs: targets("Service", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
-			Balance:  &v1alpha1.Balance{Algorithm: v1alpha1.BalanceAlgorithm(w.pick("IPHash", "LeastRequest"))},
+			Balance:  &v1alpha1.Balance{Algorithm: v1alpha1.BalanceAlgorithm(w.pick("IPHash", "LeastRequest", "Maglev")), Locality: v1alpha1.Locality(w.pick("", "Any", "OnlySameZone"))},
 			Protocol: (*v1alpha1.BackendProtocol)(new(w.pick("HTTP1", "HTTP2", "Auto", "nonsense"))),
 		}}
 	case 1:

@@ -182,6 +182,10 @@ func (c *Cluster) setConfig(cfg *snapshot.Cluster) {
 			c.m.opts.Log.Error(c.tlsErr, "TLS to the cluster is misconfigured; its requests fail", "cluster", cfg.Key)
 		}
 	}
+	if l := cfg.Balance.Locality; (before == nil || before.Balance.Locality != l) &&
+		(l == "OnlySameZone" && c.m.opts.Zone == "" || l == "OnlySameNode" && c.m.opts.Node == "") {
+		c.m.opts.Log.Error(errNowhere, "No endpoint of the cluster may be used from here", "cluster", cfg.Key, "locality", l)
+	}
 }
 
 // setHosts begins to resolve new hosts and stops for those that are gone.

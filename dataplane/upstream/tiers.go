@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"cmp"
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"sync/atomic"
@@ -9,6 +10,8 @@ import (
 	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
+
+var errNowhere = errors.New("it is not known where this process is; want --zone and --node")
 
 // rank says how much an endpoint is preferred: by priority, then by distance.
 type rank struct{ priority, distance int }

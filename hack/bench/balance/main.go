@@ -33,7 +33,7 @@ func main() {
 	fmt.Fprintln(out, "algorithm\tendpoints\tgoes\tcomes\tideal\tmost / mean\t")
 	for _, name := range []string{"IPHash", "RingHash", "Maglev"} {
 		for _, n := range []int{10, 100, 1000} {
-			goes, comes, spread := disruption(name, n)
+			goes, comes, spread := disruption(name, n, 200_000)
 			fmt.Fprintf(out, "%s\t%d\t%.2f\t%.2f\t%.2f\t%.2f\t\n", name, n, goes*100, comes*100, 100/float64(n), spread)
 		}
 	}
@@ -70,10 +70,9 @@ func picker(c balance.Config, members []balance.Member) balance.Picker {
 	return p
 }
 
-// disruption returns the part of all keys that move when one of n endpoints
+// disruption returns the part of the keys that move when one of n endpoints
 // goes, and when there is one more; and how uneven the keys are.
-func disruption(algorithm string, n int) (goes, comes, spread float64) {
-	const keys = 200_000
+func disruption(algorithm string, n, keys int) (goes, comes, spread float64) {
 	all := members(n + 1)
 	more, whole, less := picker(balance.Config{Algorithm: algorithm}, all),
 		picker(balance.Config{Algorithm: algorithm}, all[:n]), picker(balance.Config{Algorithm: algorithm}, all[:n-1])
@@ -83,11 +82,11 @@ func disruption(algorithm string, n int) (goes, comes, spread float64) {
 		i := whole.Pick(c)
 		counts[i]++
 		if less.Pick(c) != i {
-			goes += 1. / keys
+			goes += 1 / float64(keys)
 		}
 		if more.Pick(c) != i {
-			comes += 1. / keys
+			comes += 1 / float64(keys)
 		}
 	}
-	return goes, comes, float64(slices.Max(counts)) * float64(n) / keys
+	return goes, comes, float64(slices.Max(counts)) * float64(n) / float64(keys)
 }

@@ -24,7 +24,7 @@ func TestSimulation(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"IPHash", "RingHash", "Maglev"} {
-		if goes, comes, _ := disruption(name, 20); goes > .1 || comes > .1 {
+		if goes, comes, _ := disruption(name, 20, 10_000); goes > .1 || comes > .1 {
 			t.Errorf("%s: of 20 endpoints one takes %.3f and %.3f of the keys along", name, goes, comes)
 		}
 	}
