@@ -3,6 +3,7 @@ package compile
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -19,6 +20,50 @@ type form struct {
 	ref objects.Ref
 	// grpc is the GRPCRoute that was read, else nil.
 	grpc *gatewayv1.GRPCRoute
+	// claims is how many of its parentRefs, the last ones, are default Gateways
+	// that the route does not name.
+	claims int
+}
+
+// claimed adds the default Gateways to the parentRefs of a form, which may be nil.
+func (f *form) claimed(set *objects.Set, object objects.Object) *form {
+	if f == nil {
+		return nil
+	}
+	if claims := set.Claims(object); len(claims) > 0 {
+		route := *f.HTTPRoute // the object itself is not to be edited
+		route.Spec.ParentRefs = slices.Concat(route.Spec.ParentRefs, claims)
+		f.HTTPRoute, f.claims = &route, len(claims)
+	}
+	return f
+}
+
+// routeIn returns the route of HTTP requests of that name with the Gateways that
+// claim it; nil if there is none.
+func routeIn(set *objects.Set, ref objects.Ref) *form {
+	object := set.Get(ref)
+	return formOf(object).claimed(set, object)
+}
+
+// isClaim reports whether a parentRef is a default Gateway that the route does not name.
+func (f *form) isClaim(parent int) bool { return parent >= len(f.Spec.ParentRefs)-f.claims }
+
+// parentField is the path of what a parentRef comes from.
+func (f *form) parentField(parent int) string {
+	if f.isClaim(parent) {
+		return "spec.useDefaultGateways"
+	}
+	return fmt.Sprintf("spec.parentRefs[%d]", parent)
+}
+
+// checkDefaults refuses scopes that the API does not have.
+func (f *form) checkDefaults(rep *report, refused *verdict) {
+	switch f.Spec.UseDefaultGateways {
+	case "", gatewayv1.GatewayDefaultScopeNone, gatewayv1.GatewayDefaultScopeAll:
+	default:
+		rep.fail(refused, Finding{Field: "spec.useDefaultGateways", Message: fmt.Sprintf("%q is no scope", f.Spec.UseDefaultGateways), Want: "All or None",
+			Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(gatewayv1.RouteReasonUnsupportedValue)})
+	}
 }
 
 // isForm reports whether objects of a kind are routes of HTTP requests.

@@ -93,8 +93,10 @@ func (g *gateway) checkUnsupported() {
 			g.checkFrontend(t.Frontend)
 		}
 	}
-	if spec.DefaultScope != "" && spec.DefaultScope != gatewayv1.GatewayDefaultScopeNone {
-		g.refuse(gatewayv1.GatewayReasonInvalid, "spec.defaultScope", "default Gateways are not supported", string(gatewayv1.GatewayDefaultScopeNone))
+	switch spec.DefaultScope {
+	case "", gatewayv1.GatewayDefaultScopeNone, gatewayv1.GatewayDefaultScopeAll:
+	default:
+		g.refuse(gatewayv1.GatewayReasonInvalid, "spec.defaultScope", fmt.Sprintf("%q is no scope", spec.DefaultScope), "All or None")
 	}
 }
 

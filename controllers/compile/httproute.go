@@ -46,7 +46,7 @@ type host struct {
 func compileRoute(f *frame, set *objects.Set, object *form, lost func(*listener) (winner objects.Ref, beaten bool)) *route {
 	r := &route{object: object, uses: map[string]clusterUse{}}
 	rep := &report{object: object.ref}
-	parents := f.parents(rep, object)
+	parents := f.parents(rep, set, object)
 	if len(parents) == 0 {
 		// Not ours to judge; whose it is will say.
 		r.findings = rep.sorted()
@@ -54,10 +54,7 @@ func compileRoute(f *frame, set *objects.Set, object *form, lost func(*listener)
 	}
 
 	hostnames, refused := compileHostnames(rep, object)
-	if object.Spec.UseDefaultGateways != "" && object.Spec.UseDefaultGateways != gatewayv1.GatewayDefaultScopeNone {
-		rep.fail(&refused, Finding{Field: "spec.useDefaultGateways", Message: "default Gateways are not supported", Want: "parentRefs, and None here",
-			Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(gatewayv1.RouteReasonUnsupportedValue)})
-	}
+	object.checkDefaults(rep, &refused)
 	rules, invalid, partially := r.compileRules(f, set, rep)
 	r.sessions = slices.ContainsFunc(rules, (*compiledRule).hasSessions)
 	status := gatewayv1.RouteStatus{}
@@ -70,7 +67,7 @@ func compileRoute(f *frame, set *objects.Set, object *form, lost func(*listener)
 		var attachments []placement
 		if accepted.ok() {
 			attachments = f.attach(rep, &accepted, set, object, i, parent, hostnames)
-			attachments = yield(rep, &accepted, i, attachments, lost)
+			attachments = yield(rep, &accepted, object.parentField(i), attachments, lost)
 		}
 		for _, a := range attachments {
 			r.serve(f, a, rules)
@@ -127,8 +124,9 @@ func newRouteConditions(accepted, resolved verdict, generation int64) []metav1.C
 }
 
 // parents returns the Gateways and ListenerSets of ours that a route refers to,
-// nil for the other parentRefs; no list at all if there is none.
-func (f *frame) parents(rep *report, object *form) []*parent {
+// and the default Gateways that may claim it; nil for the other parentRefs, and
+// no list at all if there is none.
+func (f *frame) parents(rep *report, set *objects.Set, object *form) []*parent {
 	var parents []*parent
 	for i := range object.Spec.ParentRefs {
 		p := &object.Spec.ParentRefs[i]
@@ -142,6 +140,9 @@ func (f *frame) parents(rep *report, object *form) []*parent {
 			continue
 		}
 		served := f.served[ref]
+		if object.isClaim(i) && (served == nil || !served.mayClaim(set, object)) {
+			continue // the route does not insist
+		}
 		if served == nil {
 			if !f.foreign[ref] {
 				fail(".name", fmt.Sprintf("there is no %s that Headgate serves", ref), "the name of a "+ref.Kind)
@@ -153,11 +154,53 @@ func (f *frame) parents(rep *report, object *form) []*parent {
 		}
 		parents[i] = served
 	}
-	if len(object.Spec.ParentRefs) == 0 {
-		rep.fail(nil, Finding{Field: "spec.parentRefs", Message: "there are none", Want: "the Gateway that is to serve the route",
-			Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(gatewayv1.RouteReasonNoMatchingParent)})
+	if named := len(object.Spec.ParentRefs) - object.claims; named == 0 && parents == nil {
+		none := Finding{Field: "spec.parentRefs", Message: "there are none", Want: "the Gateway that is to serve the route",
+			Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(gatewayv1.RouteReasonNoMatchingParent)}
+		if object.Spec.UseDefaultGateways == gatewayv1.GatewayDefaultScopeAll {
+			none.Field, none.Message, none.Want = "spec.useDefaultGateways", "no default Gateway takes the route",
+				"a Gateway with defaultScope All, and a listener whose allowedRoutes include the route"
+		}
+		rep.fail(nil, none)
 	}
 	return parents
+}
+
+// mayClaim reports whether any listener takes a route by its kind, namespace and hostnames.
+func (p *parent) mayClaim(set *objects.Set, object *form) bool {
+	hostnames := object.Spec.Hostnames
+	if len(hostnames) == 0 {
+		hostnames = []gatewayv1.Hostname{""}
+	}
+	for _, l := range p.allowing(set, object, p.listeners) {
+		for _, name := range hostnames {
+			if _, ok := intersectHostnames(l.hostname, strings.ToLower(string(name))); ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// allowing returns those of a parent's listeners that allow the route, by its
+// kind and namespace.
+func (p *parent) allowing(set *objects.Set, object *form, listeners []*listener) (allowing []*listener) {
+	for _, l := range listeners {
+		if l.takes(object.ref.Kind) && l.namespaces.allow(set, p.ref().Namespace, object.Namespace) {
+			allowing = append(allowing, l)
+		}
+	}
+	return allowing
+}
+
+// named returns the listeners that a parentRef names.
+func (p *parent) named(ref *gatewayv1.ParentReference) (named []*listener) {
+	for _, l := range p.listeners {
+		if (ref.SectionName == nil || *ref.SectionName == "" || *ref.SectionName == l.spec.Name) && (ref.Port == nil || *ref.Port == l.spec.Port) {
+			named = append(named, l)
+		}
+	}
+	return named
 }
 
 // compileHostnames returns the route's hostnames, sorted; one empty one if it has none.
@@ -242,16 +285,9 @@ func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object 
 			Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(reason)})
 		return nil
 	}
-	field := fmt.Sprintf("spec.parentRefs[%d]", i)
-	var named, allowing []*listener
-	for _, l := range to.listeners {
-		if (ref.SectionName == nil || *ref.SectionName == "" || *ref.SectionName == l.spec.Name) && (ref.Port == nil || *ref.Port == l.spec.Port) {
-			named = append(named, l)
-			if l.takes(object.ref.Kind) && l.namespaces.allow(set, to.ref().Namespace, object.Namespace) {
-				allowing = append(allowing, l)
-			}
-		}
-	}
+	field := object.parentField(i)
+	named := to.named(ref)
+	allowing := to.allowing(set, object, named)
 	switch {
 	case !to.attached.ok():
 		return fail(gatewayv1.RouteReasonNoMatchingParent, field, fmt.Sprintf("%s is not attached to its Gateway", to.ref()), "one that is")
@@ -293,7 +329,7 @@ func (f *frame) attach(rep *report, accepted *verdict, set *objects.Set, object 
 
 // yield takes out the listeners where another route has the hostnames. The
 // verdict says which if there is none left.
-func yield(rep *report, accepted *verdict, i int, placements []placement, lost func(*listener) (winner objects.Ref, beaten bool)) []placement {
+func yield(rep *report, accepted *verdict, field string, placements []placement, lost func(*listener) (winner objects.Ref, beaten bool)) []placement {
 	var kept []placement
 	var says *Finding
 	for _, p := range placements {
@@ -301,7 +337,7 @@ func yield(rep *report, accepted *verdict, i int, placements []placement, lost f
 		if !beaten {
 			kept = append(kept, p)
 		} else if says == nil {
-			says = &Finding{Field: fmt.Sprintf("spec.parentRefs[%d]", i),
+			says = &Finding{Field: field,
 				Message:   fmt.Sprintf("%s, which is older or the first by name, has a hostname in common at listener %s", winner, p.listener.spec.Name),
 				Want:      "hostnames that HTTPRoutes and GRPCRoutes of a listener do not share",
 				Condition: string(gatewayv1.RouteConditionAccepted), Reason: "HostnameConflict"}

@@ -204,6 +204,9 @@ func (w *world) gateway() *gatewayv1.Gateway {
 		kind := gatewayv1.AddressType(w.pick("IPAddress", "Hostname", "example.com/other"))
 		g.Spec.Addresses = append(g.Spec.Addresses, gatewayv1.GatewaySpecAddress{Type: &kind, Value: w.pick("", "192.0.2.1")})
 	}
+	if w.chance(40) {
+		g.Spec.DefaultScope = gatewayv1.GatewayDefaultScopeAll
+	}
 	g.Spec.Listeners = w.listeners()
 	return g
 }
@@ -334,6 +337,12 @@ func (w *world) route() *gatewayv1.HTTPRoute {
 			p.SectionName = &section
 		}
 		r.Spec.ParentRefs = append(r.Spec.ParentRefs, p)
+	}
+	if w.chance(20) {
+		r.Spec.UseDefaultGateways = gatewayv1.GatewayDefaultScopeAll
+		if w.chance(50) {
+			r.Spec.ParentRefs = nil
+		}
 	}
 	for range w.IntN(3) {
 		r.Spec.Hostnames = append(r.Spec.Hostnames, gatewayv1.Hostname(w.pick("a.test", "b.test", "*.test", "*.a.test")))

@@ -64,6 +64,7 @@ func listenerPlaces(gateway, parent objects.Ref, name gatewayv1.SectionName) []p
 type parentView struct {
 	gateway   objects.Ref
 	client    *clientCertificate
+	claims    bool // it is a default Gateway
 	listeners []listenerView
 }
 
@@ -91,5 +92,6 @@ func (p *parent) view() *parentView {
 			views[i].selector = l.namespaces.selector.String()
 		}
 	}
-	return &parentView{p.gateway.ref(), p.gateway.client, views}
+	claims := p.ref() == p.gateway.ref() && p.gateway.object.Spec.DefaultScope == gatewayv1.GatewayDefaultScopeAll
+	return &parentView{p.gateway.ref(), p.gateway.client, claims, views}
 }

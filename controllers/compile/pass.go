@@ -174,7 +174,13 @@ func (p *pass) reframe(opts Options, s *scope) {
 		maps.Copy(parents, f.foreign)
 	}
 	for ref := range parents {
-		if old.foreign[ref] != f.foreign[ref] || !equal(old.served[ref].view(), f.served[ref].view()) {
+		was, is := old.served[ref].view(), f.served[ref].view()
+		if old.foreign[ref] != f.foreign[ref] || !equal(was, is) {
+			if was != nil && was.claims {
+				for _, r := range p.set.DefaultRoutes() { // it may claim them no more
+					s.routes[r] = true
+				}
+			}
 			for _, r := range p.set.RoutesOfParent(ref) {
 				s.routes[r] = true
 			}
@@ -190,7 +196,7 @@ func (p *pass) compileRoutes(s *scope, clusters clusterUses) {
 	for _, ref := range slices.SortedFunc(maps.Keys(s.routes), objects.Ref.Compare) {
 		old, _ := p.tables.routes.Get(ref.String())
 		next := &route{}
-		if object := formOf(p.set.Get(ref)); object != nil {
+		if object := routeIn(p.set, ref); object != nil {
 			next = compileRoute(p.tables.frame, p.set, object, func(l *listener) (objects.Ref, bool) {
 				lost, _ := p.tables.losers.Get(l.parent.ref().String())
 				winner, beaten := lost[ref][l.key]

@@ -282,7 +282,8 @@ func (x *policies) above(set *objects.Set, route objects.Object, kind int) (list
 		return nil, false
 	}
 	if kind != backendPolicies {
-		for _, parent := range objects.ParentRefs(route) {
+		parents := slices.Concat(objects.ParentRefs(route), set.Claims(route))
+		for _, parent := range parents {
 			ref, ok := objects.ParentOf(&parent, route.GetNamespace())
 			if !ok {
 				continue
@@ -298,7 +299,7 @@ func (x *policies) above(set *objects.Set, route objects.Object, kind int) (list
 				}
 			}
 		}
-		return list, len(objects.ParentRefs(route)) == 1
+		return list, len(parents) == 1
 	}
 	seen := map[objects.Ref]bool{}
 	objects.EachBackendRef(route, func(b *gatewayv1.BackendObjectReference) {

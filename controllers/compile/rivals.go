@@ -21,7 +21,7 @@ func (f *frame) losersOf(set *objects.Set, p *parent) losers {
 	}
 	var routes []*form
 	for _, ref := range set.RoutesOfParent(p.ref()) {
-		if route := formOf(set.Get(ref)); route != nil {
+		if route := routeIn(set, ref); route != nil {
 			routes = append(routes, route)
 		}
 	}
@@ -140,7 +140,7 @@ func (p *pass) judge(s *scope) {
 		if old, _ := p.tables.routes.Get(ref.String()); old != nil {
 			note(old.object)
 		}
-		note(formOf(p.set.Get(ref)))
+		note(routeIn(p.set, ref))
 	}
 	for ref := range parents {
 		key := ref.String()

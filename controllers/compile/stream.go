@@ -64,13 +64,13 @@ type streams struct {
 func compileStreams(f *frame, set *objects.Set) *streams {
 	var all []*form
 	for _, o := range objects.All[*gatewayv1.TCPRoute](set) {
-		all = append(all, streamOf(o))
+		all = append(all, streamOf(o).claimed(set, o))
 	}
 	for _, o := range objects.All[*gatewayv1.TLSRoute](set) {
-		all = append(all, streamOf(o))
+		all = append(all, streamOf(o).claimed(set, o))
 	}
 	for _, o := range objects.All[*gatewayv1.UDPRoute](set) {
-		all = append(all, streamOf(o))
+		all = append(all, streamOf(o).claimed(set, o))
 	}
 	// The oldest wins, then the first by name, as the Gateway API says of conflicts.
 	slices.SortStableFunc(all, func(a, b *form) int {
@@ -97,7 +97,7 @@ func compileStreams(f *frame, set *objects.Set) *streams {
 func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[string]claimant) *route {
 	r := &route{object: object, uses: map[string]clusterUse{}}
 	rep := &report{object: object.ref}
-	parents := f.parents(rep, object)
+	parents := f.parents(rep, set, object)
 	if len(parents) == 0 {
 		r.findings = rep.sorted()
 		return r
@@ -107,9 +107,7 @@ func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[st
 		rep.fail(&refused, Finding{Field: field, Message: message, Want: want,
 			Condition: string(gatewayv1.RouteConditionAccepted), Reason: string(gatewayv1.RouteReasonUnsupportedValue)})
 	}
-	if object.Spec.UseDefaultGateways != "" && object.Spec.UseDefaultGateways != gatewayv1.GatewayDefaultScopeNone {
-		unsupported("spec.useDefaultGateways", "default Gateways are not supported", "parentRefs, and None here")
-	}
+	object.checkDefaults(rep, &refused)
 	if object.ref.Kind == "TLSRoute" && len(object.Spec.Hostnames) == 0 {
 		unsupported("spec.hostnames", "there are none", "the server names that clients ask for")
 	}
@@ -137,7 +135,7 @@ func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[st
 		for _, p := range placements {
 			listeners[p.listener.key] = true
 		}
-		for _, p := range s.claim(rep, object.ref, i, placements, taken) {
+		for _, p := range s.claim(rep, object.ref, object.parentField(i), placements, taken) {
 			if !p.listener.serves() {
 				continue
 			}
@@ -174,7 +172,7 @@ type claimant struct {
 // claim takes out the hostnames that other routes have: those with the more
 // specific hostname, then the older ones. It tells so in a finding. The route is accepted and attached all the same, as the conformance
 // suite has it (TCPRouteMultipleRoutesAttachment): it serves when the older one goes.
-func (s *streams) claim(rep *report, ref objects.Ref, i int, placements []placement, taken map[string]claimant) []placement {
+func (s *streams) claim(rep *report, ref objects.Ref, field string, placements []placement, taken map[string]claimant) []placement {
 	var kept []placement
 	for _, p := range placements {
 		free := placement{listener: p.listener}
@@ -195,7 +193,7 @@ func (s *streams) claim(rep *report, ref objects.Ref, i int, placements []placem
 			if order > 0 {
 				why = "with the more specific hostname " + winner.origin
 			}
-			rep.fail(nil, Finding{Field: fmt.Sprintf("spec.parentRefs[%d]", i),
+			rep.fail(nil, Finding{Field: field,
 				Message: fmt.Sprintf("%s, %s, has %s", winner.route, why, what), Want: want})
 		}
 		if len(free.hostnames) > 0 {

@@ -19,6 +19,7 @@ func (s *Set) index(ref Ref, obj Object, change func(map[Ref]struct{}, Ref)) {
 			at(s.routesByParent, parent, ref, change)
 		}
 	}
+	s.indexDefaults(ref, obj, change)
 	enter := func(b *gatewayv1.BackendObjectReference) {
 		if backend, ok := BackendOf(b, ref.Namespace); ok {
 			at(s.routesByBackend, backend, ref, change)

@@ -63,10 +63,12 @@ func RefOf(obj Object) Ref {
 type Set struct {
 	objects map[string]map[types.NamespacedName]Object // by kind
 
-	slicesByBackend   map[Ref]refs
-	routesByParent    map[Ref]refs
-	routesByBackend   map[Ref]refs
-	routesByExtension map[Ref]refs
+	slicesByBackend map[Ref]refs
+	routesByParent  map[Ref]refs
+	routesByBackend map[Ref]refs
+	// defaultGateways claim defaultRoutes.
+	defaultGateways, defaultRoutes refs
+	routesByExtension              map[Ref]refs
 }
 
 // refs is a set of names.
@@ -79,6 +81,8 @@ func NewSet() *Set {
 		slicesByBackend:   map[Ref]refs{},
 		routesByParent:    map[Ref]refs{},
 		routesByBackend:   map[Ref]refs{},
+		defaultGateways:   refs{},
+		defaultRoutes:     refs{},
 		routesByExtension: map[Ref]refs{},
 	}
 	for _, k := range Kinds {
@@ -153,9 +157,14 @@ func (s *Set) EndpointSlicesOf(backend Ref) []*discoveryv1.EndpointSlice {
 	return sorted[*discoveryv1.EndpointSlice](s, s.slicesByBackend[backend])
 }
 
-// RoutesOfParent returns the routes, of any kind, with a parentRef to a
-// Gateway or ListenerSet, existing or not, sorted.
+// RoutesOfParent returns the HTTPRoutes and GRPCRoutes with a parentRef to a
+// Gateway or ListenerSet, existing or not, and those that it claims, sorted.
 func (s *Set) RoutesOfParent(ref Ref) []Ref {
+	if _, ok := s.defaultGateways[ref]; ok && len(s.defaultRoutes) > 0 {
+		all := maps.Clone(s.defaultRoutes)
+		maps.Copy(all, s.routesByParent[ref])
+		return slices.SortedFunc(maps.Keys(all), Ref.Compare)
+	}
 	return slices.SortedFunc(maps.Keys(s.routesByParent[ref]), Ref.Compare)
 }
 
