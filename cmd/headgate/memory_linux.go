@@ -15,7 +15,7 @@ import (
 // restInterval is how often the process looks whether it rests, and restUse the
 // CPU time in that interval up to which it does.
 const (
-	restInterval = 2 * time.Second
+	restInterval = time.Second
 	restUse      = restInterval / 50
 )
 
