@@ -9,6 +9,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/go-logr/logr"
 
+	"github.com/headgate/headgate/controllers/manifests/schema"
 	"github.com/headgate/headgate/controllers/objects"
 )
 
@@ -19,6 +20,9 @@ const (
 	ceiling = 40 * time.Millisecond
 	// poll is how often Watch looks where the system can't tell of changes.
 	poll = 250 * time.Millisecond
+	// forget is after how long without a change the schemas are given up: compiled
+	// rules take megabytes, and to compile them again some 100 ms.
+	forget = 10 * time.Second
 )
 
 // Watch reads the folder, and again whenever something in it changes, until
@@ -26,6 +30,8 @@ const (
 // if it is empty.
 func (f *Folder) Watch(ctx context.Context, log logr.Logger, changed func(Change)) {
 	w := &watcher{folder: f, log: log, changed: changed, watched: map[string]bool{}}
+	w.forget = time.AfterFunc(forget, schema.Forget)
+	defer w.forget.Stop()
 	notify, err := fsnotify.NewWatcher()
 	if err == nil {
 		defer notify.Close()
@@ -52,6 +58,7 @@ type watcher struct {
 	errors  <-chan error
 	ticks   <-chan time.Time
 	watched map[string]bool
+	forget  *time.Timer
 }
 
 func (w *watcher) run(ctx context.Context, later time.Duration) {
@@ -119,6 +126,7 @@ func (w *watcher) refresh(paths []string) (later time.Duration) {
 		change = merge(change, more)
 	}
 	if !change.Empty() || change.Problems {
+		w.forget.Reset(forget)
 		w.changed(change)
 	}
 	return later

@@ -77,6 +77,10 @@ func Lookup(gvk schema.GroupVersionKind) (*Kind, error) {
 	return l.kind, l.err
 }
 
+// Forget gives up what Lookup has done: it is worth its memory only while
+// objects keep coming.
+func Forget() { kinds.Clear() }
+
 // Versions returns the versions in which a kind is known, sorted.
 func Versions(gk schema.GroupKind) []string {
 	var versions []string
