@@ -21,14 +21,15 @@ import (
 func codecs(h exchange.Handler) []listener.Codec {
 	return []listener.Codec{
 		{ALPN: "h2", New: func(c net.Conn, info *exchange.Conn, clients []*snapshot.Client) listener.Session {
-			return h2.NewServerConn(c, info, h, http2(bounds(clients)))
+			return h2.NewServerConn(c, info, h, boundsOf(clients).http2)
 		}},
 		{ALPN: "http/1.1", New: func(c net.Conn, info *exchange.Conn, clients []*snapshot.Client) listener.Session {
-			opts := bounds(clients)
+			b := boundsOf(clients)
+			s := h1.NewServerConn(c, info, h, b.http1)
 			if info.TLS != nil {
-				return h1.NewServerConn(c, info, h, opts)
+				return s
 			}
-			return &plaintext{spoken: h1.NewServerConn(c, info, h, prior(opts)), nc: c, info: info, handler: h, opts: opts}
+			return &plaintext{spoken: s, nc: c, info: info, handler: h, bounds: b}
 		}},
 	}
 }
@@ -37,9 +38,9 @@ func codecs(h exchange.Handler) []listener.Codec {
 func http3Codec(h exchange.Handler) *listener.QUIC {
 	return &listener.QUIC{
 		ALPN:   "h3",
-		Config: func(clients []*snapshot.Client) *quic.Config { return http3(bounds(clients)).QUIC() },
+		Config: func(clients []*snapshot.Client) *quic.Config { return boundsOf(clients).http3().QUIC() },
 		New: func(c *quic.Conn, info *exchange.Conn, client *snapshot.Client) listener.Session {
-			return h3.NewServerConn(c, info, h, http3(bounds([]*snapshot.Client{client})))
+			return h3.NewServerConn(c, info, h, boundsOf([]*snapshot.Client{client}).http3())
 		},
 	}
 }
@@ -50,7 +51,7 @@ type plaintext struct {
 	nc      net.Conn
 	info    *exchange.Conn
 	handler exchange.Handler
-	opts    *h1.ServerOptions
+	bounds  *bounds
 
 	mu        sync.Mutex
 	spoken    codecSession // HTTP/1.1 until it turns out to be HTTP/2
@@ -73,7 +74,7 @@ func (p *plaintext) Serve() {
 	if !ok || first.Preface() == nil {
 		return
 	}
-	s := h2.NewServerConn(p.nc, p.info, p.handler, http2(p.opts))
+	s := h2.NewServerConn(p.nc, p.info, p.handler, p.bounds.http2)
 	s.Unread(first.Preface())
 	p.mu.Lock()
 	p.spoken = s
@@ -123,32 +124,14 @@ func (p *plaintext) Close() error {
 	return p.speaks().Close()
 }
 
-// defaults are the bounds of a listener that sets none, see snapshot.Client.
-var defaults = h1.ServerOptions{
-	MaxHeaderBytes: 64 << 10,
-	MaxHeaderCount: 128,
-	HeaderTimeout:  10 * time.Second,
-	IdleTimeout:    75 * time.Second,
-	RestAfter:      listener.RestAfter,
-	BodyTimeout:    30 * time.Second,
-	WriteTimeout:   30 * time.Second,
+// bounds are what a connection's client is held to, as each codec takes it.
+type bounds struct {
+	http1 *h1.ServerOptions
+	http2 *h2.ServerOptions
 }
 
-var defaultPrior = func() *h1.ServerOptions { o := defaults; o.HTTP2 = true; return &o }()
-
-// prior lets a client begin with HTTP/2.
-func prior(o *h1.ServerOptions) *h1.ServerOptions {
-	if o == &defaults {
-		return defaultPrior
-	}
-	with := *o
-	with.HTTP2 = true
-	return &with
-}
-
-// http2 returns the same bounds for HTTP/2.
-func http2(o *h1.ServerOptions) *h2.ServerOptions {
-	return &h2.ServerOptions{
+func newBounds(o h1.ServerOptions) *bounds {
+	return &bounds{o.Complete(), (&h2.ServerOptions{
 		MaxHeaderBytes: o.MaxHeaderBytes,
 		MaxHeaderCount: o.MaxHeaderCount,
 		HeaderTimeout:  o.HeaderTimeout,
@@ -156,11 +139,11 @@ func http2(o *h1.ServerOptions) *h2.ServerOptions {
 		RestAfter:      o.RestAfter,
 		BodyTimeout:    o.BodyTimeout,
 		WriteTimeout:   o.WriteTimeout,
-	}
+	}).Complete()}
 }
 
-// http3 returns the same bounds for HTTP/3.
-func http3(o *h1.ServerOptions) *h3.ServerOptions {
+func (b *bounds) http3() *h3.ServerOptions {
+	o := b.http1
 	return &h3.ServerOptions{
 		MaxHeaderBytes: o.MaxHeaderBytes,
 		MaxHeaderCount: o.MaxHeaderCount,
@@ -171,16 +154,28 @@ func http3(o *h1.ServerOptions) *h3.ServerOptions {
 	}
 }
 
-// bounds returns what a connection's client is held to. Where several listeners
+// defaults are the bounds of a listener that sets none, see snapshot.Client.
+var defaults = newBounds(h1.ServerOptions{
+	MaxHeaderBytes: 64 << 10,
+	MaxHeaderCount: 128,
+	HeaderTimeout:  10 * time.Second,
+	IdleTimeout:    75 * time.Second,
+	RestAfter:      listener.RestAfter,
+	BodyTimeout:    30 * time.Second,
+	WriteTimeout:   30 * time.Second,
+	HTTP2:          true,
+})
+
+// boundsOf returns what a connection's client is held to. Where several listeners
 // share a port without TLS, nobody knows yet which of them a request will be
 // for: the loosest bounds hold here, and the pipeline keeps each listener's sizes.
-func bounds(clients []*snapshot.Client) *h1.ServerOptions {
+func boundsOf(clients []*snapshot.Client) *bounds {
 	if !slices.ContainsFunc(clients, func(c *snapshot.Client) bool { return c != nil }) {
-		return &defaults // as for most connections, which share them
+		return defaults // as for most connections, which share them
 	}
-	loosest := boundsOf(clients[0])
+	loosest := optionsOf(clients[0])
 	for _, c := range clients[1:] {
-		o := boundsOf(c)
+		o := optionsOf(c)
 		loosest.MaxHeaderBytes = max(loosest.MaxHeaderBytes, o.MaxHeaderBytes)
 		loosest.MaxHeaderCount = max(loosest.MaxHeaderCount, o.MaxHeaderCount)
 		loosest.HeaderTimeout = max(loosest.HeaderTimeout, o.HeaderTimeout)
@@ -188,11 +183,11 @@ func bounds(clients []*snapshot.Client) *h1.ServerOptions {
 		loosest.BodyTimeout = max(loosest.BodyTimeout, o.BodyTimeout)
 		loosest.WriteTimeout = max(loosest.WriteTimeout, o.WriteTimeout)
 	}
-	return &loosest
+	return newBounds(loosest)
 }
 
-func boundsOf(c *snapshot.Client) h1.ServerOptions {
-	o := defaults
+func optionsOf(c *snapshot.Client) h1.ServerOptions {
+	o := *defaults.http1
 	if c == nil {
 		return o
 	}

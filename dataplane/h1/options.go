@@ -37,7 +37,7 @@ type ServerOptions struct {
 	// wait for the response before the exchange is given up (5 s).
 	HalfCloseTimeout time.Duration
 
-	// HTTP2 ends Serve without closing the connection if that begins with the
+	// HTTP2 ends Serve without closing a connection without TLS if that begins with the
 	// preface of HTTP/2, RFC 9113 section 3.4; see ServerConn.Preface. If its
 	// first line has neither a path nor a protocol's version, it is closed without an answer.
 	HTTP2 bool
@@ -49,6 +49,8 @@ type ServerOptions struct {
 	// Poison overwrites read buffers as soon as the strings in them are no
 	// longer valid. It is for tests: who keeps a view sees garbage at once.
 	Poison bool
+
+	complete bool // see Complete
 }
 
 // ClientOptions bound what an upstream may make the client side do. The zero
@@ -81,9 +83,14 @@ func or[T int | int64 | time.Duration](value, otherwise T) T {
 	return value
 }
 
-func (o *ServerOptions) withDefaults() ServerOptions {
+// Complete returns the options with all defaults filled in. They are read-only
+// from then on: connections that are given them share them.
+func (o *ServerOptions) Complete() *ServerOptions {
 	var v ServerOptions
 	if o != nil {
+		if o.complete {
+			return o
+		}
 		v = *o
 	}
 	v.MaxRequestLine = or(v.MaxRequestLine, 8<<10)
@@ -95,7 +102,8 @@ func (o *ServerOptions) withDefaults() ServerOptions {
 	v.WriteTimeout = or(v.WriteTimeout, 30*time.Second)
 	v.TunnelTimeout = or(v.TunnelTimeout, time.Hour)
 	v.HalfCloseTimeout = or(v.HalfCloseTimeout, 5*time.Second)
-	return v
+	v.complete = true
+	return &v
 }
 
 func (o *ClientOptions) withDefaults() ClientOptions {

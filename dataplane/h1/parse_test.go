@@ -12,7 +12,7 @@ import (
 	"github.com/headgate/headgate/dataplane/syntax"
 )
 
-var defaultServer, defaultClient = (*ServerOptions)(nil).withDefaults(), (*ClientOptions)(nil).withDefaults()
+var defaultServer, defaultClient = (*ServerOptions)(nil).Complete(), (*ClientOptions)(nil).withDefaults()
 
 // parsedRequest is what we make of a request's bytes.
 type parsedRequest struct {
@@ -34,7 +34,7 @@ func readRequestBytes(raw []byte) (*parsedRequest, error) {
 	if size == 0 {
 		return nil, io.ErrUnexpectedEOF
 	}
-	if err := parseRequest(raw[:size], scan.ends, &p.ex, &p.head, &defaultServer); err != nil {
+	if err := parseRequest(raw[:size], scan.ends, &p.ex, &p.head, defaultServer); err != nil {
 		return nil, err
 	}
 	content, n, failure := readContent(raw[size:], p.head.kind, p.ex.In.Length, &p.ex.In.Trailers)

@@ -22,7 +22,7 @@ func (s *ServerConn) respond(ex *exchange.Exchange) (keep bool, err error) {
 	kind := framingOf(r, ex.In.Method, ex.In.Proto)
 	keep = kind != framedClose && s.mayKeep(ex)
 
-	w := &s.writer
+	w := &s.work.writer
 	w.begin()
 	w.out = appendStatus(w.out, r.Status, r.Reason)
 	dated := false
@@ -121,7 +121,7 @@ func (s *ServerConn) mayKeep(ex *exchange.Exchange) bool {
 
 // sendContent sends the response's content behind the head.
 func (s *ServerConn) sendContent(ex *exchange.Exchange, kind framing) error {
-	w, r := &s.writer, &ex.Response
+	w, r := &s.work.writer, &ex.Response
 	left := r.Length
 	for {
 		if !r.Body.Ready() {

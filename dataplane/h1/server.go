@@ -17,14 +17,10 @@ import (
 type ServerConn struct {
 	conn
 	awaiter link.Awaiter
-	writer  writer
 	info    *exchange.Conn
 	handler exchange.Handler
-	opts    ServerOptions
-	limits  headLimits
-	scheme  string
-	unread  []byte // what Unread was given
-	preface []byte // see Preface
+	opts    *ServerOptions // complete
+	preface []byte         // see Preface
 
 	// work is nil while the connection waits for a request.
 	work     *work
@@ -56,11 +52,12 @@ const (
 
 // work is what a connection has while it serves a request.
 type work struct {
-	ex   exchange.Exchange
-	in   reader
-	scan headScan
-	head requestHead
-	body requestBody
+	ex     exchange.Exchange
+	in     reader
+	scan   headScan
+	head   requestHead
+	body   requestBody
+	writer writer
 }
 
 var works = sync.Pool{New: func() any {
@@ -79,20 +76,11 @@ const (
 // NewServerConn makes the server side of an accepted connection. A nil opts
 // means the defaults. The connection belongs to the ServerConn from here on.
 func NewServerConn(c net.Conn, info *exchange.Conn, h exchange.Handler, opts *ServerOptions) *ServerConn {
-	s := &ServerConn{info: info, handler: h, opts: opts.withDefaults(), scheme: "http"}
-	if info.TLS != nil {
-		s.scheme = "https"
-	}
-	s.limits = headLimits{firstLine: s.opts.MaxRequestLine, bytes: s.opts.MaxHeaderBytes, lines: s.opts.MaxHeaderCount}
+	s := &ServerConn{info: info, handler: h, opts: opts.Complete()}
 	s.Open(c)
 	s.awaiter.Init(&s.conn, s.takeWork, s.dropWork)
-	s.writer.conn, s.writer.timeout = &s.conn, s.opts.WriteTimeout
 	return s
 }
-
-// Unread gives bytes that somebody has read off the connection already, to
-// find out which protocol it speaks. It must be called before Serve.
-func (s *ServerConn) Unread(b []byte) { s.unread = append(s.unread, b...) }
 
 // Serve reads requests and answers them, in order, until the connection ends.
 // Tunnels run inside it. It closes the connection before it returns, unless
@@ -131,7 +119,6 @@ func (s *ServerConn) end() {
 	if s.preface == nil {
 		_ = s.NC.Close()
 	}
-	s.writer.release()
 	s.dropWork()
 }
 
@@ -163,6 +150,7 @@ func (s *ServerConn) takeWork() []byte {
 		w.in.src = s.NC
 		w.in.poisoned = s.opts.Poison
 		w.body.s = s
+		w.writer.conn, w.writer.timeout = &s.conn, s.opts.WriteTimeout
 		s.work = w
 	}
 	in := &s.work.in
@@ -178,12 +166,13 @@ func (s *ServerConn) dropWork() {
 		return
 	}
 	s.work = nil
+	w.writer.release()
 	w.in.forget()
 	w.in.r, w.in.w = 0, 0
 	if len(w.in.buf) != link.SmallBuffer {
 		w.in.release()
 	}
-	w.in.src, w.body.s = nil, nil
+	w.in.src, w.body.s, w.writer.conn = nil, nil, nil
 	w.ex.Conn, w.ex.Client = nil, nil
 	works.Put(w)
 }
@@ -193,19 +182,10 @@ func (s *ServerConn) awaitRequest() bool {
 	if s.work != nil && s.work.in.r < s.work.in.w {
 		return true // it was pipelined
 	}
-	n := 0
-	if len(s.unread) > 0 {
-		s.takeWork()
-		in := &s.work.in
-		in.makeRoom(len(s.unread))
-		n = copy(in.buf[in.w:], s.unread)
-		s.unread = nil
-	} else {
-		s.state.Store(idle)
-		var ok bool
-		if n, ok = s.awaitInput(); !ok {
-			return false
-		}
+	s.state.Store(idle)
+	n, ok := s.awaitInput()
+	if !ok {
+		return false
 	}
 	s.idleSince = time.Time{}
 	s.work.in.w += n
@@ -284,7 +264,7 @@ func (s *ServerConn) serveRequest() bool {
 	}
 	ex.Received = w.body.received.Load()
 	s.handler.Done(ex, failure)
-	s.writer.release()
+	w.writer.release()
 
 	if !tunnelled && failure == nil && !w.body.finish(keep) {
 		keep = false
@@ -297,11 +277,16 @@ func (s *ServerConn) serveRequest() bool {
 	return keep && failure == nil
 }
 
+// mayPreface reports whether what comes first may be HTTP/2's preface.
+func (s *ServerConn) mayPreface() bool {
+	return s.opts.HTTP2 && s.info.TLS == nil && s.requests == 0
+}
+
 // takePreface finds out whether the client speaks HTTP/2. Its preface is a
 // head that names another version, so that nobody else is asked.
 func (s *ServerConn) takePreface(in *reader) bool {
 	const preface = "PRI * HTTP/2.0\r\n\r\n"
-	if !s.opts.HTTP2 || s.requests > 0 || in.r > 0 || len(in.buffered()) < len(preface) || string(in.buffered()[:len(preface)]) != preface {
+	if !s.mayPreface() || in.r > 0 || len(in.buffered()) < len(preface) || string(in.buffered()[:len(preface)]) != preface {
 		return false
 	}
 	s.preface = append([]byte(nil), in.buffered()...)
@@ -313,6 +298,7 @@ func (s *ServerConn) readHead(w *work) error {
 	w.scan.reset()
 	in := &w.in
 	size, timed, skipped := 0, false, false
+	limits := headLimits{firstLine: s.opts.MaxRequestLine, bytes: s.opts.MaxHeaderBytes, lines: s.opts.MaxHeaderCount}
 	for {
 		head := in.buffered()
 		if !skipped && len(head) >= 2 && head[0] == '\r' && head[1] == '\n' {
@@ -325,7 +311,7 @@ func (s *ServerConn) readHead(w *work) error {
 				return errMethod // not HTTP; its first line may never end
 			}
 			var err *refusal
-			if size, err = w.scan.scan(head, &s.limits); err != nil {
+			if size, err = w.scan.scan(head, &limits); err != nil {
 				return err
 			}
 			if size > 0 {
@@ -346,7 +332,7 @@ func (s *ServerConn) readHead(w *work) error {
 	if timed && !s.DL.Read(0) {
 		return errHeaderTimeout
 	}
-	if err := parseRequest(in.buffered()[:size], w.scan.ends, &w.ex, &w.head, &s.opts); err != nil {
+	if err := parseRequest(in.buffered()[:size], w.scan.ends, &w.ex, &w.head, s.opts); err != nil {
 		return err
 	}
 	in.r += size
@@ -370,8 +356,11 @@ func headFailure(err error, nothing bool) error {
 func (s *ServerConn) accept(w *work) error {
 	s.requests++
 	s.finalSent = false
-	w.ex.In.Scheme = s.scheme
-	w.body.begin(&w.in, &w.ex, w.head.kind, &s.opts)
+	w.ex.In.Scheme = "http"
+	if s.info.TLS != nil {
+		w.ex.In.Scheme = "https"
+	}
+	w.body.begin(&w.in, &w.ex, w.head.kind, s.opts)
 	if w.head.kind != framedNone {
 		w.ex.In.Body = &w.body
 	}
@@ -387,7 +376,7 @@ func (s *ServerConn) refuse(err error) {
 		}
 		return
 	}
-	if r == errNotHTTP && s.opts.HTTP2 && s.requests == 0 {
+	if r == errNotHTTP && s.mayPreface() {
 		// It speaks neither version, and to who gets HTTP/2's preface wrong our
 		// answer would be nonsense: RFC 9113 section 3.4 has the connection
 		// closed without a word.
@@ -395,7 +384,7 @@ func (s *ServerConn) refuse(err error) {
 		return
 	}
 	s.handler.Malformed(s.info, r.status, r.reason)
-	w := &s.writer
+	w := &s.work.writer
 	w.begin()
 	defer w.release()
 	w.out = appendStatus(w.out, r.status, "")
@@ -435,7 +424,7 @@ func (s *ServerConn) Inform(status int, fields exchange.Fields) error {
 	}
 	s.interim.Lock()
 	defer s.interim.Unlock()
-	w := &s.writer
+	w := &s.work.writer
 	w.begin()
 	w.out = appendStatus(w.out, status, "")
 	w.out = appendFields(w.out, fields)
@@ -450,7 +439,7 @@ func (s *ServerConn) informContinue() error {
 	if s.finalSent {
 		return nil
 	}
-	return s.writer.write(bytesOf(continueLine))
+	return s.work.writer.write(bytesOf(continueLine))
 }
 
 const continueLine = "HTTP/1.1 100 Continue\r\n\r\n"

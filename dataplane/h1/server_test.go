@@ -488,21 +488,6 @@ func newPipeTunnel() *pipeTunnel {
 
 func (p *pipeTunnel) CloseWrite() error { return p.Conn.Close() }
 
-func TestUnread(t *testing.T) {
-	near, far := net.Pipe()
-	s := h1.NewServerConn(near, &exchange.Conn{}, answering("ok"), nil)
-	s.Unread([]byte("GET / HTTP/1.1\r\nHo"))
-	done := make(chan struct{})
-	go func() { s.Serve(); close(done) }()
-	_, _ = io.WriteString(far, "st: a.test\r\n\r\n")
-	r, err := http.ReadResponse(bufio.NewReader(far), nil)
-	if err != nil || r.StatusCode != 200 {
-		t.Errorf("got %v, %v", r, err)
-	}
-	_ = far.Close()
-	<-done
-}
-
 func TestResponsesOfAHandlerAreFramedByTheCodec(t *testing.T) {
 	for name, c := range map[string]struct {
 		method string

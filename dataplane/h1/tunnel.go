@@ -12,7 +12,7 @@ import (
 // tunnel accepts the upgrade (or CONNECT) and carries bytes both ways until
 // both directions have ended, or one has failed.
 func (s *ServerConn) tunnel(ex *exchange.Exchange) error {
-	r, w := &ex.Response, &s.writer
+	r, w := &ex.Response, &s.work.writer
 	defer r.Tunnel.Close()
 	w.begin()
 	w.out = appendStatus(w.out, r.Status, r.Reason)
@@ -61,7 +61,7 @@ func (s *ServerConn) carryUp(t exchange.Tunnel) error {
 // carryDown carries what the upstream sends.
 func (s *ServerConn) carryDown(t exchange.Tunnel) error {
 	var err error
-	down := writerFunc(func(p []byte) (int, error) { return len(p), s.writer.write(p) })
+	down := writerFunc(func(p []byte) (int, error) { return len(p), s.work.writer.write(p) })
 	if from, ok := t.(*clientTunnel); ok {
 		err = carry(down, from.next, from.in.drop, func() error { return s.awake() })
 	} else {

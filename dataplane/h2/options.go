@@ -53,6 +53,8 @@ type ServerOptions struct {
 	// Poison overwrites buffers as soon as what was lent of them is no longer
 	// valid. It is for tests.
 	Poison bool
+
+	complete bool // see Complete
 }
 
 func or[T int | int32 | int64 | time.Duration](value, otherwise T) T {
@@ -62,9 +64,14 @@ func or[T int | int32 | int64 | time.Duration](value, otherwise T) T {
 	return value
 }
 
-func (o *ServerOptions) withDefaults() ServerOptions {
+// Complete returns the options with all defaults filled in. They are read-only
+// from then on: connections that are given them share them.
+func (o *ServerOptions) Complete() *ServerOptions {
 	var v ServerOptions
 	if o != nil {
+		if o.complete {
+			return o
+		}
 		v = *o
 	}
 	v.MaxStreams = or(v.MaxStreams, 128)
@@ -80,5 +87,6 @@ func (o *ServerOptions) withDefaults() ServerOptions {
 	v.TunnelTimeout = or(v.TunnelTimeout, time.Hour)
 	v.Resets = or(v.Resets, 200)
 	v.Frames = or(v.Frames, 1000)
-	return v
+	v.complete = true
+	return &v
 }

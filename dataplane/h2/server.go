@@ -18,7 +18,7 @@ type ServerConn struct {
 	outbox
 	info    *exchange.Conn
 	handler exchange.Handler
-	opts    ServerOptions
+	opts    *ServerOptions // complete
 	scheme  string
 
 	// Of the goroutine that reads.
@@ -88,7 +88,7 @@ const (
 // preface was read. A nil opts means the defaults. The connection belongs to
 // the ServerConn from here on.
 func NewServerConn(nc net.Conn, info *exchange.Conn, h exchange.Handler, opts *ServerOptions) *ServerConn {
-	c := &ServerConn{info: info, handler: h, opts: opts.withDefaults(), scheme: "http", streams: map[uint32]*stream{}}
+	c := &ServerConn{info: info, handler: h, opts: opts.Complete(), scheme: "http", streams: map[uint32]*stream{}}
 	if info.TLS != nil {
 		c.scheme = "https"
 	}

@@ -20,15 +20,9 @@ type parking struct {
 	epoll   *os.File // which the runtime polls in turn; the collector closes it
 	raw     syscall.RawConn
 	fd      int
-	spots   map[int32]spot // by descriptor
+	parked  map[int32]*conn // by descriptor
 	running bool
 	swept   time.Time
-}
-
-// spot is a parked connection, and until when it may wait.
-type spot struct {
-	c     *conn
-	until time.Time
 }
 
 // sweepEvery is how late a connection may be that has waited long enough.
@@ -56,7 +50,8 @@ func (k *parking) park(c *conn, wait time.Duration) bool {
 	if err != nil || !added {
 		return false
 	}
-	k.spots[c.fd] = spot{c, time.Now().Add(wait)}
+	c.until = time.Now().Add(wait)
+	k.parked[c.fd] = c
 	if !k.running {
 		k.running = true
 		k.swept = time.Now()
@@ -80,7 +75,7 @@ func (k *parking) open() error {
 		file.Close()
 		return err
 	}
-	k.epoll, k.fd, k.spots = file, fd, map[int32]spot{}
+	k.epoll, k.fd, k.parked = file, fd, map[int32]*conn{}
 	return nil
 }
 
@@ -89,18 +84,18 @@ func (k *parking) open() error {
 func (k *parking) take(c *conn) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.spots[c.fd].c != c {
+	if k.parked[c.fd] != c {
 		return false
 	}
 	k.remove(c)
-	if len(k.spots) == 0 {
+	if len(k.parked) == 0 {
 		_ = k.epoll.SetReadDeadline(time.Unix(1, 0)) // run ends
 	}
 	return true
 }
 
 func (k *parking) remove(c *conn) {
-	delete(k.spots, c.fd)
+	delete(k.parked, c.fd)
 	_ = unix.EpollCtl(k.fd, unix.EPOLL_CTL_DEL, int(c.fd), nil)
 }
 
@@ -124,21 +119,21 @@ func (k *parking) resume(events []unix.EpollEvent) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, e := range events {
-		if s, ok := k.spots[e.Fd]; ok {
-			k.remove(s.c)
-			go s.c.port.run(s.c)
+		if c := k.parked[e.Fd]; c != nil {
+			k.remove(c)
+			go c.port.run(c)
 		}
 	}
 	if now := time.Now(); now.Sub(k.swept) >= sweepEvery {
 		k.swept = now
-		for _, s := range k.spots {
-			if !now.Before(s.until) {
-				k.remove(s.c)
-				go s.c.port.run(s.c)
+		for _, c := range k.parked {
+			if !now.Before(c.until) {
+				k.remove(c)
+				go c.port.run(c)
 			}
 		}
 	}
-	if len(k.spots) == 0 {
+	if len(k.parked) == 0 {
 		k.running = false
 		return false
 	}

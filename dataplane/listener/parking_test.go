@@ -62,7 +62,7 @@ func TestParking(t *testing.T) {
 		t.Helper()
 		for limit := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
 			set.parking.mu.Lock()
-			got := len(set.parking.spots)
+			got := len(set.parking.parked)
 			set.parking.mu.Unlock()
 			if got == n {
 				return

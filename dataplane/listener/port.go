@@ -50,7 +50,9 @@ type conn struct {
 	info    *exchange.Conn
 	since   time.Time
 	session Session // nil before the handshake is over; guarded by port.mu
-	fd      int32   // parking's
+	// Of parking, which guards them: the descriptor, and until when it may wait.
+	fd    int32
+	until time.Time
 }
 
 const (
