@@ -3,9 +3,9 @@ package main
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -86,6 +86,8 @@ func dropProgram() {
 // rest begins with its permissions.
 func mapping(line string) (from, to uintptr, rest string, ok bool) {
 	addresses, rest, _ := strings.Cut(line, " ")
-	n, err := fmt.Sscanf(addresses, "%x-%x", &from, &to)
-	return from, to, rest, n == 2 && err == nil && len(rest) > 4
+	first, last, ok := strings.Cut(addresses, "-")
+	a, err := strconv.ParseUint(first, 16, 64)
+	b, err2 := strconv.ParseUint(last, 16, 64)
+	return uintptr(a), uintptr(b), rest, ok && err == nil && err2 == nil && len(rest) > 4
 }
