@@ -32,9 +32,9 @@ func TestMappingsAreRead(t *testing.T) {
 	for line, want := range map[string]string{
 		"00400000-01f6c000 r-xp 00000000 fe:00 12  /bin/headgate":                "400000 1f6c000 r-xp 00000000 fe:00 12  /bin/headgate",
 		"ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0     [vsyscall]": "ffffffffff600000 ffffffffff601000 --xp 00000000 00:00 0     [vsyscall]",
-		"Anonymous:             0 kB":   "",
-		"VmFlags: rd ex mr mw me dw sd": "",
-		"":                              "",
+		"Anonymous:             0 kB":                                            "",
+		"VmFlags: rd ex mr mw me dw sd":                                          "",
+		"":                                                                       "",
 	} {
 		got := ""
 		if from, to, rest, ok := mapping(line); ok {
