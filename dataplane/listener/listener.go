@@ -364,7 +364,7 @@ func (k *socket) bind(p *port) error {
 	case p.udp:
 		return k.bindPackets(p)
 	}
-	ln, err := net.Listen("tcp", k.address)
+	ln, err := listen(k.address)
 	if err != nil {
 		k.err = fmt.Errorf("port %s cannot be bound: %w", p.key, err)
 		return k.err
