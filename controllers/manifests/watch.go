@@ -30,8 +30,6 @@ const (
 // if it is empty.
 func (f *Folder) Watch(ctx context.Context, log logr.Logger, changed func(Change)) {
 	w := &watcher{folder: f, log: log, changed: changed, watched: map[string]bool{}}
-	w.forget = time.AfterFunc(forget, schema.Forget)
-	defer w.forget.Stop()
 	notify, err := fsnotify.NewWatcher()
 	if err == nil {
 		defer notify.Close()
@@ -45,6 +43,8 @@ func (f *Folder) Watch(ctx context.Context, log logr.Logger, changed func(Change
 	change, later := f.Refresh()
 	w.follow()
 	changed(change)
+	w.forget = time.AfterFunc(forget, schema.Forget)
+	defer w.forget.Stop()
 	w.run(ctx, later)
 }
 
@@ -126,8 +126,8 @@ func (w *watcher) refresh(paths []string) (later time.Duration) {
 		change = merge(change, more)
 	}
 	if !change.Empty() || change.Problems {
-		w.forget.Reset(forget)
 		w.changed(change)
+		w.forget.Reset(forget)
 	}
 	return later
 }

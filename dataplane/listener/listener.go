@@ -353,7 +353,7 @@ type socket struct {
 
 // bind opens the socket. Go sets SO_REUSEADDR, so that connections of a former
 // process in TIME_WAIT are no obstacle, the longest queue that the kernel
-// allows (net.core.somaxconn), and TCP_NODELAY and keep-alive on what it accepts.
+// allows (net.core.somaxconn), and TCP_NODELAY on what it accepts.
 func (k *socket) bind(p *port) error {
 	switch {
 	case p.quic && p.set.opts.QUIC == nil:
