@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
@@ -21,18 +22,25 @@ const (
 	// a part of the heap.
 	reclaimLeast = 16 << 20
 	reclaimShare = 4
+	// The process rests while it has no more than restUse of CPU time a second.
+	// Memory is given back then, too, if the process has had restWork times the CPU
+	// time since it last was that this took.
+	restUse  = time.Second / 50
+	restWork = 5
 )
 
 // boundMemory keeps the heap near what lives until the context ends: the
 // collector runs a little more often when much lives, and what a burst took, such
-// as reading all of a cluster's objects, is given back in a quiet moment. Without
-// that it would stay until the heap is that small, which it never is.
+// as reading all of a cluster's objects, is given back in a quiet moment, and
+// whenever the process comes to rest. Without that it would stay until the heap
+// is that small, which it never is.
 func boundMemory(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	fixed := os.Getenv("GOGC") != "" // somebody knows better
 	percent := defaultPercent
 	last, quietSince, reclaimed := readHeap(), time.Now(), time.Time{}
+	before, given, took := cpuTime(), time.Duration(0), restUse // took is an estimate
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,12 +55,25 @@ func boundMemory(ctx context.Context) {
 		if now.collections != last.collections {
 			quietSince = time.Now()
 		}
-		if time.Since(quietSince) > reclaimQuiet && time.Since(reclaimed) > reclaimPause && now.worthReclaiming() {
-			debug.FreeOSMemory()
+		quiet := time.Since(quietSince) > reclaimQuiet && time.Since(reclaimed) > reclaimPause && now.worthReclaiming()
+		used := cpuTime()
+		rests := used-before <= restUse && used-given >= restWork*took
+		before = used
+		if quiet || rests {
+			giveBack()
+			given = cpuTime()
+			before, took = given, given-used
 			reclaimed, now = time.Now(), readHeap()
 		}
 		last = now
 	}
+}
+
+// giveBack collects, and gives back what is free, and the program's own pages.
+func giveBack() {
+	runtime.GC() // what pools hold outlives one collection
+	debug.FreeOSMemory()
+	dropProgram()
 }
 
 // heap is what the runtime says of it, in bytes.

@@ -2,50 +2,13 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"os"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// restInterval is how often the process looks whether it rests, and restUse the
-// CPU time in that interval up to which it does.
-const (
-	restInterval = time.Second
-	restUse      = restInterval / 50
-)
-
-// giveBackAtRest gives memory back whenever the process comes to rest, until
-// ctx ends. The collector runs by what is allocated, so that without this what
-// a start or a peak has left stays for minutes. It takes at most a fifth of the
-// CPU time that the process has had since it last did.
-func giveBackAtRest(ctx context.Context) {
-	ticker := time.NewTicker(restInterval)
-	defer ticker.Stop()
-	took := restUse // what giving back has taken
-	var given time.Duration
-	for before := cpuTime(); ; {
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return
-		}
-		now := cpuTime()
-		if now-before <= restUse && now-given >= 5*took {
-			runtime.GC() // what pools hold outlives one collection
-			debug.FreeOSMemory()
-			dropProgram()
-			given = cpuTime()
-			took, now = given-now, given
-		}
-		before = now
-	}
-}
 
 // cpuTime is what the process has had, user and system.
 func cpuTime() time.Duration {

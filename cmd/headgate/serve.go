@@ -171,7 +171,6 @@ func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Si
 		log.V(1).Info("It is not known how much memory there may be", "error", err.Error())
 	}
 	wg.Go(func() { boundMemory(background) })
-	wg.Go(func() { giveBackAtRest(background) })
 	log.Info("Headgate starts", "version", shortVersion(), "admin", o.adminAddress, "zone", o.zone, "node", o.node)
 
 	feeding, stopFeeding := context.WithCancel(background)
