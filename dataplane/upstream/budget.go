@@ -64,31 +64,32 @@ func (c *Cluster) AllowRetry() bool {
 // slots is how many parts a window's time is counted in.
 const slots = 10
 
-// window counts what happened in the last while: of slots parts of time that
-// are slot nanoseconds each. The oldest part is forgotten as a whole. Of counts
-// at the very beginning of a part one may be lost, which a share can bear.
+// window counts what happened in the last while: in slots parts of time that
+// are slot nanoseconds each. The oldest part is forgotten as a whole.
 type window struct {
-	slot   int64
-	counts [slots]struct{ turn, n atomic.Int64 }
+	slot int64
+	// counts are the parts: the number of the part of time above, the count below.
+	counts [slots]atomic.Uint64
 }
 
 func (w *window) add(now int64) {
 	turn := w.turn(now)
 	c := &w.counts[turn%slots]
-	if old := c.turn.Load(); old != turn && c.turn.CompareAndSwap(old, turn) {
-		c.n.Store(0)
+	// What comes in between is of this part of time, or of a later one, and counts there.
+	if old := c.Load(); uint32(old>>32) == turn || !c.CompareAndSwap(old, uint64(turn)<<32|1) {
+		c.Add(1)
 	}
-	c.n.Add(1)
 }
 
 func (w *window) sum(now int64) (n int64) {
 	turn := w.turn(now)
 	for i := range w.counts {
-		if c := &w.counts[i]; turn-c.turn.Load() < slots {
-			n += c.n.Load()
+		if c := w.counts[i].Load(); turn-uint32(c>>32) < slots {
+			n += int64(uint32(c))
 		}
 	}
 	return n
 }
 
-func (w *window) turn(now int64) int64 { return now / max(w.slot, int64(time.Millisecond)) }
+// turn numbers the parts of time. It may begin anew at 0.
+func (w *window) turn(now int64) uint32 { return uint32(now / max(w.slot, int64(time.Millisecond))) }
