@@ -524,6 +524,8 @@ func TestBadPoliciesAreRefused(t *testing.T) {
 		{"an unknown field", "AuthPolicy", target + "\n  apiKeys: {}", "apiKeys"},
 		{"two places at once", "AuthPolicy", target + "\n  apiKey: {from: [{header: A, cookie: b}], secretRefs: [{name: s}]}", "exactly one of header, query and cookie"},
 		{"an algorithm that there is not", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  balance: {algorithm: Fastest}", "Fastest"},
+		{"a hash of nothing", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  balance: {algorithm: Maglev}", "hashOn must be set with RingHash and Maglev"},
+		{"a field that the algorithm makes no use of", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  balance: {algorithm: IPHash, slowStart: {window: 30s}}", "slowStart can only be set with"},
 		{"a protocol where it says nothing", "BackendPolicy", "targetRefs: [{group: gateway.networking.k8s.io, kind: GRPCRoute, name: app}]\n  protocol: HTTP1", "always in HTTP/2"},
 		{"two health checks at once", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  healthCheck: {tcp: {}, grpc: {}}", "exactly one of http, grpc and tcp"},
 		{"a health check that outlasts its interval", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  healthCheck: {tcp: {}, interval: 500ms}", "timeout must not be longer than interval"},
