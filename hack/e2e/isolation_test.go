@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
@@ -171,7 +172,7 @@ func (o *owner) ask(path, key string) (status int, body string, err error) {
 	if err != nil {
 		return 0, "", err
 	}
-	transport := &http.Transport{DialTLS: func(string, string) (net.Conn, error) { return conn, nil }}
+	transport := &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil }}
 	defer transport.CloseIdleConnections()
 	request, err := http.NewRequest("GET", "https://"+shopHost+path, nil)
 	if err != nil {

@@ -1,5 +1,7 @@
 package load
 
+//lint:file-ignore SA1019 net/http's Transport speaks HTTP/2 over TLS only to connections of crypto/tls, within which nobody sees GOAWAY
+
 import (
 	"context"
 	"crypto/tls"
