@@ -193,17 +193,16 @@ func (p *backendTLSPolicy) authorities(set *objects.Set, refs []gatewayv1.LocalO
 			p.fail(&p.resolved, Finding{Field: fmt.Sprintf("%s[%d]%s", field, i, suffix), Message: message, Want: want,
 				Condition: string(gatewayv1.BackendTLSPolicyConditionResolvedRefs), Reason: string(reason)})
 		}
-		if ref.Group != "" || ref.Kind != "ConfigMap" && ref.Kind != "Secret" {
-			fail(gatewayv1.BackendTLSPolicyReasonInvalidKind, ".kind", fmt.Sprintf("kind %s of group %q is not supported", ref.Kind, ref.Group),
-				`kind ConfigMap or Secret with group ""`)
+		to, ok := authorityRef(ref.Group, ref.Kind, p.object.Namespace, ref.Name)
+		if !ok {
+			fail(gatewayv1.BackendTLSPolicyReasonInvalidKind, ".kind", fmt.Sprintf("kind %s of group %q is not supported", ref.Kind, ref.Group), wantAuthorityKind)
 			continue
 		}
-		to := objects.Ref{Kind: string(ref.Kind), Namespace: p.object.Namespace, Name: string(ref.Name)}
 		p.wanted = append(p.wanted, to)
 		p.read = append(p.read, set.Get(to))
 		roots, problem := readAuthorities(set, to)
 		if problem != "" {
-			fail(gatewayv1.BackendTLSPolicyReasonInvalidCACertificateRef, ".name", problem, wantAuthorities)
+			fail(gatewayv1.BackendTLSPolicyReasonInvalidCACertificateRef, ".name", problem, wantAuthorityOrBundle)
 			continue
 		}
 		p.tls.Roots = append(p.tls.Roots, roots...)

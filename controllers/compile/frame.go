@@ -73,7 +73,7 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 	b.frame.backendTLS = newBackendTLS(before, set)
 	for _, p := range b.frame.backendTLS.compiled {
 		for _, ref := range p.wanted {
-			b.frame.wanted[ref] = true
+			b.frame.want(ref)
 		}
 	}
 	b.readSessionKeys()
@@ -98,6 +98,14 @@ func (f *frame) routesWant(ref objects.Ref) bool {
 		}
 	}
 	return false
+}
+
+// want makes a Secret or ConfigMap one that is to be read. Other kinds are
+// there anyway.
+func (f *frame) want(ref objects.Ref) {
+	if objects.IsReferenced(ref.Kind) {
+		f.wanted[ref] = true
+	}
 }
 
 func (b *frameBuilder) put(ref objects.Ref, status *Status, findings []Finding) {

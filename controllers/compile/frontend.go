@@ -6,7 +6,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -71,24 +70,28 @@ func (b *frameBuilder) validation(g *gateway, spec *gatewayv1.FrontendTLSValidat
 				Condition: string(gatewayv1.ListenerConditionResolvedRefs), Reason: string(reason),
 			})
 		}
-		to := objects.Ref{Kind: string(ref.Kind), Namespace: g.object.Namespace, Name: string(ref.Name)}
+		namespace := g.object.Namespace
 		if ref.Namespace != nil {
-			to.Namespace = string(*ref.Namespace)
+			namespace = string(*ref.Namespace)
 		}
-		if ref.Group != "" || ref.Kind != "ConfigMap" && ref.Kind != "Secret" {
-			fail(gatewayv1.ListenerReasonInvalidCACertificateKind, ".kind", fmt.Sprintf("kind %s of group %q is not supported", ref.Kind, ref.Group),
-				`kind ConfigMap or Secret with group ""`)
+		to, ok := authorityRef(ref.Group, ref.Kind, namespace, ref.Name)
+		if !ok {
+			fail(gatewayv1.ListenerReasonInvalidCACertificateKind, ".kind", fmt.Sprintf("kind %s of group %q is not supported", ref.Kind, ref.Group), wantAuthorityKind)
 			continue
 		}
-		if !b.grants.allow(g.ref(), to) {
+		if to.Namespace == "" && ref.Namespace != nil {
+			fail(gatewayv1.ListenerReasonInvalidCACertificateRef, ".namespace", fmt.Sprintf("%s is in no namespace", to), "no namespace")
+			continue
+		}
+		if to.Namespace != "" && !b.grants.allow(g.ref(), to) {
 			fail(gatewayv1.ListenerReasonRefNotPermitted, ".namespace", fmt.Sprintf("no ReferenceGrant allows %s to refer to %s", g.ref(), to),
 				fmt.Sprintf("a ReferenceGrant in namespace %s from Gateways of namespace %s to %ss", to.Namespace, g.object.Namespace, to.Kind))
 			continue
 		}
-		b.frame.wanted[to] = true
+		b.frame.want(to)
 		roots, problem := readAuthorities(b.set, to)
 		if problem != "" {
-			fail(gatewayv1.ListenerReasonInvalidCACertificateRef, ".name", problem, wantAuthorities)
+			fail(gatewayv1.ListenerReasonInvalidCACertificateRef, ".name", problem, wantAuthorityOrBundle)
 			continue
 		}
 		clients.Roots = append(clients.Roots, roots...)

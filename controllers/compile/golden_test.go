@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -137,7 +138,7 @@ func decodeFile(t testing.TB, path string) []objects.Object {
 }
 
 // keyPairs stand in the cases as CERT_1, KEY_1 and so on: certificates and
-// private keys, PEM in base64 as a Secret has them.
+// private keys, PEM in base64 as a Secret has them. TEXT_1 is CERT_1 as text.
 var keyPairs = func() *strings.Replacer {
 	var pairs []string
 	for i := range 2 {
@@ -158,6 +159,9 @@ var keyPairs = func() *strings.Replacer {
 			"CERT": {Type: "CERTIFICATE", Bytes: certificate}, "KEY": {Type: "PRIVATE KEY", Bytes: private},
 		} {
 			pairs = append(pairs, fmt.Sprintf("%s_%d", name, i+1), base64.StdEncoding.EncodeToString(pem.EncodeToMemory(block)))
+			if name == "CERT" {
+				pairs = append(pairs, fmt.Sprintf("TEXT_%d", i+1), strconv.Quote(string(pem.EncodeToMemory(block))))
+			}
 		}
 	}
 	return strings.NewReplacer(pairs...)

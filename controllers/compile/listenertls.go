@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -275,10 +276,30 @@ func compileClientCertificates(c *policyCompiler, spec *v1alpha1.ClientCertifica
 
 const wantAuthorities = "a ConfigMap or Secret whose ca.crt holds PEM certificates"
 
+// authorityRef returns what a reference to certificates of authorities names, from
+// the namespace where it looks: a ConfigMap, a Secret, or a ClusterTrustBundle
+// (GEP-5075), which is in none; false if it names another kind.
+func authorityRef(group gatewayv1.Group, kind gatewayv1.Kind, namespace string, name gatewayv1.ObjectName) (objects.Ref, bool) {
+	to := objects.Ref{Kind: string(kind), Namespace: namespace, Name: string(name)}
+	switch {
+	case group == "" && (kind == "ConfigMap" || kind == "Secret"):
+		return to, true
+	case group == certificatesv1.GroupName && kind == "ClusterTrustBundle":
+		to.Namespace = ""
+		return to, true
+	}
+	return to, false
+}
+
+const wantAuthorityOrBundle = wantAuthorities + ", or a ClusterTrustBundle"
+
+const wantAuthorityKind = `kind ConfigMap or Secret with group "", or kind ClusterTrustBundle with group ` + certificatesv1.GroupName
+
 // readAuthorities returns the PEM certificates of a ConfigMap's or Secret's
-// ca.crt, and nothing else that may be in it; problem says what is wrong.
+// ca.crt, or of a ClusterTrustBundle, and nothing else that may be in it; problem
+// says what is wrong.
 func readAuthorities(set *objects.Set, ref objects.Ref) (roots []byte, problem string) {
-	const entry = "ca.crt"
+	entry := "ca.crt"
 	var rest []byte
 	switch o := set.Get(ref).(type) {
 	case *corev1.ConfigMap:
@@ -287,6 +308,8 @@ func readAuthorities(set *objects.Set, ref objects.Ref) (roots []byte, problem s
 		}
 	case *corev1.Secret:
 		rest = o.Data[entry]
+	case *certificatesv1.ClusterTrustBundle:
+		entry, rest = "trustBundle", []byte(o.Spec.TrustBundle)
 	default:
 		return nil, fmt.Sprintf("there is no %s", ref)
 	}

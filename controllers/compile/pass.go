@@ -134,6 +134,9 @@ func (p *pass) widen(s *scope, ref objects.Ref, opts Options) {
 			s.reframe = true
 			s.routing = s.routing || ref == keys || p.tables.frame.routesWant(ref)
 		}
+	case "ClusterTrustBundle":
+		s.reframe = true
+		s.routing = s.routing || p.tables.frame.routesWant(ref)
 	default: // policies, ReferenceGrants, Namespaces
 		s.reframe, s.routing = true, true
 	}

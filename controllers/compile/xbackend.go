@@ -108,7 +108,7 @@ func (b *frameBuilder) compileBackendTLS(x, before *xBackend) {
 			x.validation = compileValidation(b.set, x.report.object, t.Validation)
 		}
 		for _, ref := range x.validation.wanted {
-			b.frame.wanted[ref] = true
+			b.frame.want(ref)
 		}
 		x.findings = append(x.findings, x.validation.findings...)
 		x.accepted.add(x.validation.accepted)

@@ -3,6 +3,8 @@ package objects
 import (
 	"reflect"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
+	certificatesv1beta1 "k8s.io/api/certificates/v1beta1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -65,6 +67,8 @@ var Kinds = []Kind{
 	{Name: "EndpointSlice", Group: discoveryv1.GroupName, Object: &discoveryv1.EndpointSlice{}},
 	{Name: "Secret", Object: &corev1.Secret{}, Referenced: true},
 	{Name: "ConfigMap", Object: &corev1.ConfigMap{}, Referenced: true},
+	{Name: "ClusterTrustBundle", Group: certificatesv1.GroupName, Object: &certificatesv1.ClusterTrustBundle{}, Older: &certificatesv1beta1.ClusterTrustBundle{},
+		ClusterScoped: true, Optional: true},
 }
 
 // kindOf is the kind's name by the Go type of its objects.
@@ -86,6 +90,17 @@ func KindOf(gk schema.GroupKind) (Kind, bool) {
 	return Kind{}, false
 }
 
+// IsReferenced reports whether only those objects of a kind matter that others
+// refer to, see Kind.Referenced.
+func IsReferenced(kind string) bool {
+	for _, k := range Kinds {
+		if k.Name == kind {
+			return k.Referenced
+		}
+	}
+	return false
+}
+
 // GroupOf returns the API group of a kind in Kinds, "" for Kubernetes' core.
 func GroupOf(kind string) string {
 	for _, k := range Kinds {
@@ -102,6 +117,8 @@ func Scheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	utilruntime.Must(corev1.AddToScheme(s))
 	utilruntime.Must(discoveryv1.AddToScheme(s))
+	utilruntime.Must(certificatesv1.AddToScheme(s))
+	utilruntime.Must(certificatesv1beta1.AddToScheme(s))
 	utilruntime.Must(gatewayv1.Install(s))
 	utilruntime.Must(gatewayv1beta1.Install(s))
 	utilruntime.Must(gatewayxv1alpha1.Install(s))
@@ -124,6 +141,8 @@ func canonical(obj Object) Object {
 		return (*gatewayv1.GatewayClass)(o)
 	case *ServiceImportV1alpha1:
 		return (*ServiceImport)(o)
+	case *certificatesv1beta1.ClusterTrustBundle:
+		return &certificatesv1.ClusterTrustBundle{TypeMeta: o.TypeMeta, ObjectMeta: o.ObjectMeta, Spec: certificatesv1.ClusterTrustBundleSpec(o.Spec)}
 	}
 	return obj
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -340,7 +341,9 @@ func lastKnown(obj any) any {
 
 // isCustom reports whether a group's kinds are custom resources, whose
 // generation counts the changes of their spec.
-func isCustom(group string) bool { return group != corev1.GroupName && group != discoveryv1.GroupName }
+func isCustom(group string) bool {
+	return group != corev1.GroupName && group != discoveryv1.GroupName && group != certificatesv1.GroupName
+}
 
 // matters reports whether compile could make something else of an updated
 // object. Custom resources change most often because Headgate wrote a status;

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metavalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -45,6 +46,8 @@ func (k *Kind) Admit(obj map[string]any) []Error {
 	switch k.GVK.Kind {
 	case "Service", "Namespace":
 		validName = metavalidation.NameIsDNSLabel
+	case "ClusterTrustBundle":
+		validName = func(name string, _ bool) []string { return content.IsPathSegmentName(name) }
 	}
 	errs = k.translate(obj, metavalidation.ValidateObjectMetaAccessor(accessor, k.Namespaced, validName, field.NewPath("metadata")))
 	errs = append(errs, k.translate(obj, listtype.ValidateListSetsAndMaps(nil, k.root, obj))...)

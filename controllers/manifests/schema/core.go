@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apiext "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -28,6 +29,8 @@ var coreKinds = []schema.GroupVersionKind{
 	{Version: "v1", Kind: "Service"},
 	{Version: "v1", Kind: "Secret"},
 	{Version: "v1", Kind: "ConfigMap"},
+	{Group: certificatesv1.GroupName, Version: "v1", Kind: "ClusterTrustBundle"},
+	{Group: certificatesv1.GroupName, Version: "v1beta1", Kind: "ClusterTrustBundle"},
 	{Group: discoveryv1.GroupName, Version: "v1", Kind: "EndpointSlice"},
 	{Group: objects.MulticlusterGroup, Version: "v1beta1", Kind: "ServiceImport"},
 	{Group: objects.MulticlusterGroup, Version: "v1alpha1", Kind: "ServiceImport"},
@@ -48,6 +51,13 @@ func coreFile(gvk schema.GroupVersionKind) *File {
 		setProperty(f.Schema, "type", func(p *apiext.JSONSchemaProps) { p.Default = raw(`"Opaque"`) })
 	case "ConfigMap":
 		f.Schema = schemaOf(reflect.TypeFor[corev1.ConfigMap]())
+	case "ClusterTrustBundle":
+		f.Schema, f.Namespaced = schemaOf(reflect.TypeFor[certificatesv1.ClusterTrustBundle]()), false
+		f.Schema.Required = []string{"spec"}
+		setProperty(f.Schema, "spec", func(spec *apiext.JSONSchemaProps) {
+			spec.Required = []string{"trustBundle"}
+			setProperty(spec, "trustBundle", func(p *apiext.JSONSchemaProps) { p.MinLength = ptr.To(int64(1)) })
+		})
 	case "Service":
 		f.Schema = schemaOf(reflect.TypeFor[corev1.Service]())
 		setProperty(f.Schema, "spec", serviceSpec)
@@ -200,9 +210,26 @@ func addFields(s *apiext.JSONSchemaProps, t reflect.Type) {
 // coreRules are the API server's own rules for core kinds, by kind, as far as
 // Headgate reads what they are about. They run on valid, defaulted objects.
 var coreRules = map[string]func(obj map[string]any) []Error{
-	"Service":   serviceRules,
-	"Secret":    secretRules,
-	"ConfigMap": func(obj map[string]any) []Error { return base64Errors(obj, "binaryData", "data") },
+	"Service":            serviceRules,
+	"Secret":             secretRules,
+	"ClusterTrustBundle": trustBundleRules,
+	"ConfigMap":          func(obj map[string]any) []Error { return base64Errors(obj, "binaryData", "data") },
+}
+
+// trustBundleRules are that a bundle which is linked to a signer has the signer's
+// name before its own, and another one no colon.
+func trustBundleRules(obj map[string]any) []Error {
+	metadata, _ := obj["metadata"].(map[string]any)
+	spec, _ := obj["spec"].(map[string]any)
+	name, _ := metadata["name"].(string)
+	signer, _ := spec["signerName"].(string)
+	if prefix := strings.ReplaceAll(signer, "/", ":") + ":"; signer != "" && !strings.HasPrefix(name, prefix) {
+		return []Error{{"metadata.name", fmt.Sprintf("%q is no name of a bundle of signer %s", name, signer), prefix + "NAME"}}
+	}
+	if signer == "" && strings.Contains(name, ":") {
+		return []Error{{"metadata.name", fmt.Sprintf("%q has a colon, and the bundle no signerName", name), "a name without a colon"}}
+	}
+	return nil
 }
 
 func serviceRules(obj map[string]any) []Error {

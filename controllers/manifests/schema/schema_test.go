@@ -89,3 +89,33 @@ func FuzzSteps(f *testing.F) {
 		get(map[string]any{"a": []any{map[string]any{"b": "c"}}}, steps)
 	})
 }
+
+// The names of ClusterTrustBundles are not those of other objects.
+func TestClusterTrustBundleNames(t *testing.T) {
+	k, err := Lookup(kschema.GroupVersionKind{Group: "certificates.k8s.io", Version: "v1", Kind: "ClusterTrustBundle"})
+	if err != nil || k == nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, signer string
+		fine         bool
+	}{
+		{"example.com:internal:v1", "example.com/internal", true},
+		{"example.com:internal:V_1", "example.com/internal", true},
+		{"example.com:other:v1", "example.com/internal", false},
+		{"plain", "", true},
+		{"a:b", "", false},
+		{"a/b", "", false},
+		{"..", "", false},
+	} {
+		spec := map[string]any{"trustBundle": "x"}
+		if tt.signer != "" {
+			spec["signerName"] = tt.signer
+		}
+		errs := k.Admit(map[string]any{"apiVersion": "certificates.k8s.io/v1", "kind": "ClusterTrustBundle",
+			"metadata": map[string]any{"name": tt.name}, "spec": spec})
+		if (len(errs) == 0) != tt.fine {
+			t.Errorf("%s of %q: %+v", tt.name, tt.signer, errs)
+		}
+	}
+}
