@@ -519,7 +519,10 @@ func TestBadPoliciesAreRefused(t *testing.T) {
 	}
 	const target = "targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: app}]"
 	for _, test := range []struct{ name, kind, spec, complaint string }{
-		{"no target", "AuthPolicy", "apiKey: {from: [{header: A}], secretRefs: [{name: s}]}", "targetRefs"},
+		{"no target", "BackendPolicy", "connectTimeout: 1s", "targetRefs"},
+		{"an authorization server and none", "AuthPolicy", target + "\n  external: {disabled: true, protocol: GRPC}", "disabled excludes all else"},
+		{"an authorization server that is not named", "AuthPolicy", target + "\n  external: {timeout: 1s}", "protocol and backendRef must be set"},
+		{"one protocol with the other's settings", "AuthPolicy", target + "\n  external: {protocol: HTTP, backendRef: {name: a, port: 80}, grpc: {}}", "grpc is for protocol GRPC"},
 		{"a target that policies do not attach to", "AuthPolicy", "targetRefs: [{group: '', kind: Pod, name: p}]\n  apiKey: {from: [{header: A}], secretRefs: [{name: s}]}", "targetRefs"},
 		{"an unknown field", "AuthPolicy", target + "\n  apiKeys: {}", "apiKeys"},
 		{"two places at once", "AuthPolicy", target + "\n  apiKey: {from: [{header: A, cookie: b}], secretRefs: [{name: s}]}", "exactly one of header, query and cookie"},
