@@ -4,6 +4,7 @@ package charts_test
 
 import (
 	"bytes"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,6 +111,7 @@ func TestDefaults(t *testing.T) {
 		"CustomResourceDefinition backends.headgate.dev",
 		"CustomResourceDefinition backendtlspolicies.gateway.networking.k8s.io",
 		"CustomResourceDefinition gatewayclasses.gateway.networking.k8s.io",
+		"CustomResourceDefinition gatewayparameters.headgate.dev",
 		"CustomResourceDefinition gateways.gateway.networking.k8s.io",
 		"CustomResourceDefinition grpcroutes.gateway.networking.k8s.io",
 		"CustomResourceDefinition httproutes.gateway.networking.k8s.io",
@@ -239,7 +241,7 @@ func TestOptions(t *testing.T) {
 	if pod.ServiceAccountName != "default" {
 		t.Errorf("serviceAccountName is %q", pod.ServiceAccountName)
 	}
-	for _, arg := range []string{"--service-type=ClusterIP", "--bind-address=::", "--lease=edge"} {
+	for _, arg := range []string{"--service-type=ClusterIP", "--bind-address=::", "--lease=edge", "--deployment=edge"} {
 		if !slices.Contains(pod.Containers[0].Args, arg) {
 			t.Errorf("no %s in %q", arg, pod.Containers[0].Args)
 		}
@@ -247,6 +249,34 @@ func TestOptions(t *testing.T) {
 	rules := as[rbacv1.Role](t, objects, "Role edge").Rules
 	if !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool { return slices.Equal(r.ResourceNames, []string{"edge"}) }) {
 		t.Errorf("the Role is not for the lease edge: %v", rules)
+	}
+}
+
+// The Service for metrics finds Headgate's own pods, and by the same label those
+// that are made after them; what selects pods for traffic is not in it.
+func TestMetricsOfAllPods(t *testing.T) {
+	objects := render(t)
+	selector := as[corev1.Service](t, objects, "Service headgate-metrics").Spec.Selector
+	deployment := as[appsv1.Deployment](t, objects, "Deployment headgate")
+	if len(selector) == 0 {
+		t.Error("it selects nothing")
+	}
+	for key, value := range selector {
+		if deployment.Spec.Template.Labels[key] != value {
+			t.Errorf("it selects %v, and pods have %v", selector, deployment.Spec.Template.Labels)
+		}
+		if _, traffic := deployment.Spec.Selector.MatchLabels[key]; traffic {
+			t.Errorf("it selects by %s, which dedicated pods do not have", key)
+		}
+	}
+}
+
+func TestParametersOfTheClass(t *testing.T) {
+	objects := render(t, "--set", "gatewayClass.parametersRef.name=defaults")
+	ref, _, _ := unstructured.NestedStringMap(objects["GatewayClass headgate"].Object, "spec", "parametersRef")
+	want := map[string]string{"group": "headgate.dev", "kind": "GatewayParameters", "name": "defaults", "namespace": "headgate-system"}
+	if !maps.Equal(ref, want) {
+		t.Errorf("parametersRef is %v, want %v", ref, want)
 	}
 }
 

@@ -1,6 +1,6 @@
-// Package v1alpha1 is Headgate's own API: the policies, and Backend. All kinds
-// are namespaced. Policies attach as GEP-713 describes, by targetRefs to
-// objects of their own namespace.
+// Package v1alpha1 is Headgate's own API: the policies, Backend and
+// GatewayParameters. All kinds are namespaced. Policies attach as GEP-713
+// describes, by targetRefs to objects of their own namespace.
 //
 // What the field comments call the default holds wherever the field is left
 // out, also where no API server fills defaults in.
@@ -29,6 +29,7 @@ func addKnownTypes(scheme *runtime.Scheme) error {
 		&AuthPolicy{}, &AuthPolicyList{},
 		&Backend{}, &BackendList{},
 		&BackendPolicy{}, &BackendPolicyList{},
+		&GatewayParameters{}, &GatewayParametersList{},
 		&ListenerPolicy{}, &ListenerPolicyList{},
 		&RateLimitPolicy{}, &RateLimitPolicyList{},
 		&TransformPolicy{}, &TransformPolicyList{},

@@ -12,11 +12,13 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/admin"
 	"github.com/headgate/headgate/controllers/compile"
 	"github.com/headgate/headgate/controllers/infra"
@@ -34,6 +36,8 @@ type clusterOptions struct {
 	identity    string
 	selector    map[string]string
 	lease       string
+	deployment  string
+	gateway     string
 	serviceType string
 }
 
@@ -61,13 +65,17 @@ func (o *clusterOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.identity, "identity", o.identity, "this replica's name among those that elect a leader (default $POD_NAME)")
 	f.StringToStringVar(&o.selector, "service-selector", o.selector, "the `labels` of Headgate's pods, by which the Gateways' Services select them")
 	f.StringVar(&o.lease, "lease", o.lease, "the Lease by which replicas elect a leader")
+	f.StringVar(&o.deployment, "deployment", "", "Headgate's own Deployment, after which those of Gateways of mode Dedicated are made (default: there are none)")
+	f.StringVar(&o.gateway, "gateway", "", "serve this Gateway only, as `namespace/name`, and never lead: for the pods of a Gateway of mode Dedicated")
 	f.StringVar(&o.serviceType, "service-type", o.serviceType, "the type of the Gateways' Services: LoadBalancer, NodePort or ClusterIP")
 }
 
-// kubernetes gets its objects from a cluster, and writes statuses and Services there.
+// kubernetes gets its objects from a cluster, and writes statuses and
+// infrastructure there.
 type kubernetes struct {
 	config  *rest.Config
 	opts    *clusterOptions
+	gateway types.NamespacedName // of --gateway
 	metrics *observe.Metrics
 	log     logr.Logger
 	lack    atomic.Pointer[string] // what connect waits for
@@ -76,7 +84,7 @@ type kubernetes struct {
 	cluster  *watch.Cluster
 	version  string // of the Gateway API's CRDs
 	statuses *status.Writer
-	services *infra.Services
+	infra    *infra.Keeper
 }
 
 func newKubernetes(o *serveOptions, metrics *observe.Metrics, log logr.Logger) (*kubernetes, error) {
@@ -84,6 +92,13 @@ func newKubernetes(o *serveOptions, metrics *observe.Metrics, log logr.Logger) (
 	case corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort, corev1.ServiceTypeClusterIP:
 	default:
 		return nil, usageError{fmt.Errorf("--service-type %q: want LoadBalancer, NodePort or ClusterIP", o.cluster.serviceType)}
+	}
+	var gateway types.NamespacedName
+	if o.cluster.gateway != "" {
+		var ok bool
+		if gateway.Namespace, gateway.Name, ok = strings.Cut(o.cluster.gateway, "/"); !ok || gateway.Namespace == "" || gateway.Name == "" {
+			return nil, usageError{fmt.Errorf("--gateway %q: want namespace/name", o.cluster.gateway)}
+		}
 	}
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = o.cluster.kubeconfig
@@ -96,7 +111,7 @@ func newKubernetes(o *serveOptions, metrics *observe.Metrics, log logr.Logger) (
 	}
 	ctrl.SetLogger(log.WithName("controller-runtime"))
 	klog.SetLogger(log.WithName("client-go"))
-	return &kubernetes{config: config, opts: &o.cluster, metrics: metrics, log: log}, nil
+	return &kubernetes{config: config, opts: &o.cluster, gateway: gateway, metrics: metrics, log: log}, nil
 }
 
 const (
@@ -137,15 +152,23 @@ func (k *kubernetes) waiting() string {
 
 // try connects once.
 func (k *kubernetes) try(ctx context.Context) error {
-	var err error
-	k.cluster, err = watch.New(ctx, k.config, watch.Options{
+	options := watch.Options{
 		Namespace: k.opts.namespace,
-		Lease:     k.opts.lease,
 		Identity:  k.opts.identity,
 		Seen:      func(ref objects.Ref) { k.statuses.Look(ref) },
 		Metrics:   k.metrics.Registry(),
 		Log:       k.log.WithName("watch"),
-	})
+	}
+	if k.gateway.Name == "" {
+		options.Lease = k.opts.lease
+		if k.opts.deployment != "" {
+			options.Deployment = k.opts.deployment
+			options.Kept, options.AddToScheme = infra.Kinds(), infra.AddToScheme
+			options.KeptChanged = func() { k.infra.Look() }
+		}
+	}
+	var err error
+	k.cluster, err = watch.New(ctx, k.config, options)
 	if err != nil {
 		return err
 	}
@@ -158,11 +181,11 @@ func (k *kubernetes) try(ctx context.Context) error {
 		Metrics: k.metrics.Registry(),
 		Log:     k.log.WithName("status"),
 	})
-	k.services = infra.New(k.cluster.Client(), k.cluster.Reader(), infra.Options{
-		Namespace: k.opts.namespace,
-		Selector:  k.opts.selector,
-		Type:      corev1.ServiceType(k.opts.serviceType),
-		Log:       k.log.WithName("infra"),
+	k.infra = infra.New(k.cluster.Client(), k.cluster.Reader(), infra.Options{
+		Namespace:  k.opts.namespace,
+		Selector:   k.opts.selector,
+		Deployment: k.opts.deployment,
+		Log:        k.log.WithName("infra"),
 
 		ClusterDomain: clusterDomain("/etc/resolv.conf"),
 	})
@@ -191,11 +214,14 @@ func clusterDomain(resolvConf string) string {
 }
 
 func (k *kubernetes) loopOptions(o *loop.Options) {
-	o.Compile = compile.Options{Namespace: k.opts.namespace, BundleVersion: k.version}
+	o.Compile = compile.Options{
+		Namespace: k.opts.namespace, BundleVersion: k.version, Gateway: k.gateway,
+		Dedicated: k.opts.deployment != "", ServiceType: v1alpha1.GatewayServiceType(k.opts.serviceType),
+	}
 	o.Load = k.cluster.Load
 	o.Published = func(result *compile.Result) {
 		k.statuses.Publish(result)
-		k.services.Publish(result)
+		k.infra.Publish(result)
 		for _, ref := range result.ChangedFindings {
 			for _, f := range result.FindingsOf(ref) {
 				k.log.V(1).Info("Not as written: " + entryText(findingEntry(nil, f)))
@@ -207,7 +233,7 @@ func (k *kubernetes) loopOptions(o *loop.Options) {
 }
 
 func (k *kubernetes) run(ctx context.Context, l *loop.Loop) error {
-	return k.cluster.Run(ctx, l, k.statuses.Run, k.services.Run)
+	return k.cluster.Run(ctx, l, k.statuses.Run, k.infra.Run)
 }
 
 func (k *kubernetes) shutdownDelay() time.Duration { return 5 * time.Second }

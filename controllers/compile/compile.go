@@ -12,8 +12,8 @@
 // object that the API server refuses, never come here: who reads them keeps
 // the version from before.)
 //
-// The files read in the order of the objects: gatewayclass, gateway, listener,
-// tls; httproute, rule, match, filters; backend, endpoints; the policies. frame
+// The files read in the order of the objects: gatewayclass, gateway, parameters,
+// listener, tls; httproute, rule, match, filters; backend, endpoints; the policies. frame
 // holds what routes are compiled against, pass compiles what changed.
 package compile
 
@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -47,6 +48,14 @@ type Options struct {
 	BundleVersion string
 	// Addresses are the Gateways' addresses in standalone mode.
 	Addresses []string
+	// Gateway, if it has a name, is the only Gateway that is compiled; that is how
+	// the pods of one of mode Dedicated serve it and no other.
+	Gateway types.NamespacedName
+	// Dedicated says that Gateways can have mode Dedicated.
+	Dedicated bool
+	// ServiceType is the type of the Gateways' Services whose parameters say none;
+	// LoadBalancer if empty.
+	ServiceType v1alpha1.GatewayServiceType
 }
 
 // Result is what objects compile to. It is immutable and safe for concurrent
@@ -69,9 +78,9 @@ type Result struct {
 	// NeedsSessionKeys says that routes have session persistence and there is no
 	// Secret with keys for it (Options.SessionKeys).
 	NeedsSessionKeys bool
-	// Services are what the Gateways need from infrastructure, sorted by name;
-	// empty in standalone mode.
-	Services []Service
+	// Infrastructure is what the Gateways need in a cluster, sorted by name; empty
+	// in standalone mode.
+	Infrastructure []Infrastructure
 
 	statuses snapshot.Table[*Status]
 	findings snapshot.Table[[]Finding]
@@ -174,26 +183,4 @@ type Finding struct {
 	// Condition and Reason are what status says: "ResolvedRefs", "BackendNotFound".
 	Condition string
 	Reason    string
-}
-
-// Service is the Service that a Gateway needs.
-type Service struct {
-	Gateway objects.Ref
-	// Class is the Gateway's GatewayClass.
-	Class    string
-	ClassUID types.UID
-	// Name is the Service's, in Options.Namespace; Alias is the name that leads
-	// to it in the Gateway's namespace.
-	Name, Alias         string
-	Ports               []ServicePort
-	Labels, Annotations map[string]string
-	// LoadBalancerIP is the address that the Gateway asks for, "" for any.
-	LoadBalancerIP string
-}
-
-// ServicePort is a port that at least one accepted listener declares.
-type ServicePort struct {
-	Name     string
-	Port     int32
-	Protocol string // "TCP" or "UDP"
 }

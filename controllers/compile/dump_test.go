@@ -36,10 +36,19 @@ func dump(r *Result) string {
 	if r.NeedsSessionKeys {
 		d.line("needs session keys")
 	}
-	for _, s := range r.Services {
+	for _, s := range r.Infrastructure {
 		text := fmt.Sprintf("service %s, alias %s, for %s %v labels=%v annotations=%v", s.Name, s.Alias, s.Gateway, s.Ports, s.Labels, s.Annotations)
+		if s.Kept {
+			text = fmt.Sprintf("service %s, alias %s, for %s, kept as it is", s.Name, s.Alias, s.Gateway)
+		}
 		if s.LoadBalancerIP != "" {
 			text += " loadBalancerIP=" + s.LoadBalancerIP
+		}
+		if said := toJSON(s.Service); !s.Kept && said != `{"type":"LoadBalancer"}` {
+			text += " service=" + said
+		}
+		if s.Mode == v1alpha1.GatewayModeDedicated {
+			text += " deployment=" + toJSON(s.Deployment)
 		}
 		d.line("%s", text)
 	}
@@ -352,7 +361,7 @@ func sameResult(t *testing.T, what string, want, got *Result) {
 		{"endpoints", entries(want.Snapshot.Endpoints), entries(got.Snapshot.Endpoints)},
 		{"statuses", want.Statuses(), got.Statuses()},
 		{"findings", want.Findings(), got.Findings()},
-		{"services", want.Services, got.Services},
+		{"services", want.Infrastructure, got.Infrastructure},
 		{"wanted", want.Wanted, got.Wanted},
 	} {
 		if !reflect.DeepEqual(part.want, part.got) {

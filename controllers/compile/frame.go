@@ -27,10 +27,12 @@ type frame struct {
 	// served are the Gateways of ours and the ListenerSets that name them.
 	served map[objects.Ref]*parent
 	// foreign are those that other controllers serve.
-	foreign  map[objects.Ref]bool
-	ports    []*snapshot.Port
-	services []Service
-	wanted   map[objects.Ref]bool
+	foreign        map[objects.Ref]bool
+	ports          []*snapshot.Port
+	infrastructure []Infrastructure
+	// dedicated are the Services of Gateways whose status tells whether they have endpoints.
+	dedicated map[objects.Ref]bool
+	wanted    map[objects.Ref]bool
 	// statuses and findings are those of GatewayClasses, Backends and policies.
 	// What is served is not among them: those statuses count routes.
 	statuses map[objects.Ref]*Status
@@ -57,6 +59,7 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 		xBackends: map[objects.Ref]*xBackend{},
 		served:    map[objects.Ref]*parent{},
 		foreign:   map[objects.Ref]bool{},
+		dedicated: map[objects.Ref]bool{},
 		wanted:    map[objects.Ref]bool{},
 		statuses:  map[objects.Ref]*Status{},
 		findings:  map[objects.Ref][]Finding{},
@@ -127,7 +130,7 @@ func (b *frameBuilder) compileGateways() {
 			foreign[gatewayv1.ObjectName(class.Name)] = true
 			continue
 		}
-		c := compileGatewayClass(class, b.opts)
+		c := b.compileGatewayClass(class)
 		classes[gatewayv1.ObjectName(class.Name)] = c
 		b.put(c.object, c.status, c.findings)
 	}
@@ -140,6 +143,10 @@ func (b *frameBuilder) compileGateways() {
 	sockets := sockets{}
 	for _, object := range all {
 		ref := objects.RefOf(object)
+		if only := b.opts.Gateway; only.Name != "" && only != ref.NamespacedName() {
+			b.foreign[ref] = true
+			continue
+		}
 		class := classes[object.Spec.GatewayClassName]
 		if class == nil {
 			if foreign[object.Spec.GatewayClassName] {
@@ -164,12 +171,12 @@ func (b *frameBuilder) compileGateways() {
 		for _, set := range g.sets {
 			b.served[set.ref()] = &set.parent
 		}
-		if service, ok := b.service(g); ok {
-			b.services = append(b.services, service)
+		if i, ok := b.infrastructureOf(g); ok {
+			b.infrastructure = append(b.infrastructure, i)
 		}
 	}
 	b.judgeListenerSets()
-	slices.SortFunc(b.services, func(x, y Service) int { return cmp.Compare(x.Name, y.Name) })
+	slices.SortFunc(b.infrastructure, func(x, y Infrastructure) int { return cmp.Compare(x.Name, y.Name) })
 	b.ports = sockets.ports(b.policies)
 	for _, s := range sockets {
 		markOverlaps(s.listeners)

@@ -1,16 +1,14 @@
 package compile
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
 )
 
@@ -26,6 +24,14 @@ type gateway struct {
 	// refused says why nothing of the Gateway is served; accepted what its
 	// condition says, which may be True although some listeners are not valid.
 	refused, programmed verdict
+	// kept says why the Gateway is not accepted and served as it was all the same.
+	kept verdict
+	// parameters are those of the class and the Gateway, nil for none. elsewhere
+	// says that other pods than this one serve the Gateway.
+	parameters *v1alpha1.GatewayParametersSpec
+	elsewhere  bool
+	// note is what a condition says that is fine.
+	note string
 	// validations are what spec.tls.frontend asks of clients, by field, and
 	// insecure the fields of those that let everybody in.
 	validations map[string]frontendValidation
@@ -38,9 +44,7 @@ type gateway struct {
 func (b *frameBuilder) compileGateway(object *gatewayv1.Gateway, class *gatewayClass) *gateway {
 	g := &gateway{object: object, class: objects.Get[*gatewayv1.GatewayClass](b.set, "", string(object.Spec.GatewayClassName))}
 	g.parent = parent{report: report{object: objects.RefOf(object)}, gateway: g, generation: object.Generation, status: g.conclude}
-	if !class.accepted.ok() {
-		g.refuse(gatewayv1.GatewayReasonInvalid, "spec.gatewayClassName", class.object.String()+" is not accepted", "a GatewayClass that is")
-	}
+	b.resolveParameters(g, class)
 	g.checkUnsupported()
 	b.resolveClientCertificate(g)
 	g.checkAddresses(b.opts)
@@ -67,6 +71,9 @@ func (b *frameBuilder) compileGateway(object *gatewayv1.Gateway, class *gatewayC
 		for _, address := range b.opts.Addresses {
 			g.addAddress(address)
 		}
+		if g.parameters != nil {
+			g.note = "from a folder there is no Service that " + parametersKind + " could be about"
+		}
 		return g
 	}
 	b.bindThroughService(g)
@@ -85,9 +92,6 @@ func (g *gateway) checkUnsupported() {
 	if len(spec.Listeners) == 0 {
 		g.refuse(gatewayv1.GatewayReasonInvalid, "spec.listeners", "there are none", "at least one listener")
 	}
-	if i := spec.Infrastructure; i != nil && i.ParametersRef != nil {
-		g.refuse(gatewayv1.GatewayReasonInvalidParameters, "spec.infrastructure.parametersRef", "parameters are not supported", "no parametersRef")
-	}
 	if t := spec.TLS; t != nil {
 		if t.Frontend != nil {
 			g.checkFrontend(t.Frontend)
@@ -97,42 +101,6 @@ func (g *gateway) checkUnsupported() {
 	case "", gatewayv1.GatewayDefaultScopeNone, gatewayv1.GatewayDefaultScopeAll:
 	default:
 		g.refuse(gatewayv1.GatewayReasonInvalid, "spec.defaultScope", fmt.Sprintf("%q is no scope", spec.DefaultScope), "All or None")
-	}
-}
-
-// bindThroughService takes bound ports and addresses from the Gateway's Service.
-func (b *frameBuilder) bindThroughService(g *gateway) {
-	name := ServiceName(types.NamespacedName{Namespace: g.object.Namespace, Name: g.object.Name})
-	service := objects.Get[*corev1.Service](b.set, b.opts.Namespace, name)
-	for l := range g.all() {
-		if service != nil {
-			for _, p := range service.Spec.Ports {
-				if p.Port != l.spec.Port || p.TargetPort.IntVal <= 0 || p.TargetPort.IntVal > 65535 {
-					continue
-				}
-				if string(transportOf(p)) == strings.ToUpper(l.transport()) {
-					l.bound = uint16(p.TargetPort.IntVal)
-				} else if l.http3 != nil {
-					l.boundUDP = uint16(p.TargetPort.IntVal)
-				}
-			}
-		}
-		if l.bound == 0 {
-			l.programmed.fail(string(gatewayv1.ListenerReasonPending), fmt.Sprintf("Service %s/%s has no target port for port %d yet", b.opts.Namespace, name, l.spec.Port))
-		}
-	}
-	if service != nil {
-		for _, ingress := range service.Status.LoadBalancer.Ingress {
-			g.addAddress(ingress.IP)
-			g.addAddress(ingress.Hostname)
-		}
-		if len(g.addresses) == 0 && service.Spec.Type != corev1.ServiceTypeLoadBalancer && service.Spec.ClusterIP != corev1.ClusterIPNone {
-			g.addAddress(service.Spec.ClusterIP)
-		}
-	}
-	g.judgeAddresses(service)
-	if len(g.addresses) == 0 {
-		g.programmed.fail(string(gatewayv1.GatewayReasonAddressNotAssigned), fmt.Sprintf("Service %s/%s has no address yet", b.opts.Namespace, name))
 	}
 }
 
@@ -172,6 +140,10 @@ func (g *gateway) settle() {
 		g.programmed = verdict{string(gatewayv1.GatewayReasonInvalid), "the Gateway is not accepted"}
 		return
 	}
+	if !g.kept.ok() {
+		g.programmed = verdict{string(gatewayv1.GatewayReasonInvalid), "the Gateway is not accepted; what serves it stays as it is"}
+		return
+	}
 	if i := slices.IndexFunc(g.listeners, func(l *listener) bool { return l.programmed.ok() }); i < 0 {
 		g.programmed.fail(g.listeners[0].programmed.reason, "no listener is programmed")
 	}
@@ -180,7 +152,11 @@ func (g *gateway) settle() {
 // conclude is the Gateway's status.
 func (g *gateway) conclude(attached func(listener string) int32) *Status {
 	generation := g.object.Generation
-	accepted := newCondition(string(gatewayv1.GatewayConditionAccepted), string(gatewayv1.GatewayReasonAccepted), "", g.refused, generation)
+	refused := g.refused
+	if refused.ok() {
+		refused = g.kept
+	}
+	accepted := newCondition(string(gatewayv1.GatewayConditionAccepted), string(gatewayv1.GatewayReasonAccepted), "", refused, generation)
 	var invalid []string
 	resolved := g.resolved
 	status := gatewayv1.GatewayStatus{Addresses: g.addresses}
@@ -196,57 +172,17 @@ func (g *gateway) conclude(attached func(listener string) int32) *Status {
 		}
 		status.Listeners = append(status.Listeners, l.status(attached(l.key)))
 	}
-	if g.refused.ok() && len(invalid) > 0 {
+	if refused.ok() && len(invalid) > 0 {
 		accepted.Reason = string(gatewayv1.GatewayReasonListenersNotValid)
 		accepted.Message = "not valid, and not served: listener " + strings.Join(invalid, ", ")
 	}
 	status.Conditions = []metav1.Condition{
 		accepted,
-		newCondition(string(gatewayv1.GatewayConditionProgrammed), string(gatewayv1.GatewayReasonProgrammed), "", g.programmed, generation),
+		newCondition(string(gatewayv1.GatewayConditionProgrammed), string(gatewayv1.GatewayReasonProgrammed), g.note, g.programmed, generation),
 		newCondition(string(gatewayv1.GatewayConditionResolvedRefs), string(gatewayv1.GatewayReasonResolvedRefs), "", resolved, generation),
 	}
 	if len(g.insecure) > 0 {
 		status.Conditions = append(status.Conditions, g.insecureFrontend())
 	}
 	return &Status{Object: g.ref(), Generation: generation, Value: status}
-}
-
-// service returns what the Gateway needs from infrastructure.
-func (b *frameBuilder) service(g *gateway) (Service, bool) {
-	if b.opts.Namespace == "" || !g.refused.ok() {
-		return Service{}, false
-	}
-	s := Service{
-		Gateway: g.ref(), Name: ServiceName(types.NamespacedName{Namespace: g.object.Namespace, Name: g.object.Name}),
-		Alias: aliasName(g.object.Name, g.class.Name), Class: g.class.Name, ClassUID: g.class.UID,
-		LoadBalancerIP: g.loadBalancerIP(),
-	}
-	for l := range g.all() {
-		transports := []string{l.transport()}
-		if l.http3 != nil {
-			transports = append(transports, "udp")
-		}
-		for _, transport := range transports {
-			port := ServicePort{Name: fmt.Sprintf("%s-%d", transport, l.spec.Port), Port: l.spec.Port, Protocol: strings.ToUpper(transport)}
-			if l.accepted.ok() && !slices.Contains(s.Ports, port) {
-				s.Ports = append(s.Ports, port)
-			}
-		}
-	}
-	slices.SortFunc(s.Ports, func(x, y ServicePort) int { return cmp.Or(int(x.Port-y.Port), cmp.Compare(x.Protocol, y.Protocol)) })
-	if i := g.object.Spec.Infrastructure; i != nil {
-		for key, value := range i.Labels {
-			if s.Labels == nil {
-				s.Labels = map[string]string{}
-			}
-			s.Labels[string(key)] = string(value)
-		}
-		for key, value := range i.Annotations {
-			if s.Annotations == nil {
-				s.Annotations = map[string]string{}
-			}
-			s.Annotations[string(key)] = string(value)
-		}
-	}
-	return s, len(s.Ports) > 0
 }

@@ -8,6 +8,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/pkg/consts"
 
+	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
 )
 
@@ -15,18 +16,15 @@ import (
 type gatewayClass struct {
 	report
 	accepted verdict
-	status   *Status
+	// parameters are those of its parametersRef, nil for none.
+	parameters *v1alpha1.GatewayParametersSpec
+	status     *Status
 }
 
-func compileGatewayClass(class *gatewayv1.GatewayClass, opts Options) *gatewayClass {
+func (b *frameBuilder) compileGatewayClass(class *gatewayv1.GatewayClass) *gatewayClass {
 	c := &gatewayClass{report: report{object: objects.RefOf(class)}}
-	if class.Spec.ParametersRef != nil {
-		c.fail(&c.accepted, Finding{
-			Field: "spec.parametersRef", Message: "parameters are not supported", Want: "no parametersRef",
-			Condition: string(gatewayv1.GatewayClassConditionStatusAccepted), Reason: string(gatewayv1.GatewayClassReasonInvalidParameters),
-		})
-	}
-	version := opts.BundleVersion
+	b.resolveClassParameters(c, class.Spec.ParametersRef)
+	version := b.opts.BundleVersion
 	if version == "" {
 		version = consts.BundleVersion
 	}

@@ -410,6 +410,10 @@ func (s sockets) ports(policies policyIndex) []*snapshot.Port {
 		for _, l := range shared.listeners {
 			listeners = append(listeners, l.compiled(policies))
 		}
+		// Gateways share no sockets where there are other pods.
+		if shared.listeners[0].parent.gateway.elsewhere {
+			continue
+		}
 		slices.SortFunc(listeners, func(x, y *snapshot.Listener) int { return cmp.Compare(x.Key, y.Key) })
 		port := add(key.transport, key.number, listeners)
 		if key.transport == "tcp" {
@@ -451,7 +455,7 @@ func (l *listener) compiled(policies policyIndex) *snapshot.Listener {
 
 // serves reports whether the listener is in the snapshot.
 func (l *listener) serves() bool {
-	return l.parent.gateway.refused.ok() && l.accepted.ok() && l.bound != 0
+	return l.parent.gateway.refused.ok() && !l.parent.gateway.elsewhere && l.accepted.ok() && l.bound != 0
 }
 
 // markOverlaps notes which listeners of one socket have TLS settings and

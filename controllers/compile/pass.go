@@ -66,7 +66,7 @@ func newPass(prev *Result, set *objects.Set) *pass {
 				Ports: prev.Snapshot.Ports, Hosts: prev.Snapshot.Hosts,
 				Clusters: prev.Snapshot.Clusters, Endpoints: prev.Snapshot.Endpoints,
 			},
-			Wanted: prev.Wanted, Services: prev.Services,
+			Wanted: prev.Wanted, Infrastructure: prev.Infrastructure,
 			statuses: prev.statuses, findings: prev.findings, tables: prev.tables,
 		},
 		hosts: map[string]bool{}, clusters: map[string]bool{}, endpoints: map[string]bool{},
@@ -118,8 +118,10 @@ func (p *pass) widen(s *scope, ref objects.Ref, opts Options) {
 	case "TCPRoute", "TLSRoute", "UDPRoute":
 		s.streams = true
 	case "EndpointSlice":
-		p.moveSlice(ref, s)
-	case "Gateway", "GatewayClass", "ListenerSet":
+		for _, service := range p.moveSlice(ref, s) {
+			s.reframe = s.reframe || p.tables.frame.dedicated[service]
+		}
+	case "Gateway", "GatewayClass", "GatewayParameters", "ListenerSet":
 		s.reframe = true
 	case "Service", "ServiceImport", "Backend", "XBackend":
 		s.reframe = true
@@ -155,7 +157,7 @@ func (p *pass) reframe(opts Options, s *scope) {
 		f.wanted = old.wanted
 	}
 	p.tables.frame = f
-	p.Wanted, p.Services = f.wanted, f.services
+	p.Wanted, p.Infrastructure = f.wanted, f.infrastructure
 	if s.routing {
 		for _, key := range p.tables.routes.Keys() {
 			r, _ := p.tables.routes.Get(key)
@@ -388,22 +390,25 @@ func (p *pass) countAttached(old, next *route) {
 	}
 }
 
-// moveSlice notes what a changed EndpointSlice belongs and belonged to.
-func (p *pass) moveSlice(ref objects.Ref, s *scope) {
+// moveSlice notes what a changed EndpointSlice belongs and belonged to, and
+// returns it.
+func (p *pass) moveSlice(ref objects.Ref, s *scope) []objects.Ref {
 	key := ref.String()
 	was, _ := p.tables.owners.Get(key)
 	var is []objects.Ref
 	if slice, _ := p.set.Get(ref).(*discoveryv1.EndpointSlice); slice != nil {
 		is = objects.BackendsOf(slice)
 	}
-	for _, backend := range slices.Concat(was, is) {
-		s.backends[backend] = true
-	}
 	if len(is) == 0 {
 		p.tables.owners = p.tables.owners.Without(key)
-		return
+	} else {
+		p.tables.owners = p.tables.owners.With(key, is)
 	}
-	p.tables.owners = p.tables.owners.With(key, is)
+	backends := slices.Concat(was, is)
+	for _, backend := range backends {
+		s.backends[backend] = true
+	}
+	return backends
 }
 
 // compileEndpoints compiles the endpoints of the named backends' clusters.

@@ -2,6 +2,7 @@ package infra
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -26,34 +27,38 @@ import (
 // that the Gateway's annotations ask for is the other Service's.
 const externalDNSController = "external-dns.alpha.kubernetes.io/controller"
 
-func (s *Services) reconcileAliases(ctx context.Context, want []compile.Service) error {
-	cached, err := s.listAliases(ctx, s.client)
+func (k *Keeper) reconcileAliases(ctx context.Context, want []compile.Infrastructure) error {
+	cached, err := k.listAliases(ctx, k.client)
 	if err != nil {
 		return err
 	}
-	if remove, apply, err := s.planAliases(want, cached); err == nil && len(remove) == 0 && len(apply) == 0 {
-		return nil
+	remove, apply, err := k.planAliases(want, cached)
+	if len(remove) == 0 && !k.anyToTry(apply) {
+		return errors.Join(err, k.writeAliases(ctx, apply))
 	}
-	live, err := s.listAliases(ctx, s.reader)
+	live, err := k.listAliases(ctx, k.reader)
 	if err != nil {
 		return err
 	}
-	remove, apply, failed := s.planAliases(want, live)
+	remove, apply, err = k.planAliases(want, live)
 	for _, name := range remove {
-		if err := s.delete(ctx, live[name]); err != nil {
-			return err
+		err = errors.Join(err, k.delete(ctx, live[name]))
+	}
+	return errors.Join(err, k.writeAliases(ctx, apply))
+}
+
+func (k *Keeper) writeAliases(ctx context.Context, aliases []*corev1.Service) error {
+	var errs []error
+	for _, alias := range aliases {
+		if err := k.write(ctx, alias); err != nil {
+			errs = append(errs, fmt.Errorf("%w: the name is that of Gateway %s in its namespace", err, alias.Annotations[gatewayAnnotation]))
 		}
 	}
-	for _, service := range apply {
-		if err := s.write(ctx, service); err != nil {
-			failed = fmt.Errorf("%w: the name is that of Gateway %s in its namespace", err, service.Annotations[gatewayAnnotation])
-		}
-	}
-	return failed
+	return errors.Join(errs...)
 }
 
 // listAliases returns the aliases that lead to Headgate's namespace.
-func (s *Services) listAliases(ctx context.Context, from client.Reader) (map[types.NamespacedName]*corev1.Service, error) {
+func (k *Keeper) listAliases(ctx context.Context, from client.Reader) (map[types.NamespacedName]*corev1.Service, error) {
 	var list corev1.ServiceList
 	if err := from.List(ctx, &list, client.MatchingLabels{managedByLabel: managedBy}); err != nil {
 		return nil, fmt.Errorf("list Services: %w", err)
@@ -61,7 +66,7 @@ func (s *Services) listAliases(ctx context.Context, from client.Reader) (map[typ
 	aliases := map[types.NamespacedName]*corev1.Service{}
 	for i := range list.Items {
 		service := &list.Items[i]
-		if ours(service) && service.Spec.Type == corev1.ServiceTypeExternalName && strings.Contains(service.Spec.ExternalName, "."+s.opts.Namespace+".svc.") {
+		if ours(service) && service.Spec.Type == corev1.ServiceTypeExternalName && strings.Contains(service.Spec.ExternalName, "."+k.opts.Namespace+".svc.") {
 			aliases[client.ObjectKeyFromObject(service)] = service
 		}
 	}
@@ -70,7 +75,7 @@ func (s *Services) listAliases(ctx context.Context, from client.Reader) (map[typ
 
 // planAliases compares what is wanted with what there is. An error is about the
 // aliases that it leaves out.
-func (s *Services) planAliases(want []compile.Service, have map[types.NamespacedName]*corev1.Service) (remove []types.NamespacedName, apply []*corev1.Service, failed error) {
+func (k *Keeper) planAliases(want []compile.Infrastructure, have map[types.NamespacedName]*corev1.Service) (remove []types.NamespacedName, apply []*corev1.Service, failed error) {
 	names := map[types.NamespacedName]bool{}
 	for _, w := range want {
 		name := types.NamespacedName{Namespace: w.Gateway.Namespace, Name: w.Alias}
@@ -79,8 +84,11 @@ func (s *Services) planAliases(want []compile.Service, have map[types.Namespaced
 			continue
 		}
 		names[name] = true
+		if w.Kept {
+			continue
+		}
 		old := have[name]
-		if desired := s.alias(old, w); old == nil || !equality.Semantic.DeepEqual(old, desired) {
+		if desired := k.alias(old, w); old == nil || !equality.Semantic.DeepEqual(old, desired) {
 			apply = append(apply, desired)
 		}
 	}
@@ -93,16 +101,16 @@ func (s *Services) planAliases(want []compile.Service, have map[types.Namespaced
 }
 
 // alias returns old, or a new alias, as the Gateway needs it.
-func (s *Services) alias(old *corev1.Service, w compile.Service) *corev1.Service {
+func (k *Keeper) alias(old *corev1.Service, w compile.Infrastructure) *corev1.Service {
 	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: w.Gateway.Namespace, Name: w.Alias}}
 	if old != nil {
 		service = old.DeepCopy()
 	}
-	s.setMetadata(service, w)
+	setMetadata(service, w, w.Labels, w.Annotations)
 	if _, asked := w.Annotations[externalDNSController]; !asked {
 		service.Annotations[externalDNSController] = managedBy
 	}
 	service.Spec.Type = corev1.ServiceTypeExternalName
-	service.Spec.ExternalName = fmt.Sprintf("%s.%s.svc.%s", w.Name, s.opts.Namespace, s.opts.ClusterDomain)
+	service.Spec.ExternalName = fmt.Sprintf("%s.%s.svc.%s", w.Name, k.opts.Namespace, k.opts.ClusterDomain)
 	return service
 }

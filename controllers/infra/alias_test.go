@@ -20,7 +20,7 @@ func TestAnAliasLeadsToTheGatewaysService(t *testing.T) {
 	want := wanted("a", 80)
 	want.Labels = map[string]string{"team": "edge"}
 	want.Annotations = map[string]string{"cloud/kind": "nlb"}
-	_, apply, _ := s.planAliases([]compile.Service{want}, nil)
+	_, apply, _ := s.planAliases([]compile.Infrastructure{want}, nil)
 	if len(apply) != 1 {
 		t.Fatalf("%d aliases are written, want 1", len(apply))
 	}
@@ -43,11 +43,11 @@ func TestAnAliasLeadsToTheGatewaysService(t *testing.T) {
 
 	name := client.ObjectKeyFromObject(got)
 	have := map[types.NamespacedName]*corev1.Service{name: got}
-	if remove, apply, _ := s.planAliases([]compile.Service{want}, have); len(remove) != 0 || len(apply) != 0 {
+	if remove, apply, _ := s.planAliases([]compile.Infrastructure{want}, have); len(remove) != 0 || len(apply) != 0 {
 		t.Errorf("nothing changed, but there is %v to delete and %v to write", remove, apply)
 	}
 	want.Labels = nil
-	if _, apply, _ := s.planAliases([]compile.Service{want}, have); len(apply) != 1 || apply[0].Labels["team"] != "" {
+	if _, apply, _ := s.planAliases([]compile.Infrastructure{want}, have); len(apply) != 1 || apply[0].Labels["team"] != "" {
 		t.Errorf("after the Gateway dropped its label, there is %v to write", apply)
 	}
 	if remove, _, _ := s.planAliases(nil, have); len(remove) != 1 || remove[0] != name {
@@ -55,7 +55,7 @@ func TestAnAliasLeadsToTheGatewaysService(t *testing.T) {
 	}
 	rival := wanted("rival", 80)
 	rival.Alias = want.Alias
-	if _, apply, err := s.planAliases([]compile.Service{want, rival}, have); err == nil || len(apply) != 1 {
+	if _, apply, err := s.planAliases([]compile.Infrastructure{want, rival}, have); err == nil || len(apply) != 1 {
 		t.Errorf("of two Gateways that want one name, %v are written (%v)", apply, err)
 	}
 }
@@ -71,7 +71,7 @@ func TestOnlyOwnAliasesAreTouched(t *testing.T) {
 	labelled := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "apps", Name: "labelled", Labels: map[string]string{managedByLabel: managedBy}}}
 	c := fake.NewClientBuilder().WithScheme(objects.Scheme()).WithObjects(mine, others, labelled).Build()
 	s := New(c, c, options())
-	if err := s.reconcileAliases(t.Context(), []compile.Service{wanted("a", 80), wanted("c", 80)}); err == nil {
+	if err := s.reconcileAliases(t.Context(), []compile.Infrastructure{wanted("a", 80), wanted("c", 80)}); err == nil {
 		t.Error("no error tells of the Service that is in the way")
 	}
 	var list corev1.ServiceList

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/compile"
 	"github.com/headgate/headgate/controllers/objects"
 )
@@ -30,17 +31,20 @@ func options() Options {
 	return Options{Namespace: namespace, Selector: selector, Log: logr.Discard()}
 }
 
-func wanted(name string, ports ...int32) compile.Service {
-	w := compile.Service{Gateway: objects.Ref{Kind: "Gateway", Namespace: "apps", Name: name}, Name: "headgate-apps-" + name, Alias: name + "-headgate",
-		Class: "headgate", ClassUID: "class"}
+func wanted(name string, ports ...int32) compile.Infrastructure {
+	w := compile.Infrastructure{Gateway: objects.Ref{Kind: "Gateway", Namespace: "apps", Name: name}, Name: "headgate-apps-" + name, Alias: name + "-headgate",
+		Class: "headgate", ClassUID: "class", Mode: v1alpha1.GatewayModeShared}
+	w.Service.Type = new(v1alpha1.GatewayServiceType("LoadBalancer"))
 	for _, p := range ports {
 		w.Ports = append(w.Ports, compile.ServicePort{Name: fmt.Sprint("tcp-", p), Port: p, Protocol: "TCP"})
 	}
 	return w
 }
 
+func (p plan) empty() bool { return len(p.remove) == 0 && len(p.apply) == 0 }
+
 // planned plans and returns what there is after it.
-func planned(t *testing.T, s *Services, want []compile.Service, have map[string]*corev1.Service) (plan, map[string]*corev1.Service) {
+func planned(t *testing.T, s *Keeper, want []compile.Infrastructure, have map[string]*corev1.Service) (plan, map[string]*corev1.Service) {
 	t.Helper()
 	p, err := s.plan(want, have)
 	if err != nil {
@@ -72,7 +76,7 @@ func TestGatewaysNeverShareATargetPort(t *testing.T) {
 	opts := options()
 	opts.FirstPort, opts.LastPort = 10000, 10011 // so that they collide
 	s := New(nil, nil, opts)
-	want := []compile.Service{wanted("a", 80, 443), wanted("b", 80, 443), wanted("c", 80, 443), wanted("d", 80, 443, 8080)}
+	want := []compile.Infrastructure{wanted("a", 80, 443), wanted("b", 80, 443), wanted("c", 80, 443), wanted("d", 80, 443, 8080)}
 	want[3].Ports = append(want[3].Ports, compile.ServicePort{Name: "udp-443", Port: 443, Protocol: "UDP"})
 	_, have := planned(t, s, want, nil)
 	seen := map[string]string{}
@@ -93,11 +97,11 @@ func TestGatewaysNeverShareATargetPort(t *testing.T) {
 
 func TestTargetPortsStay(t *testing.T) {
 	s := New(nil, nil, options())
-	_, have := planned(t, s, []compile.Service{wanted("a", 80), wanted("b", 80)}, nil)
+	_, have := planned(t, s, []compile.Infrastructure{wanted("a", 80), wanted("b", 80)}, nil)
 	before := targets(have)
 
 	// Others come and go, a port is added, the order changes.
-	p, have := planned(t, s, []compile.Service{wanted("c", 80), wanted("b", 8080, 80)}, have)
+	p, have := planned(t, s, []compile.Infrastructure{wanted("c", 80), wanted("b", 8080, 80)}, have)
 	if !slices.Equal(p.remove, []string{"headgate-apps-a"}) {
 		t.Errorf("removed %q", p.remove)
 	}
@@ -106,13 +110,13 @@ func TestTargetPortsStay(t *testing.T) {
 		t.Errorf("%s went from %d to %d", key, before[key], after[key])
 	}
 
-	if p, _ := planned(t, s, []compile.Service{wanted("c", 80), wanted("b", 8080, 80)}, have); !p.empty() {
+	if p, _ := planned(t, s, []compile.Infrastructure{wanted("c", 80), wanted("b", 8080, 80)}, have); !p.empty() {
 		t.Errorf("nothing changed, but there is %v to do", p)
 	}
 
 	// Deleted by mistake: it comes back with the ports that it had.
 	delete(have, "headgate-apps-b")
-	_, have = planned(t, s, []compile.Service{wanted("c", 80), wanted("b", 8080, 80)}, have)
+	_, have = planned(t, s, []compile.Infrastructure{wanted("c", 80), wanted("b", 8080, 80)}, have)
 	if got := targets(have); fmt.Sprint(got) != fmt.Sprint(after) {
 		t.Errorf("after a deletion there are %v, before it were %v", got, after)
 	}
@@ -120,7 +124,7 @@ func TestTargetPortsStay(t *testing.T) {
 
 func TestRecordedPortsThatCannotStayAreReplaced(t *testing.T) {
 	s := New(nil, nil, options())
-	want := []compile.Service{wanted("a", 80), wanted("b", 80), wanted("c", 80)}
+	want := []compile.Infrastructure{wanted("a", 80), wanted("b", 80), wanted("c", 80)}
 	_, have := planned(t, s, want, nil)
 	first := have["headgate-apps-a"].Spec.Ports[0].TargetPort
 	have["headgate-apps-b"].Spec.Ports[0].TargetPort = first               // somebody else's
@@ -145,7 +149,7 @@ func TestNoPortLeft(t *testing.T) {
 	opts := options()
 	opts.FirstPort, opts.LastPort = 10000, 10001
 	s := New(nil, nil, opts)
-	p, err := s.plan([]compile.Service{wanted("a", 80), wanted("b", 80), wanted("c", 80)}, nil)
+	p, err := s.plan([]compile.Infrastructure{wanted("a", 80), wanted("b", 80), wanted("c", 80)}, nil)
 	if err == nil || !strings.Contains(err.Error(), "10000 to 10001") || !strings.Contains(err.Error(), "apps/c") {
 		t.Errorf("error is %v", err)
 	}
@@ -159,7 +163,7 @@ func TestOnlyWhatIsHeadgatesIsTouched(t *testing.T) {
 	want := wanted("a", 80, 443)
 	want.Labels = map[string]string{"team": "edge"}
 	want.Annotations = map[string]string{"cloud/kind": "nlb"}
-	_, have := planned(t, s, []compile.Service{want}, nil)
+	_, have := planned(t, s, []compile.Infrastructure{want}, nil)
 
 	service := have[want.Name]
 	service.ResourceVersion = "7"
@@ -168,14 +172,14 @@ func TestOnlyWhatIsHeadgatesIsTouched(t *testing.T) {
 	service.Spec.Ports[0].NodePort = 30080
 	service.Spec.ClusterIP = "10.0.0.1"
 	service.Spec.LoadBalancerClass = new("internal")
-	if p, _ := planned(t, s, []compile.Service{want}, have); !p.empty() {
+	if p, _ := planned(t, s, []compile.Infrastructure{want}, have); !p.empty() {
 		t.Fatalf("what others set is to be written over: %v", p)
 	}
 
 	// The Gateway drops its label, changes its annotation and one port.
 	want.Labels, want.Annotations = nil, map[string]string{"cloud/kind": "alb"}
 	want.Ports[1].Port, want.Ports[1].Name = 8443, "tcp-8443"
-	p, have := planned(t, s, []compile.Service{want}, have)
+	p, have := planned(t, s, []compile.Infrastructure{want}, have)
 	if len(p.apply) != 1 {
 		t.Fatalf("%d Services are written, want 1", len(p.apply))
 	}
@@ -205,7 +209,7 @@ func TestDriftIsUndone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := New(nil, nil, options())
-			want := []compile.Service{wanted("a", 80)}
+			want := []compile.Infrastructure{wanted("a", 80)}
 			_, have := planned(t, s, want, nil)
 			before := have["headgate-apps-a"].DeepCopy()
 			edit(have["headgate-apps-a"])
@@ -225,7 +229,7 @@ func TestAStrangersServiceIsLeftAlone(t *testing.T) {
 	stranger := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "headgate-apps-a"}}
 	bystander := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "metrics",
 		Labels: map[string]string{managedByLabel: managedBy}}}
-	p, err := s.plan([]compile.Service{wanted("a", 80), wanted("b", 80)},
+	p, err := s.plan([]compile.Infrastructure{wanted("a", 80), wanted("b", 80)},
 		map[string]*corev1.Service{stranger.Name: stranger, bystander.Name: bystander})
 	if err == nil || !strings.Contains(err.Error(), "headgate-system/headgate-apps-a") || !strings.Contains(err.Error(), "apps/a") {
 		t.Errorf("error is %v", err)
@@ -255,7 +259,7 @@ func TestRun(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
 
-		s.Publish(&compile.Result{Services: []compile.Service{wanted("a", 80)}})
+		s.Publish(&compile.Result{Infrastructure: []compile.Infrastructure{wanted("a", 80)}})
 		time.Sleep(time.Minute) // synctest's: it passes once all wait
 		var service corev1.Service
 		key := types.NamespacedName{Namespace: namespace, Name: "headgate-apps-a"}
@@ -287,12 +291,49 @@ func TestRun(t *testing.T) {
 func TestOnlyLoadBalancersAreAskedForAnAddress(t *testing.T) {
 	want := wanted("a", 80)
 	want.LoadBalancerIP = "192.0.2.1"
-	for kind, address := range map[corev1.ServiceType]string{corev1.ServiceTypeLoadBalancer: "192.0.2.1", corev1.ServiceTypeNodePort: "", corev1.ServiceTypeClusterIP: ""} {
-		opts := options()
-		opts.Type = kind
-		_, have := planned(t, New(nil, nil, opts), []compile.Service{want}, nil)
+	for kind, address := range map[v1alpha1.GatewayServiceType]string{"LoadBalancer": "192.0.2.1", "NodePort": "", "ClusterIP": ""} {
+		want.Service.Type = &kind
+		_, have := planned(t, New(nil, nil, options()), []compile.Infrastructure{want}, nil)
 		if got := have[want.Name].Spec.LoadBalancerIP; got != address {
 			t.Errorf("%s: the Service asks for %q, want %q", kind, got, address)
 		}
 	}
+}
+
+// What the API server refuses of one Gateway is tried again now and then, and
+// the others do not wait for it, however often something happens.
+func TestOneGatewaysFailureIsItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tried := 0
+		c := fake.NewClientBuilder().WithScheme(objects.Scheme()).WithInterceptorFuncs(interceptor.Funcs{
+			Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+				if obj.GetName() == "headgate-apps-bad" {
+					tried++
+					return fmt.Errorf("no")
+				}
+				return c.Create(ctx, obj, opts...)
+			},
+		}).Build()
+		k := New(c, c, options())
+		ended := make(chan error)
+		go func() { ended <- k.Run(t.Context()) }()
+		t.Cleanup(func() { <-ended })
+		k.Publish(&compile.Result{Infrastructure: []compile.Infrastructure{wanted("bad", 80)}})
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if tried < 20 || tried > 40 {
+			t.Errorf("it was tried %d times in 10 minutes, want about every 30 s", tried)
+		}
+		tried = 0
+		for range 10 {
+			k.Publish(&compile.Result{Infrastructure: []compile.Infrastructure{wanted("bad", 80), wanted("good", 80)}})
+			synctest.Wait()
+		}
+		if err := c.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: "headgate-apps-good"}, &corev1.Service{}); err != nil {
+			t.Errorf("the other Gateway's Service: %v", err)
+		}
+		if tried > 1 {
+			t.Errorf("with each of 10 changes, it was tried again: %d times", tried)
+		}
+	})
 }

@@ -33,7 +33,12 @@ func newAllotment(first, last int32) *allotment {
 }
 
 // keep takes over the ports that a Service has recorded, as far as they can be.
-func (a *allotment) keep(w compile.Service, recorded []corev1.ServicePort) {
+func (a *allotment) keep(w compile.Infrastructure, recorded []corev1.ServicePort) {
+	if w.Kept { // all of them
+		for _, r := range recorded {
+			a.taken[socket{string(r.Protocol), r.TargetPort.IntVal}] = true
+		}
+	}
 	for _, want := range w.Ports {
 		for _, r := range recorded {
 			target := socket{want.Protocol, r.TargetPort.IntVal}
@@ -53,7 +58,7 @@ func (a *allotment) keep(w compile.Service, recorded []corev1.ServicePort) {
 // lowest that is free: a port that one Gateway gave up is then seldom another's
 // the moment after, while some replicas still have the old tables; and a
 // Service that was deleted by mistake comes back with the ports that it had.
-func (a *allotment) allot(w compile.Service) ([]int32, error) {
+func (a *allotment) allot(w compile.Infrastructure) ([]int32, error) {
 	targets := make([]int32, len(w.Ports))
 	for i, want := range w.Ports {
 		key := listenerPort{w.Name, want.Protocol, want.Port}

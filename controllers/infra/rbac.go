@@ -9,3 +9,10 @@ package infra
 // by name what is made.
 //
 // +kubebuilder:rbac:namespace=headgate-system,groups="",resources=secrets,verbs=create
+
+// What a Gateway of mode Dedicated has beside them is in Headgate's namespace
+// only. The leader gets its own Deployment, which its Lease goes with.
+//
+// +kubebuilder:rbac:namespace=headgate-system,groups=apps,resources=deployments,verbs=create;delete;get;list;update;watch
+// +kubebuilder:rbac:namespace=headgate-system,groups=autoscaling,resources=horizontalpodautoscalers,verbs=create;delete;list;update;watch
+// +kubebuilder:rbac:namespace=headgate-system,groups=policy,resources=poddisruptionbudgets,verbs=create;delete;list;update;watch

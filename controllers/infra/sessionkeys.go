@@ -20,10 +20,10 @@ const sessionKeyLen = 32
 
 // reconcileSessionKeys makes the Secret with the keys of session persistence. One
 // that is there is never changed: whoever wants other keys puts them into it.
-func (s *Services) reconcileSessionKeys(ctx context.Context, want []compile.Service) error {
+func (k *Keeper) reconcileSessionKeys(ctx context.Context, want []compile.Infrastructure) error {
 	key := make([]byte, sessionKeyLen)
 	_, _ = rand.Read(key) // it never fails
-	name := compile.Options{Namespace: s.opts.Namespace}.SessionKeys().NamespacedName()
+	name := compile.Options{Namespace: k.opts.Namespace}.SessionKeys().NamespacedName()
 	secret := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: name.Namespace, Name: name.Name,
@@ -38,18 +38,18 @@ func (s *Services) reconcileSessionKeys(ctx context.Context, want []compile.Serv
 			secret.OwnerReferences = append(secret.OwnerReferences, owner)
 		}
 	}
-	err := s.client.Create(ctx, secret, client.FieldOwner(fieldManager))
+	err := k.client.Create(ctx, secret, client.FieldOwner(fieldManager))
 	if apierrors.IsAlreadyExists(err) {
 		return nil // which the next result knows
 	}
 	if err != nil {
 		return fmt.Errorf("create Secret %s for the keys of sessions: %w", name, err)
 	}
-	s.log.Info("Made a key for sessions", "secret", name.String())
+	k.log.Info("Made a key for sessions", "secret", name.String())
 	return nil
 }
 
 // classOf is the owner of what is made for a Gateway.
-func classOf(w *compile.Service) metav1.OwnerReference {
+func classOf(w *compile.Infrastructure) metav1.OwnerReference {
 	return metav1.OwnerReference{APIVersion: gatewayv1.GroupVersion.String(), Kind: "GatewayClass", Name: w.Class, UID: w.ClassUID}
 }

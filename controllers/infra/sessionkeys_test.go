@@ -35,7 +35,7 @@ func TestSessionKeys(t *testing.T) {
 			return secret
 		}
 		publish := func(needed bool) *corev1.Secret {
-			s.Publish(&compile.Result{Services: []compile.Service{wanted("a", 80), wanted("b", 80)}, NeedsSessionKeys: needed})
+			s.Publish(&compile.Result{Infrastructure: []compile.Infrastructure{wanted("a", 80), wanted("b", 80)}, NeedsSessionKeys: needed})
 			synctest.Wait()
 			return get()
 		}

@@ -56,6 +56,7 @@ var Kinds = []Kind{
 	{Name: "XBackend", Group: gatewayxv1alpha1.GroupName, Object: &gatewayxv1alpha1.XBackend{}, Optional: true, Backend: true},
 	{Name: "XBackendTrafficPolicy", Group: gatewayxv1alpha1.GroupName, Object: &gatewayxv1alpha1.XBackendTrafficPolicy{}, Optional: true},
 	{Name: "Backend", Group: v1alpha1.GroupName, Object: &v1alpha1.Backend{}, Backend: true},
+	{Name: "GatewayParameters", Group: v1alpha1.GroupName, Object: &v1alpha1.GatewayParameters{}},
 	{Name: "AuthPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.AuthPolicy{}},
 	{Name: "RateLimitPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.RateLimitPolicy{}},
 	{Name: "TransformPolicy", Group: v1alpha1.GroupName, Object: &v1alpha1.TransformPolicy{}},

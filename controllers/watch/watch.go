@@ -20,6 +20,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -46,14 +47,25 @@ type Sink interface {
 type Options struct {
 	// Namespace is Headgate's own: the leader's Lease is there.
 	Namespace string
-	// Lease is the name of the leader's Lease; replicas that share it elect one leader.
+	// Lease is the name of the leader's Lease; replicas that share it elect one
+	// leader. Without a name this one never leads.
 	Lease string
+	// Deployment, if set, is the one in Namespace that Headgate's pods are of. The
+	// Lease goes with it.
+	Deployment string
 	// Identity names this replica in the Lease; its pod's name. It must differ between replicas.
 	Identity string
 	// Seen, if set, is called for every event of a kind that is watched whole,
 	// also for events that are of no interest to compile, such as a status that
 	// somebody wrote. It must not wait.
 	Seen func(ref objects.Ref)
+	// Kept are kinds, none of objects.Kinds, that the tasks of a leader keep in
+	// Namespace: Client reads them there too. AddToScheme registers them.
+	Kept        []client.Object
+	AddToScheme func(*runtime.Scheme) error
+	// KeptChanged, if set, is called when an object of those kinds changes. It must
+	// not wait.
+	KeptChanged func()
 	// Metrics, if set, takes headgate_watch_stale_seconds.
 	Metrics prometheus.Registerer
 	Log     logr.Logger
@@ -65,7 +77,7 @@ type Cluster struct {
 	kinds      []objects.Kind // those of objects.Kinds that the API server has
 	lacking    []objects.Kind // those that it lacks
 	manager    manager.Manager
-	lock       resourcelock.Interface
+	lock       resourcelock.Interface // nil if this replica never leads
 	referenced *referenced
 	compactor  *compactor
 	staleness  *staleness
@@ -87,17 +99,27 @@ func New(ctx context.Context, cfg *rest.Config, opts Options) (*Cluster, error) 
 	if cfg.QPS == 0 {
 		cfg.QPS = -1 // the API server's priority and fairness is what bounds us
 	}
-	lock, err := resourcelock.NewFromKubeconfig(resourcelock.LeasesResourceLock, opts.Namespace, opts.Lease,
-		resourcelock.ResourceLockConfig{Identity: opts.Identity}, cfg, renewDeadline)
+	lock, err := newLock(cfg, opts)
 	if err != nil {
 		return nil, fmt.Errorf("leader's lease: %w", err)
 	}
 	compactor := newCompactor()
+	kinds := objects.Scheme()
+	if opts.AddToScheme != nil {
+		if err := opts.AddToScheme(kinds); err != nil {
+			return nil, err
+		}
+	}
+	own := map[client.Object]cache.ByObject{}
+	for _, obj := range opts.Kept {
+		own[obj] = cache.ByObject{Namespaces: map[string]cache.Config{opts.Namespace: {}}}
+	}
 	m, err := manager.New(cfg, manager.Options{
-		Scheme: objects.Scheme(),
+		Scheme: kinds,
 		Logger: opts.Log,
 		Cache: cache.Options{
 			DefaultTransform:            compactor.compact,
+			ByObject:                    own,
 			ReaderFailOnMissingInformer: true,
 			// Staleness tells what of it matters.
 			DefaultWatchErrorHandler: func(_ context.Context, r *toolscache.Reflector, err error) {
@@ -209,6 +231,22 @@ func (c *Cluster) Run(ctx context.Context, sink Sink, tasks ...Task) error {
 		}
 		synced = append(synced, registration.HasSyncedChecker())
 	}
+	for _, obj := range c.opts.Kept {
+		informer, err := c.manager.GetCache().GetInformer(ctx, obj, cache.BlockUntilSynced(false))
+		if err != nil {
+			return fmt.Errorf("watch %T: %w", obj, err)
+		}
+		changed := func(any) {
+			if c.opts.KeptChanged != nil {
+				c.opts.KeptChanged()
+			}
+		}
+		if _, err := informer.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+			AddFunc: changed, UpdateFunc: func(_, obj any) { changed(obj) }, DeleteFunc: changed,
+		}); err != nil {
+			return fmt.Errorf("watch %T: %w", obj, err)
+		}
+	}
 	runnables := []manager.RunnableFunc{
 		func(ctx context.Context) error {
 			if toolscache.WaitFor(ctx, "", synced...) {
@@ -218,7 +256,9 @@ func (c *Cluster) Run(ctx context.Context, sink Sink, tasks ...Task) error {
 		},
 		c.referenced.run,
 		func(ctx context.Context) error { return c.await(ctx, sink) },
-		func(ctx context.Context) error { return c.lead(ctx, tasks) },
+	}
+	if c.lock != nil {
+		runnables = append(runnables, func(ctx context.Context) error { return c.lead(ctx, tasks) })
 	}
 	for _, r := range runnables {
 		if err := c.manager.Add(r); err != nil {

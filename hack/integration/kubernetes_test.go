@@ -537,6 +537,17 @@ func TestBadPoliciesAreRefused(t *testing.T) {
 		{"a back-off that cannot grow", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  retry: {maxBackoff: 1ms}", "must not be shorter than backoff"},
 		{"a status of no error to retry", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  retry: {codes: [200]}", "400"},
 		{"a Backend without endpoints", "Backend", "endpoints: []", "endpoints"},
+		{"parameters that say nothing", "GatewayParameters", "{}", "one of service, mode and deployment"},
+		{"a deployment of what is shared", "GatewayParameters", "{mode: Shared, deployment: {replicas: 2}}", "no deployment"},
+		{"a load balancer's class without one", "GatewayParameters", "service: {type: NodePort, loadBalancerClass: example.com/a}", "loadBalancerClass needs type LoadBalancer"},
+		{"a policy for what does not come from outside", "GatewayParameters", "service: {type: ClusterIP, externalTrafficPolicy: Local}", "externalTrafficPolicy needs type"},
+		{"a range that is none", "GatewayParameters", "service: {loadBalancerSourceRanges: [192.0.2.0]}", "must be a CIDR"},
+		{"a node port twice", "GatewayParameters", "service: {nodePorts: [{port: 80, nodePort: 30080}, {port: 81, nodePort: 30080}]}", "same nodePort"},
+		{"two families in a single stack", "GatewayParameters", "service: {ipFamilyPolicy: SingleStack, ipFamilies: [IPv4, IPv6]}", "no SingleStack"},
+		{"a label that is none", "GatewayParameters", "service: {labels: {a: b c}}", "labels.a"},
+		{"an annotation that is none", "GatewayParameters", "service: {annotations: {a b: c}}", "a key must be"},
+		{"replicas beside an autoscaler", "GatewayParameters", "deployment: {replicas: 2, autoscaling: {maxReplicas: 3}}", "in each other's way"},
+		{"an autoscaler upside down", "GatewayParameters", "deployment: {autoscaling: {minReplicas: 4, maxReplicas: 3}}", "more than maxReplicas"},
 		{"an endpoint with two addresses", "Backend", "endpoints: [{ip: 192.0.2.1, hostname: a.example.com, port: 80}]", "exactly one"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -34,6 +34,7 @@ import (
 	"sigs.k8s.io/gateway-api/pkg/consts"
 
 	"github.com/headgate/headgate/controllers/compile"
+	"github.com/headgate/headgate/controllers/infra"
 	"github.com/headgate/headgate/controllers/objects"
 )
 
@@ -58,7 +59,8 @@ func runTests(m *testing.M) (code int, err error) {
 	}
 	defer os.RemoveAll(stateDir)
 	scheme := objects.Scheme()
-	utilruntime.Must(appsv1.AddToScheme(scheme))
+	utilruntime.Must(infra.AddToScheme(scheme))
+	utilruntime.Must(coordinationv1.AddToScheme(scheme))
 	utilruntime.Must(rbacv1.AddToScheme(scheme))
 
 	env := &envtest.Environment{
@@ -166,17 +168,18 @@ var look = sync.OnceValue(func() error {
 	return nil
 })
 
-// start starts a replica with an address of its own, since all bind the same ports.
-func start(t *testing.T, name, bind string) *replica {
+// start starts a replica with an address of its own, since all bind the same
+// ports, and with more arguments.
+func start(t *testing.T, name, bind string, more ...string) *replica {
 	t.Helper()
 	if err := look(); err != nil {
 		t.Fatal(err)
 	}
 	r := &replica{name: name, bind: bind, admin: freeAddress(t), log: &bytes.Buffer{}, ended: make(chan error, 1)}
-	r.cmd = exec.Command(os.Getenv(headgateBin),
-		"--kubeconfig", accountFile, "--namespace", namespace, "--identity", name, "--lease", release,
+	r.cmd = exec.Command(os.Getenv(headgateBin), append(more,
+		"--kubeconfig", accountFile, "--namespace", namespace, "--identity", name, "--lease", release, "--deployment", release,
 		"--service-selector", "app.kubernetes.io/name=headgate", "--bind-address", bind,
-		"--admin-address", r.admin, "--shutdown-delay", "0s", "--shutdown-timeout", "5s", "--log-level", "debug")
+		"--admin-address", r.admin, "--shutdown-delay", "0s", "--shutdown-timeout", "5s", "--log-level", "debug")...)
 	pipe, err := r.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,11 @@ app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{- /* What the pods of the release and those of dedicated Gateways have in common. */ -}}
+{{- define "headgate.partOfLabel" -}}
+app.kubernetes.io/part-of: {{ include "headgate.fullname" . }}
+{{- end -}}
+
 {{- define "headgate.labels" -}}
 {{ include "headgate.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
