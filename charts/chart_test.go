@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -249,6 +250,34 @@ func TestOptions(t *testing.T) {
 	rules := as[rbacv1.Role](t, objects, "Role edge").Rules
 	if !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool { return slices.Equal(r.ResourceNames, []string{"edge"}) }) {
 		t.Errorf("the Role is not for the lease edge: %v", rules)
+	}
+}
+
+// What the autoscaler goes by.
+func TestAutoscaling(t *testing.T) {
+	for _, test := range []struct {
+		cpu, inFlight string
+		want          []autoscalingv2.MetricSourceType
+	}{
+		{"70", "0", []autoscalingv2.MetricSourceType{"Resource"}},
+		{"0", "200", []autoscalingv2.MetricSourceType{"Pods"}},
+		{"70", "200", []autoscalingv2.MetricSourceType{"Resource", "Pods"}},
+	} {
+		objects := render(t, "--set", "autoscaling.enabled=true", "--set", "autoscaling.targetCPUUtilizationPercentage="+test.cpu,
+			"--set", "autoscaling.targetRequestsInFlight="+test.inFlight)
+		var got []autoscalingv2.MetricSourceType
+		for _, m := range as[autoscalingv2.HorizontalPodAutoscaler](t, objects, "HorizontalPodAutoscaler headgate").Spec.Metrics {
+			got = append(got, m.Type)
+			if m.Pods != nil && (m.Pods.Metric.Name != "headgate_http_requests_in_flight" || m.Pods.Target.AverageValue.Value() != 200) {
+				t.Errorf("it goes by %v", m.Pods)
+			}
+		}
+		if !slices.Equal(got, test.want) {
+			t.Errorf("with CPU %s and requests in flight %s, it goes by %q, want %q", test.cpu, test.inFlight, got, test.want)
+		}
+	}
+	if out, err := run(t, "template", chart, "--set", "autoscaling.enabled=true", "--set", "autoscaling.targetCPUUtilizationPercentage=0"); err == nil || !strings.Contains(out, "targetRequestsInFlight") {
+		t.Errorf("an autoscaler without a target: %v, %s", err, out)
 	}
 }
 
