@@ -26,6 +26,8 @@ type frame struct {
 	hasSessionKeys bool
 	// served are the Gateways of ours and the ListenerSets that name them.
 	served map[objects.Ref]*parent
+	// parentOf is whose a listener is, by its key.
+	parentOf map[string]*parent
 	// foreign are those that other controllers serve.
 	foreign        map[objects.Ref]bool
 	ports          []*snapshot.Port
@@ -58,6 +60,7 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 		grants:    newGrants(set),
 		xBackends: map[objects.Ref]*xBackend{},
 		served:    map[objects.Ref]*parent{},
+		parentOf:  map[string]*parent{},
 		foreign:   map[objects.Ref]bool{},
 		dedicated: map[objects.Ref]bool{},
 		wanted:    map[objects.Ref]bool{},
@@ -173,6 +176,11 @@ func (b *frameBuilder) compileGateways() {
 		}
 		if i, ok := b.infrastructureOf(g); ok {
 			b.infrastructure = append(b.infrastructure, i)
+		}
+	}
+	for _, parent := range b.served {
+		for _, l := range parent.listeners {
+			b.parentOf[l.key] = parent
 		}
 	}
 	b.judgeListenerSets()

@@ -436,12 +436,16 @@ func (p *pass) report(s *scope) {
 			policies[ref] = true
 		}
 	}
-	for _, parent := range f.served {
-		if s.reframe || slices.ContainsFunc(parent.listeners, func(l *listener) bool { return p.counted[l.key] }) {
+	if s.reframe {
+		for _, parent := range f.served {
 			p.setStatus(parent.ref(), parent.status(attached))
 		}
-	}
-	if !s.reframe {
+	} else {
+		for key := range p.counted {
+			if parent := f.parentOf[key]; parent != nil {
+				p.setStatus(parent.ref(), parent.status(attached))
+			}
+		}
 		for ref := range s.routes {
 			for _, policy := range f.policies.attachedTo(ref) {
 				policies[policy] = true
