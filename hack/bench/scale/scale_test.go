@@ -76,7 +76,7 @@ func TestScenarios(t *testing.T) {
 	}{
 		"propagation":  {20, []string{"first right answer: mean", "errors: 0 before", "gateways", "httproutes 20"}},
 		"routes":       {100, []string{"memory with all", "routes and", "memory after that"}},
-		"listenersets": {32, []string{"2 ListenerSets created", "32 HTTPRoutes", "started anew", "memory then"}},
+		"listenersets": {32, []string{"2 ListenerSets and 32 HTTPRoutes", "ready after", "all served", "memory with all"}},
 		"endpoints":    {100, []string{"changes in", "first answer of the new endpoint: mean"}},
 	} {
 		t.Run(name, func(t *testing.T) {

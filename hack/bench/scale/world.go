@@ -254,6 +254,11 @@ func (w *world) settled(ctx context.Context, what string) error {
 			last, since = now, time.Now()
 		}
 	}
+	return w.report(what)
+}
+
+// report prints the memory that there is now.
+func (w *world) report(what string) error {
 	now, err := w.headgate.memory()
 	if err != nil {
 		return err
