@@ -12,7 +12,7 @@ import (
 const (
 	// slack is how much the heap may grow between two collections, in bytes, where
 	// that is less than what lives: Go would let a large heap double.
-	slack = 96 << 20
+	slack = 64 << 20
 	// reclaimQuiet is for how long nothing must have been collected before memory
 	// is given back, and reclaimPause the least time between two times that it is:
 	// that costs a collection.

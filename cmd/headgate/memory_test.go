@@ -26,7 +26,7 @@ func TestMemoryIsReclaimedWhereItPays(t *testing.T) {
 
 func TestALargeHeapGrowsByLess(t *testing.T) {
 	const mib = 1 << 20
-	for live, want := range map[uint64]int{0: 100, 10 * mib: 100, 96 * mib: 100, 192 * mib: 50, 200 * mib: 45, 100_000 * mib: 5} {
+	for live, want := range map[uint64]int{0: 100, 10 * mib: 100, 64 * mib: 100, 128 * mib: 50, 140 * mib: 45, 100_000 * mib: 5} {
 		if got := (heap{live: live}).percent(); got != want {
 			t.Errorf("%d MiB live: %d %%, want %d", live/mib, got, want)
 		}

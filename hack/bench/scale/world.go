@@ -315,7 +315,7 @@ func (w *world) writes(ctx context.Context) (writes, error) {
 
 // quietWrites waits until no more statuses are written.
 func (w *world) quietWrites(ctx context.Context) (writes, error) {
-	const quiet = 3 * time.Second
+	quiet := min(3*time.Second, w.settle)
 	last, since := writes{}, time.Now()
 	for time.Since(since) < quiet {
 		now, err := w.writes(ctx)
