@@ -47,8 +47,7 @@ func manyListenerSets(ctx context.Context, w *world, routes int) error {
 	}
 	// All of it is there before Headgate is: what comes while it runs, the other
 	// scenarios show.
-	address, err := w.served(ctx, edge, httpPort)
-	if err != nil {
+	if _, err := w.served(ctx, edge, httpPort); err != nil {
 		return err
 	}
 	w.headgate.stop()
@@ -61,6 +60,7 @@ func manyListenerSets(ctx context.Context, w *world, routes int) error {
 	}
 	fmt.Fprintf(w.out, "  %d ListenerSets and %d HTTPRoutes created in %.0f s, without Headgate\n", len(targets), len(all), time.Since(began).Seconds())
 
+	var err error
 	if w.headgate, err = start(w.options.headgate, w.account); err != nil {
 		return err
 	}
@@ -68,7 +68,8 @@ func manyListenerSets(ctx context.Context, w *world, routes int) error {
 		return err
 	}
 	fmt.Fprintf(w.out, "  ready after %.2f s: CPU %.1f s\n", time.Since(w.headgate.began).Seconds(), w.headgate.cpu().Seconds())
-	if address, err = w.served(ctx, edge, httpsPort); err != nil {
+	address, err := w.served(ctx, edge, httpsPort)
+	if err != nil {
 		return err
 	}
 	if err := askAll(ctx, address, targets); err != nil {

@@ -17,9 +17,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/go-logr/logr"
-	ctrl "sigs.k8s.io/controller-runtime"
 )
 
 type options struct {
@@ -83,7 +80,6 @@ func main() {
 }
 
 func run(ctx context.Context, o *options, names []string) error {
-	ctrl.SetLogger(logr.Discard()) // envtest would complain
 	for _, name := range names {
 		s, err := find(name)
 		if err != nil {

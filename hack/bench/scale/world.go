@@ -17,11 +17,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
 
@@ -114,6 +116,7 @@ func echo(i int) http.Handler {
 // controlPlane starts an etcd and a kube-apiserver with the CRDs, Headgate's
 // namespace and an account that has its rights.
 func (w *world) controlPlane(dir string) (stop func() error, err error) {
+	ctrl.SetLogger(logr.Discard()) // envtest would complain that there is none
 	scheme := objects.Scheme()
 	utilruntime.Must(rbacv1.AddToScheme(scheme))
 	env := &envtest.Environment{
