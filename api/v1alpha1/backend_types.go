@@ -4,8 +4,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Backend is what requests can be routed to and is not a Service: addresses
-// and DNS names, wherever they are. A backendRef names it with group
+// Backend is what requests can be routed to and is not a Service: addresses,
+// DNS names and Unix sockets, wherever they are. A backendRef names it with group
 // headgate.dev and kind Backend, and without a port.
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
@@ -42,27 +42,47 @@ type BackendSpec struct {
 	Endpoints []BackendEndpoint `json:"endpoints"`
 }
 
-// BackendEndpoint is an address, or a DNS name that stands for addresses.
-// +kubebuilder:validation:XValidation:message="exactly one of ip and hostname must be set",rule="has(self.ip) != has(self.hostname)"
+// BackendEndpoint is an address, a DNS name that stands for addresses, or a Unix
+// socket.
+// +kubebuilder:validation:XValidation:message="exactly one of ip, hostname, srv and unix must be set",rule="(has(self.ip) ? 1 : 0) + (has(self.hostname) ? 1 : 0) + (has(self.srv) ? 1 : 0) + (has(self.unix) ? 1 : 0) == 1"
+// +kubebuilder:validation:XValidation:message="port must be set with ip and hostname, and not with srv and unix",rule="has(self.port) == (has(self.ip) || has(self.hostname))"
+// +kubebuilder:validation:XValidation:message="SRV records have their own weights",rule="!has(self.srv) || !has(self.weight)"
 type BackendEndpoint struct {
-	// IP is an IPv4 or IPv6 address.
+	// IP is an IPv4 or IPv6 address. In a cluster it must not be one of the pod
+	// itself (loopback) or of its link.
 	// +optional
 	// +kubebuilder:validation:MinLength=2
 	// +kubebuilder:validation:MaxLength=45
 	// +kubebuilder:validation:XValidation:message="must be an IP address; use hostname for a DNS name",rule="isIP(self)"
 	IP *string `json:"ip,omitempty"`
 	// Hostname is a DNS name. It is resolved again when its TTL is over; each
-	// of its addresses is an endpoint.
+	// of its addresses is an endpoint. In a cluster it is fully qualified, and not
+	// a name of the cluster's own: what is there is a Service.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?)*$`
 	Hostname *string `json:"hostname,omitempty"`
-	// Port is the TCP port.
-	// +required
+	// SRV is a DNS name with SRV records (RFC 2782), such as
+	// _http._tcp.example.com. They say hosts and ports, weights, and priorities
+	// among the endpoints of the same priority here.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-zA-Z0-9_]([-a-zA-Z0-9_]*[a-zA-Z0-9])?(\.[a-zA-Z0-9_]([-a-zA-Z0-9_]*[a-zA-Z0-9])?)*$`
+	SRV *string `json:"srv,omitempty"`
+	// Unix is the path of a Unix socket. It is for where Headgate serves a folder:
+	// in a cluster there is none to connect to, and it is refused.
+	// +optional
+	// +kubebuilder:validation:MinLength=2
+	// +kubebuilder:validation:MaxLength=107
+	// +kubebuilder:validation:Pattern=`^/[^\x00]*$`
+	Unix *string `json:"unix,omitempty"`
+	// Port is the TCP port of an ip or hostname.
+	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
-	Port int32 `json:"port"`
+	Port *int32 `json:"port,omitempty"`
 	// Weight is the endpoint's share relative to the others'. The default is 1.
 	// +optional
 	// +kubebuilder:validation:Minimum=1

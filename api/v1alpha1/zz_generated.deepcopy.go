@@ -205,6 +205,21 @@ func (in *BackendEndpoint) DeepCopyInto(out *BackendEndpoint) {
 		*out = new(string)
 		**out = **in
 	}
+	if in.SRV != nil {
+		in, out := &in.SRV, &out.SRV
+		*out = new(string)
+		**out = **in
+	}
+	if in.Unix != nil {
+		in, out := &in.Unix, &out.Unix
+		*out = new(string)
+		**out = **in
+	}
+	if in.Port != nil {
+		in, out := &in.Port, &out.Port
+		*out = new(int32)
+		**out = **in
+	}
 	if in.Weight != nil {
 		in, out := &in.Weight, &out.Weight
 		*out = new(int32)

@@ -3,6 +3,9 @@ package compile
 import (
 	"fmt"
 	"net/netip"
+	"path"
+	"regexp"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +14,7 @@ import (
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/controllers/objects"
+	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -118,8 +122,12 @@ func (c *resolver) resolveBackend(ref objects.Ref, from *gatewayv1.BackendObject
 	if from.Port != nil {
 		return fail(gatewayv1.RouteReasonUnsupportedValue, ".port", "a Backend's endpoints have their own ports", "no port")
 	}
-	if _, findings := compileBackend(backend); len(findings) > 0 {
+	if _, findings := compileBackend(backend, c.frame.standalone); len(findings) > 0 {
 		return fail(gatewayv1.RouteReasonUnsupportedValue, ".name", fmt.Sprintf("%s is not valid: %s", ref, findings[0]), "a Backend that is Accepted")
+	}
+	if c.protocol == "udp" && slices.ContainsFunc(backend.Spec.Endpoints, func(e v1alpha1.BackendEndpoint) bool { return e.Unix != nil }) {
+		return fail(gatewayv1.RouteReasonUnsupportedProtocol, "",
+			fmt.Sprintf("%s has a Unix socket, which datagrams of UDP are not sent to", ref), "a backend without Unix sockets")
 	}
 	cluster := newCluster("Backend/"+ref.Namespace+"/"+ref.Name, snapshot.Ref{Kind: "Backend", Namespace: ref.Namespace, Name: ref.Name})
 	if c.protocol != "udp" {
@@ -164,10 +172,10 @@ func (u *clusterUse) by(route *form, rule int) backendUse {
 }
 
 // backendStatus is a Backend's status.
-func backendStatus(b *v1alpha1.Backend) (*Status, []Finding) {
+func (f *frame) backendStatus(b *v1alpha1.Backend) (*Status, []Finding) {
 	r := report{object: objects.RefOf(b)}
 	var accepted verdict
-	_, findings := compileBackend(b)
+	_, findings := compileBackend(b, f.standalone)
 	for _, f := range findings {
 		r.fail(&accepted, f)
 	}
@@ -176,54 +184,128 @@ func backendStatus(b *v1alpha1.Backend) (*Status, []Finding) {
 	}}}, r.sorted()
 }
 
-// compileBackend returns a Backend's endpoints.
-func compileBackend(b *v1alpha1.Backend) (*snapshot.Endpoints, []Finding) {
-	var findings []Finding
-	fail := func(field, message, want string) {
-		findings = append(findings, Finding{Field: field, Message: message, Want: want, Condition: "Accepted", Reason: "Invalid"})
-	}
-	out := &snapshot.Endpoints{}
+// backendCompiler reads one endpoint of a Backend.
+type backendCompiler struct {
+	standalone bool
+	field      string // the endpoint's
+	out        snapshot.Endpoints
+	findings   []Finding
+}
+
+func (c *backendCompiler) fail(suffix, message, want string) {
+	c.findings = append(c.findings, Finding{Field: c.field + suffix, Message: message, Want: want, Condition: "Accepted", Reason: "Invalid"})
+}
+
+// compileBackend returns a Backend's endpoints. In a cluster it refuses what leads
+// to Headgate's own pod, and to what is for Services and ReferenceGrants.
+func compileBackend(b *v1alpha1.Backend, standalone bool) (*snapshot.Endpoints, []Finding) {
+	c := backendCompiler{standalone: standalone}
 	if len(b.Spec.Endpoints) == 0 {
-		fail("spec.endpoints", "there are none", "at least one endpoint")
+		c.field = "spec.endpoints"
+		c.fail("", "there are none", "at least one endpoint")
 	}
-	for i, e := range b.Spec.Endpoints {
-		field := fmt.Sprintf("spec.endpoints[%d]", i)
-		weight := uint32(0)
+	for i := range b.Spec.Endpoints {
+		c.field = fmt.Sprintf("spec.endpoints[%d]", i)
+		c.endpoint(&b.Spec.Endpoints[i])
+	}
+	sortEndpoints(&c.out)
+	return &c.out, c.findings
+}
+
+func (c *backendCompiler) endpoint(e *v1alpha1.BackendEndpoint) {
+	weight := valueOr(e.Weight, 0)
+	if e.Weight != nil && (weight < 1 || weight > 1000) {
+		c.fail(".weight", fmt.Sprintf("%d is out of range", weight), "1 to 1000")
+	}
+	priority := int(valueOr(e.Priority, 0))
+	if priority < 0 || priority > 127 {
+		c.fail(".priority", fmt.Sprintf("%d is out of range", priority), "0 to 127")
+	}
+	if truth(e.IP != nil)+truth(e.Hostname != nil)+truth(e.SRV != nil)+truth(e.Unix != nil) != 1 {
+		c.fail("", "it has not exactly one of ip, hostname, srv and unix", "one of the four")
+		return
+	}
+	port := valueOr(e.Port, 0)
+	switch named := e.IP != nil || e.Hostname != nil; {
+	case named && e.Port == nil:
+		c.fail(".port", "there is none", "the port to connect to")
+	case named && (port < 1 || port > 65535):
+		c.fail(".port", fmt.Sprintf("%d is no port", port), "1 to 65535")
+	case !named && e.Port != nil:
+		c.fail(".port", "SRV records have their own ports, and Unix sockets none", "no port, or ip or hostname with it")
+	}
+	host := snapshot.Host{Port: uint16(port), Weight: uint32(weight), Zone: valueOr(e.Zone, ""), Priority: priority}
+	endpoint := snapshot.Endpoint{Port: host.Port, Weight: host.Weight, Zone: host.Zone, Priority: priority}
+	switch {
+	case e.IP != nil:
+		c.checkIP(*e.IP)
+		endpoint.Address = *e.IP
+		c.out.Endpoints = append(c.out.Endpoints, endpoint)
+	case e.Unix != nil:
+		c.checkUnix(*e.Unix)
+		endpoint.Address = exchange.UnixPrefix + *e.Unix
+		c.out.Endpoints = append(c.out.Endpoints, endpoint)
+	case e.Hostname != nil:
+		if !validHostname(*e.Hostname, false) {
+			c.fail(".hostname", fmt.Sprintf("%q is no DNS name", *e.Hostname), "a DNS name")
+		}
+		host.Name = c.name(".hostname", *e.Hostname)
+		c.out.Hosts = append(c.out.Hosts, host)
+	default:
+		if !serviceName.MatchString(*e.SRV) || len(*e.SRV) > 253 {
+			c.fail(".srv", fmt.Sprintf("%q is no DNS name", *e.SRV), "the name of SRV records, such as _http._tcp.example.com")
+		}
 		if e.Weight != nil {
-			weight = uint32(*e.Weight)
-			if *e.Weight < 1 || *e.Weight > 1000 {
-				fail(field+".weight", fmt.Sprintf("%d is out of range", *e.Weight), "1 to 1000")
-			}
+			c.fail(".weight", "SRV records have their own weights", "no weight")
 		}
-		priority := int(valueOr(e.Priority, 0))
-		if priority < 0 || priority > 127 {
-			fail(field+".priority", fmt.Sprintf("%d is out of range", priority), "0 to 127")
-		}
-		zone := valueOr(e.Zone, "")
-		if e.Port < 1 || e.Port > 65535 {
-			fail(field+".port", fmt.Sprintf("%d is no port", e.Port), "1 to 65535")
-		}
-		switch {
-		case (e.IP != nil) == (e.Hostname != nil):
-			fail(field, "it has not exactly one of ip and hostname", "one of the two")
-		case e.IP != nil:
-			if !isIP(*e.IP) {
-				fail(field+".ip", fmt.Sprintf("%q is no IP address", *e.IP), "an IPv4 or IPv6 address; a DNS name belongs in hostname")
-			}
-			out.Endpoints = append(out.Endpoints, snapshot.Endpoint{
-				Address: *e.IP, Port: uint16(e.Port), Weight: weight, Zone: zone, Priority: priority,
-			})
-		default:
-			if !validHostname(*e.Hostname, false) {
-				fail(field+".hostname", fmt.Sprintf("%q is no DNS name", *e.Hostname), "a DNS name")
-			}
-			out.Hosts = append(out.Hosts, snapshot.Host{
-				Name: *e.Hostname, Port: uint16(e.Port), Weight: weight, Zone: zone, Priority: priority,
-			})
-		}
+		host.Name, host.SRV = c.name(".srv", *e.SRV), true
+		c.out.Hosts = append(c.out.Hosts, host)
 	}
-	sortEndpoints(out)
-	return out, findings
+}
+
+// serviceName is a name that may have SRV records.
+var serviceName = regexp.MustCompile(`^[a-zA-Z0-9_]([-a-zA-Z0-9_]*[a-zA-Z0-9])?(\.[a-zA-Z0-9_]([-a-zA-Z0-9_]*[a-zA-Z0-9])?)*$`)
+
+// name is a DNS name as it is looked up. In a cluster it is fully qualified:
+// without the dot, the search list of a pod would lead it into the cluster.
+func (c *backendCompiler) name(suffix, name string) string {
+	if c.standalone {
+		return name
+	}
+	name = strings.ToLower(name)
+	switch {
+	case strings.HasSuffix("."+name, ".cluster.local"):
+		c.fail(suffix, name+" is a name of the cluster", "a name outside of it; what is in the cluster is a Service")
+	case strings.HasSuffix("."+name, ".localhost"):
+		c.fail(suffix, name+" is Headgate's own pod", "a name outside of it")
+	}
+	return name + "."
+}
+
+func (c *backendCompiler) checkIP(text string) {
+	if !isIP(text) {
+		c.fail(".ip", fmt.Sprintf("%q is no IP address", text), "an IPv4 or IPv6 address; a DNS name belongs in hostname")
+		return
+	}
+	addr, _ := netip.ParseAddr(text)
+	switch addr = addr.Unmap(); {
+	case addr.IsUnspecified(), addr.IsMulticast(), addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		c.fail(".ip", text+" is no one machine's address", "the address of an instance")
+	case c.standalone:
+	case addr.IsLoopback():
+		c.fail(".ip", text+" is Headgate's own pod", "an address outside of it")
+	case addr.IsLinkLocalUnicast():
+		c.fail(".ip", text+" is of the node's own link, where it has its metadata", "an address that is routed")
+	}
+}
+
+func (c *backendCompiler) checkUnix(socket string) {
+	switch {
+	case !c.standalone:
+		c.fail(".unix", "Headgate runs in a cluster, where there are no sockets for it to connect to", "ip or hostname; unix is for where Headgate serves a folder")
+	case !path.IsAbs(socket) || len(socket) < 2 || len(socket) > 107 || strings.Contains(socket, "\x00"):
+		c.fail(".unix", fmt.Sprintf("%q is no path of a socket", socket), "an absolute path of at most 107 bytes")
+	}
 }
 
 func isIP(s string) bool {

@@ -210,7 +210,10 @@ func (d *dumper) clusters() {
 		}
 		e, _ := d.result.Snapshot.Endpoints.Get(key)
 		for _, one := range e.Endpoints {
-			text += fmt.Sprintf(" %s:%d", one.Address, one.Port)
+			text += " " + one.Address
+			if one.Port != 0 {
+				text += fmt.Sprintf(":%d", one.Port)
+			}
 			if one.Weight != 0 {
 				text += fmt.Sprintf("×%d", one.Weight)
 			}
@@ -231,7 +234,11 @@ func (d *dumper) clusters() {
 			}
 		}
 		for _, one := range e.Hosts {
-			text += fmt.Sprintf(" dns=%s:%d", one.Name, one.Port)
+			if one.SRV {
+				text += " srv=" + one.Name
+			} else {
+				text += fmt.Sprintf(" dns=%s:%d", one.Name, one.Port)
+			}
 			if one.Weight != 0 {
 				text += fmt.Sprintf("×%d", one.Weight)
 			}

@@ -16,10 +16,10 @@ import (
 
 // compileEndpoints finds the instances behind a cluster. It never returns nil:
 // a cluster without endpoints is answered 503.
-func compileEndpoints(set *objects.Set, use clusterUse) *snapshot.Endpoints {
+func (f *frame) compileEndpoints(set *objects.Set, use clusterUse) *snapshot.Endpoints {
 	if use.backend.Kind == "Backend" {
 		if backend := objects.Get[*v1alpha1.Backend](set, use.backend.Namespace, use.backend.Name); backend != nil {
-			endpoints, _ := compileBackend(backend)
+			endpoints, _ := compileBackend(backend, f.standalone)
 			return endpoints
 		}
 		return &snapshot.Endpoints{}
@@ -147,8 +147,8 @@ func sortEndpoints(e *snapshot.Endpoints) {
 	})
 	e.Endpoints = slices.CompactFunc(e.Endpoints, func(x, y snapshot.Endpoint) bool { return x.Address == y.Address && x.Port == y.Port })
 	slices.SortFunc(e.Hosts, func(x, y snapshot.Host) int {
-		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Port, y.Port), cmp.Compare(y.Weight, x.Weight),
+		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Port, y.Port), truth(x.SRV)-truth(y.SRV), cmp.Compare(y.Weight, x.Weight),
 			cmp.Compare(x.Priority, y.Priority), cmp.Compare(x.Zone, y.Zone))
 	})
-	e.Hosts = slices.CompactFunc(e.Hosts, func(x, y snapshot.Host) bool { return x.Name == y.Name && x.Port == y.Port })
+	e.Hosts = slices.CompactFunc(e.Hosts, func(x, y snapshot.Host) bool { return x.Name == y.Name && x.Port == y.Port && x.SRV == y.SRV })
 }

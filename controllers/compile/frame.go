@@ -32,6 +32,8 @@ type frame struct {
 	foreign        map[objects.Ref]bool
 	ports          []*snapshot.Port
 	infrastructure []Infrastructure
+	// standalone says that there is no cluster, see Options.Namespace.
+	standalone bool
 	// dedicated are the Services of Gateways whose status tells whether they have endpoints.
 	dedicated map[objects.Ref]bool
 	wanted    map[objects.Ref]bool
@@ -67,6 +69,8 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 		statuses:  map[objects.Ref]*Status{},
 		findings:  map[objects.Ref][]Finding{},
 		keyPairs:  map[objects.Ref]keyPair{},
+
+		standalone: opts.Namespace == "",
 	}}
 	b.policies = newPolicyIndex(set, b.grants, opts)
 	for _, ref := range b.policies.wanted() {
@@ -87,7 +91,7 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 	b.policies.resolve(b.frame, set)
 	b.compileGateways()
 	for _, backend := range objects.All[*v1alpha1.Backend](set) {
-		status, findings := backendStatus(backend)
+		status, findings := b.backendStatus(backend)
 		b.put(objects.RefOf(backend), status, findings)
 	}
 	return b.frame

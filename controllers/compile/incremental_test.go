@@ -86,8 +86,8 @@ func (w *world) object() objects.Object {
 		}
 		return s
 	case 11:
-		ip := w.pick("10.0.0.1", "10.0.0.2", "nonsense")
-		return &v1alpha1.Backend{ObjectMeta: w.meta("s"), Spec: v1alpha1.BackendSpec{Endpoints: []v1alpha1.BackendEndpoint{{IP: &ip, Port: 80}}}}
+		ip, port := w.pick("10.0.0.1", "10.0.0.2", "nonsense"), int32(80)
+		return &v1alpha1.Backend{ObjectMeta: w.meta("s"), Spec: v1alpha1.BackendSpec{Endpoints: []v1alpha1.BackendEndpoint{{IP: &ip, Port: &port}}}}
 	case 14, 15:
 		return w.listenerSet()
 	case 17:

@@ -417,7 +417,7 @@ func (p *pass) compileEndpoints(s *scope) {
 		keys, _ := p.tables.backends.Get(ref.String())
 		for _, key := range keys {
 			c, _ := p.tables.clusters.Get(key)
-			p.setEndpoints(key, compileEndpoints(p.set, c.clusterUse))
+			p.setEndpoints(key, p.tables.frame.compileEndpoints(p.set, c.clusterUse))
 		}
 	}
 }

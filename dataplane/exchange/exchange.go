@@ -12,8 +12,10 @@
 package exchange
 
 import (
+	"crypto/sha256"
 	"io"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -259,7 +261,8 @@ type RouteInfo struct {
 
 // Upstream is what became of the exchange behind the load balancer.
 type Upstream struct {
-	// Cluster is the cluster's key, Endpoint the last endpoint tried ("ip:port"); "" if none was.
+	// Cluster is the cluster's key, Endpoint the last endpoint tried ("ip:port" or
+	// "unix:/path"); "" if none was.
 	Cluster, Endpoint string
 	// Tries counts the requests sent, in part or whole; above 1 there were retries.
 	Tries int
@@ -269,8 +272,24 @@ type Upstream struct {
 	Wait time.Duration
 }
 
+// UnixPrefix begins the address of an endpoint that is a Unix socket; its path follows.
+const UnixPrefix = "unix:"
+
+// EndpointID returns what tells an endpoint from others, also in the tokens of
+// sessions: the address and port themselves, of a Unix socket a hash of its path
+// with port 0. It reports false if address is neither.
+func EndpointID(address string) (netip.AddrPort, bool) {
+	if path, ok := strings.CutPrefix(address, UnixPrefix); ok {
+		sum := sha256.Sum256([]byte(path))
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(sum[:16])).Unmap(), 0), true
+	}
+	id, err := netip.ParseAddrPort(address)
+	return id, err == nil
+}
+
 // Session says that an exchange belongs to earlier ones, which an endpoint has served.
 type Session struct {
+	// Endpoint is the endpoint's EndpointID.
 	Endpoint netip.AddrPort
 	// Strict says that it must not go to any other: if the endpoint is gone, is
 	// out of use or cannot be connected to, the round trip fails with reason "session_lost".

@@ -189,7 +189,15 @@ func (s *Stream) done(up net.Conn, wait time.Duration) {
 	reason := s.reason
 	s.mu.Unlock()
 	s.way.metrics.Done(reason)
-	s.log(up.RemoteAddr().String(), wait, reason)
+	s.log(endpointOf(up), wait, reason)
+}
+
+// endpointOf is the address of the endpoint at the other end.
+func endpointOf(up net.Conn) string {
+	if unix, ok := up.RemoteAddr().(*net.UnixAddr); ok {
+		return exchange.UnixPrefix + unix.Name
+	}
+	return up.RemoteAddr().String()
 }
 
 func (s *Stream) log(endpoint string, wait time.Duration, reason string) {

@@ -3,7 +3,6 @@ package pipeline
 import (
 	"fmt"
 	"hash/fnv"
-	"net/netip"
 	"reflect"
 	"strconv"
 
@@ -41,8 +40,8 @@ func (st *state) saveSession(ex *exchange.Exchange) {
 	if st.lease == nil || ex.Response.Local {
 		return // nobody but us has answered
 	}
-	endpoint, err := netip.ParseAddrPort(ex.Upstream.Endpoint)
-	if err != nil {
+	endpoint, ok := exchange.EndpointID(ex.Upstream.Endpoint)
+	if !ok {
 		return
 	}
 	st.backend.session.Save(ex, st.session, st.backend.id, endpoint, st.cookiePath)

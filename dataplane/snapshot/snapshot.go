@@ -298,7 +298,8 @@ type HealthCheck struct {
 	// until a healthy one is unhealthy; 0 means 3.
 	HealthyThreshold   int `json:"healthyThreshold,omitempty"`
 	UnhealthyThreshold int `json:"unhealthyThreshold,omitempty"`
-	// Port is whom to ask at the endpoint's address; 0 means the endpoint itself.
+	// Port is whom to ask at the endpoint's address; 0 means the endpoint itself,
+	// as does any for a Unix socket.
 	Port uint16           `json:"port,omitempty"`
 	HTTP *HTTPHealthCheck `json:"http,omitempty"`
 	GRPC *GRPCHealthCheck `json:"grpc,omitempty"`
@@ -440,7 +441,7 @@ type Endpoints struct {
 
 // Endpoint is one instance.
 type Endpoint struct {
-	// Address is an IP address.
+	// Address is an IP address, or "unix:" and the path of a Unix socket; Port is 0 then.
 	Address string `json:"address"`
 	Port    uint16 `json:"port"`
 	// Weight is relative; 0 counts as 1.
@@ -468,4 +469,7 @@ type Host struct {
 	// Zone and Priority are those of its endpoints.
 	Zone     string `json:"zone,omitempty"`
 	Priority int    `json:"priority,omitempty"`
+	// SRV says that Name has SRV records, RFC 2782: these say hosts, ports, weights
+	// and, among the endpoints of Priority, priorities. Port and Weight are 0 then.
+	SRV bool `json:"srv,omitempty"`
 }

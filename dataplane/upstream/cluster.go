@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/balance"
+	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -39,7 +40,7 @@ type Cluster struct {
 	health    *snapshot.HealthCheck // as cfg has it; another pointer only if it differs
 	budget    *retryBudget          // as cfg has it; another one only if it differs
 	eps       *snapshot.Endpoints
-	hosts     map[string]*subscription
+	hosts     map[question]*subscription
 	resolving chan struct{}
 	byAddr    map[netip.AddrPort]*endpoint
 }
@@ -85,7 +86,7 @@ type member struct {
 func newCluster(m *Manager, cfg *snapshot.Cluster, eps *snapshot.Endpoints) *Cluster {
 	c := &Cluster{
 		m:      m,
-		hosts:  map[string]*subscription{},
+		hosts:  map[question]*subscription{},
 		byAddr: map[netip.AddrPort]*endpoint{},
 	}
 	c.mu.Lock()
@@ -188,36 +189,58 @@ func (c *Cluster) setConfig(cfg *snapshot.Cluster) {
 	}
 }
 
-// setHosts begins to resolve new hosts and stops for those that are gone.
 func (c *Cluster) setHosts(eps *snapshot.Endpoints) {
 	if eps == nil {
 		eps = &snapshot.Endpoints{}
 	}
 	c.eps = eps
-	wanted := map[string]bool{}
-	for _, h := range eps.Hosts {
-		name := strings.ToLower(h.Name)
-		if _, err := parseLiteral(name); err == nil {
-			continue
+	c.watchHosts()
+}
+
+// watchHosts begins to resolve new hosts and stops for those that are gone. What
+// SRV records name are hosts as any others, each looked up for itself.
+func (c *Cluster) watchHosts() {
+	wanted := map[question]bool{}
+	want := func(q question) *subscription {
+		wanted[q] = true
+		if c.hosts[q] == nil {
+			c.hosts[q] = c.m.resolver.subscribe(q, c.resolved)
 		}
-		wanted[name] = true
-		if c.hosts[name] == nil {
-			c.hosts[name] = c.m.resolver.subscribe(name, c.resolved)
+		return c.hosts[q]
+	}
+	for i := range c.eps.Hosts {
+		h := &c.eps.Hosts[i]
+		if q, ok := asked(h); ok && q.srv {
+			if answer := want(q).answer(); answer != nil {
+				for _, t := range answer.targets {
+					want(question{name: t.name})
+				}
+			}
+		} else if ok {
+			want(q)
 		}
 	}
-	for name, s := range c.hosts {
-		if !wanted[name] {
+	for q, s := range c.hosts {
+		if !wanted[q] {
 			s.stop()
-			delete(c.hosts, name)
+			delete(c.hosts, q)
 		}
 	}
 }
 
-// resolved is called when a host's addresses have changed.
+// asked is what to look up for a host, and false if that is an address already.
+func asked(h *snapshot.Host) (question, bool) {
+	name := strings.ToLower(h.Name)
+	_, err := parseLiteral(name)
+	return question{name, h.SRV}, err != nil
+}
+
+// resolved is called when the answer for a host has changed.
 func (c *Cluster) resolved() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.closed {
+		c.watchHosts()
 		c.rebuild()
 	}
 }
@@ -276,13 +299,14 @@ func (c *Cluster) rebuild() {
 // members lists the endpoints that are configured and those that hosts resolve
 // to, sorted by address. It also reports whether every host had an answer.
 func (c *Cluster) members() (members []member, settled bool) {
-	at := map[netip.AddrPort]int{}
-	add := func(addr netip.AddrPort, e *snapshot.Endpoint) {
+	places := map[netip.AddrPort]int{}
+	add := func(addr netip.AddrPort, address string, e *snapshot.Endpoint, within uint16) {
 		m := member{weight: max(e.Weight, 1), draining: e.Draining, zone: e.Zone, rank: c.rank(e)}
 		if m.rank.distance == unreachable {
 			return
 		}
-		if i, ok := at[addr]; ok { // slices and hosts may name the same address
+		m.rank.within = within
+		if i, ok := places[addr]; ok { // slices and hosts may name the same address
 			known := &members[i]
 			known.weight = max(known.weight, m.weight)
 			known.draining = known.draining && m.draining
@@ -293,35 +317,59 @@ func (c *Cluster) members() (members []member, settled bool) {
 		}
 		m.ep = c.byAddr[addr]
 		if m.ep == nil {
-			m.ep = newEndpoint(c, addr)
+			m.ep = newEndpoint(c, addr, address)
 		}
-		at[addr] = len(members)
+		places[addr] = len(members)
 		members = append(members, m)
 	}
+	at := func(addr netip.AddrPort, e *snapshot.Endpoint, within uint16) { add(addr, addr.String(), e, within) }
 	for i := range c.eps.Endpoints {
 		e := &c.eps.Endpoints[i]
+		if isSocket(e.Address) {
+			id, _ := exchange.EndpointID(e.Address)
+			add(id, e.Address, e, 0)
+			continue
+		}
 		addr, err := parseLiteral(e.Address)
 		if err != nil {
 			c.m.opts.Log.Error(err, "Endpoint left out", "cluster", c.cfg.Key, "address", e.Address)
 			continue
 		}
-		add(netip.AddrPortFrom(addr, e.Port), e)
+		at(netip.AddrPortFrom(addr, e.Port), e, 0)
 	}
 	settled = true
-	for _, h := range c.eps.Hosts {
+	// latest is the answer to a question. One that watchHosts has not asked yet is
+	// of an answer that came behind it, and resolved is about to be called again.
+	latest := func(q question) *answer {
+		if s := c.hosts[q]; s != nil {
+			if a := s.answer(); a != nil {
+				return a
+			}
+		}
+		settled = false
+		return &answer{}
+	}
+	host := func(name string, port uint16, e *snapshot.Endpoint, within uint16) {
+		for _, addr := range latest(question{name: name}).addrs {
+			at(netip.AddrPortFrom(addr, port), e, within)
+		}
+	}
+	for i := range c.eps.Hosts {
+		h := &c.eps.Hosts[i]
 		e := &snapshot.Endpoint{Weight: h.Weight, Zone: h.Zone, Priority: h.Priority}
-		name := strings.ToLower(h.Name)
-		if addr, err := parseLiteral(name); err == nil {
-			add(netip.AddrPortFrom(addr, h.Port), e)
-			continue
-		}
-		answer := c.hosts[name].answer()
-		if answer == nil {
-			settled = false
-			continue
-		}
-		for _, addr := range answer.addrs {
-			add(netip.AddrPortFrom(addr, h.Port), e)
+		q, ok := asked(h)
+		switch {
+		case !ok:
+			addr, _ := parseLiteral(q.name)
+			at(netip.AddrPortFrom(addr, h.Port), e, 0)
+		case q.srv:
+			for _, t := range latest(q).targets {
+				one := *e
+				one.Weight = uint32(t.weight)
+				host(t.name, t.port, &one, t.priority)
+			}
+		default:
+			host(q.name, h.Port, e, 0)
 		}
 	}
 	slices.SortFunc(members, func(a, b member) int { return a.ep.addr.Compare(b.ep.addr) })
@@ -339,7 +387,7 @@ func parseLiteral(s string) (netip.Addr, error) {
 
 // EndpointState is how an endpoint is doing, for people and metrics.
 type EndpointState struct {
-	// Address is "ip:port".
+	// Address is "ip:port" or "unix:/path".
 	Address string `json:"address"`
 	Weight  uint32 `json:"weight"`
 	Zone    string `json:"zone,omitempty"`

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/headgate/headgate/dataplane/exchange"
@@ -76,7 +77,11 @@ func (p *pool) newConn(st *state, nc net.Conn) *conn {
 // dial connects to an endpoint, on behalf of a client if from is not nil, and
 // with TLS if secure is not nil.
 func (c *Cluster) dial(ctx context.Context, st *state, secure *tls.Config, address string, from *exchange.Conn) (nc net.Conn, reason string, err error) {
-	nc, err = c.m.opts.Dial(ctx, "tcp", address)
+	network := "tcp"
+	if path, ok := strings.CutPrefix(address, exchange.UnixPrefix); ok {
+		network, address = "unix", path
+	}
+	nc, err = c.m.opts.Dial(ctx, network, address)
 	if err != nil {
 		return nil, reasonOf(err, reasonConnect), err
 	}
@@ -102,6 +107,9 @@ func (c *Cluster) dial(ctx context.Context, st *state, secure *tls.Config, addre
 }
 
 var errNotHTTP2 = errors.New("the endpoint has not chosen h2 by ALPN, and the cluster speaks nothing else")
+
+// isSocket reports whether an address is a Unix socket's.
+func isSocket(address string) bool { return strings.HasPrefix(address, exchange.UnixPrefix) }
 
 func reasonOf(err error, otherwise string) string {
 	var timeout interface{ Timeout() bool }

@@ -13,7 +13,8 @@ import (
 	"github.com/headgate/headgate/dataplane/health"
 )
 
-// endpoint is one address and port of a cluster, with what it has gathered.
+// endpoint is one address and port of a cluster, or Unix socket, with what it
+// has gathered. addr is the exchange.EndpointID of address.
 type endpoint struct {
 	cluster *Cluster
 	addr    netip.AddrPort
@@ -83,8 +84,8 @@ type conn struct {
 
 var _ use = (*conn)(nil)
 
-func newEndpoint(c *Cluster, addr netip.AddrPort) *endpoint {
-	ep := &endpoint{cluster: c, addr: addr, address: addr.String()}
+func newEndpoint(c *Cluster, addr netip.AddrPort, address string) *endpoint {
+	ep := &endpoint{cluster: c, addr: addr, address: address}
 	ep.shared.ep = ep
 	return ep
 }

@@ -38,7 +38,7 @@ func (ep *endpoint) Ask(ctx context.Context, settings *snapshot.HealthCheck) err
 		return st.tlsErr
 	}
 	address := ep.address
-	if settings.Port != 0 {
+	if settings.Port != 0 && !isSocket(address) {
 		address = netip.AddrPortFrom(ep.addr.Addr(), settings.Port).String()
 	}
 	nc, _, err := ep.cluster.dial(ctx, st, st.tls, address, nil)
@@ -46,8 +46,11 @@ func (ep *endpoint) Ask(ctx context.Context, settings *snapshot.HealthCheck) err
 		return err
 	}
 	authority := address
-	if st.tls != nil {
+	switch {
+	case st.tls != nil:
 		authority = st.tls.ServerName
+	case isSocket(address):
+		authority = "localhost"
 	}
 	return health.Ask(ctx, nc, st.protocol == protocolHTTP2 || isHTTP2(nc), authority, settings)
 }

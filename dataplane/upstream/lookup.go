@@ -25,19 +25,28 @@ type lookup struct {
 	questionTimeout time.Duration
 }
 
-// found is a successful lookup: at least one address, sorted.
+// found is a successful lookup, with an answer that is not empty.
 type found struct {
-	addrs []netip.Addr
-	ttl   time.Duration
+	answer
+	ttl time.Duration
 }
+
+// maxTargets bounds the SRV records of a name; of more, those that come first by
+// priority count.
+const maxTargets = 128
 
 // hostsTTL is for how long entries of the hosts file count.
 const hostsTTL = 10 * time.Second
 
-// goneError says that a name has no addresses, by who should know.
-type goneError struct{ name string }
+// goneError says that a name has no such records, by who should know.
+type goneError struct{ question }
 
-func (e *goneError) Error() string { return fmt.Sprintf("%s has no addresses", e.name) }
+func (e *goneError) Error() string {
+	if e.srv {
+		return e.name + " has no SRV records"
+	}
+	return e.name + " has no addresses"
+}
 
 func isGone(err error) bool {
 	var gone *goneError
@@ -55,26 +64,40 @@ func newLookup(cfg DNS) lookup {
 	}
 }
 
-func (l *lookup) resolve(ctx context.Context, name string) (found, error) {
-	f, err := l.find(ctx, name)
+func (l *lookup) resolve(ctx context.Context, q question) (found, error) {
+	f, err := l.find(ctx, q)
 	if err != nil {
-		return found{}, fmt.Errorf("resolving %q: %w", name, err)
+		return found{}, fmt.Errorf("resolving %q: %w", q.name, err)
 	}
 	f.addrs = reachable(f.addrs)
 	slices.SortFunc(f.addrs, netip.Addr.Compare)
 	f.addrs = slices.Compact(f.addrs)
+	slices.SortFunc(f.targets, target.compare)
+	f.targets = slices.Compact(f.targets)
+	f.targets = f.targets[:min(len(f.targets), maxTargets)]
 	f.ttl = min(max(f.ttl, l.minTTL), l.maxTTL)
 	return f, nil
 }
 
-func (l *lookup) find(ctx context.Context, name string) (found, error) {
-	bare := strings.TrimSuffix(name, ".")
+// local answers without a name server, if it can.
+func (l *lookup) local(q question) []netip.Addr {
+	if q.srv {
+		return nil // the hosts file has addresses alone
+	}
+	bare := strings.TrimSuffix(q.name, ".")
 	if addrs := l.fromHosts(bare); len(addrs) > 0 {
-		return found{addrs, hostsTTL}, nil
+		return addrs
 	}
 	// RFC 6761 section 6.3: names under localhost never leave the machine.
 	if bare == "localhost" || strings.HasSuffix(bare, ".localhost") {
-		return found{[]netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}, hostsTTL}, nil
+		return []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
+	}
+	return nil
+}
+
+func (l *lookup) find(ctx context.Context, of question) (found, error) {
+	if addrs := l.local(of); len(addrs) > 0 {
+		return found{answer{addrs: addrs}, hostsTTL}, nil
 	}
 	cfg, err := dns.ClientConfigFromFile(l.resolvConf)
 	if err != nil {
@@ -96,8 +119,12 @@ func (l *lookup) find(ctx context.Context, name string) (found, error) {
 		timeout:  cmp.Or(l.questionTimeout, time.Duration(cfg.Timeout)*time.Second),
 	}
 	var ill error
-	for _, candidate := range cfg.NameList(name) {
-		f, err := q.addresses(ctx, candidate)
+	ask := q.addresses
+	if of.srv {
+		ask = q.services
+	}
+	for _, candidate := range cfg.NameList(of.name) {
+		f, err := ask(ctx, candidate)
 		switch {
 		case err == nil:
 			return f, nil
@@ -113,7 +140,7 @@ func (l *lookup) find(ctx context.Context, name string) (found, error) {
 	if ill != nil {
 		return found{}, ill
 	}
-	return found{}, &goneError{name}
+	return found{}, &goneError{of}
 }
 
 // fromHosts reads the hosts file, hosts(5).
@@ -173,7 +200,7 @@ func (q *questions) addresses(ctx context.Context, name string) (found, error) {
 	// One family is enough: many servers answer badly for the other.
 	switch {
 	case v4.err == nil && v6.err == nil:
-		return found{append(v4.addrs, v6.addrs...), min(v4.ttl, v6.ttl)}, nil
+		return found{answer{addrs: append(v4.addrs, v6.addrs...)}, min(v4.ttl, v6.ttl)}, nil
 	case v4.err == nil:
 		return v4.found, nil
 	case v6.err == nil:
@@ -184,8 +211,14 @@ func (q *questions) addresses(ctx context.Context, name string) (found, error) {
 	return found{}, v4.err
 }
 
+// services asks for the SRV records of a full name.
+func (q *questions) services(ctx context.Context, name string) (found, error) {
+	return q.ask(ctx, name, dns.TypeSRV)
+}
+
 // ask puts one question to the servers in turn until one answers.
 func (q *questions) ask(ctx context.Context, name string, kind uint16) (found, error) {
+	gone := &goneError{question{name, kind == dns.TypeSRV}}
 	var m dns.Msg
 	m.SetQuestion(name, kind)
 	m.SetEdns0(1232, false)
@@ -203,12 +236,12 @@ func (q *questions) ask(ctx context.Context, name string, kind uint16) (found, e
 			switch r.Rcode {
 			case dns.RcodeSuccess:
 				f := read(r)
-				if len(f.addrs) == 0 {
-					return found{}, &goneError{name}
+				if len(f.addrs) == 0 && len(f.targets) == 0 {
+					return found{}, gone
 				}
 				return f, nil
 			case dns.RcodeNameError:
-				return found{}, &goneError{name}
+				return found{}, gone
 			default:
 				last = fmt.Errorf("%w: %s answered %s for %s", errServer, server, dns.RcodeToString[r.Rcode], name)
 			}
@@ -244,7 +277,7 @@ func (q *questions) over(ctx context.Context, network string, m *dns.Msg, server
 	return r, err
 }
 
-// read takes the addresses from an answer. Its time to live is the least of
+// read takes the addresses and SRV records from an answer. Its time to live is the least of
 // all records in it, as aliases may change too.
 func read(r *dns.Msg) found {
 	var f found
@@ -257,6 +290,11 @@ func read(r *dns.Msg) found {
 			addr, ok = netip.AddrFromSlice(record.A.To4())
 		case *dns.AAAA:
 			addr, ok = netip.AddrFromSlice(record.AAAA)
+		case *dns.SRV:
+			// A target "." says that there is no such service, RFC 2782.
+			if record.Target != "." && record.Port != 0 {
+				f.targets = append(f.targets, target{strings.ToLower(record.Target), record.Port, record.Priority, record.Weight})
+			}
 		}
 		least = min(least, record.Header().Ttl)
 		// What names no one endpoint is left out.
@@ -266,6 +304,12 @@ func read(r *dns.Msg) found {
 	}
 	f.ttl = time.Duration(least) * time.Second
 	return f
+}
+
+// compare puts first what is used first.
+func (t target) compare(other target) int {
+	return cmp.Or(cmp.Compare(t.priority, other.priority), cmp.Compare(other.weight, t.weight),
+		cmp.Compare(t.name, other.name), cmp.Compare(t.port, other.port))
 }
 
 // reachable leaves out the addresses of a family that this machine does not

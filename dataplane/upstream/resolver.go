@@ -24,7 +24,7 @@ type DNS struct {
 	Timeout time.Duration
 }
 
-// resolver keeps the addresses of names up to date, for as long as somebody
+// resolver keeps the records of names up to date, for as long as somebody
 // is subscribed. Each name has a goroutine, so that one that takes long holds
 // up no other.
 type resolver struct {
@@ -34,20 +34,42 @@ type resolver struct {
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
-	names map[string]*watchedName
+	names map[question]*watchedName
 }
 
-// watchedName is a name with who wants to know of its changes.
+// question is what is looked up: the addresses of a name, or its SRV records.
+type question struct {
+	name string // in lower case
+	srv  bool
+}
+
+// watchedName is a question with who wants to know of its changes.
 type watchedName struct {
-	name   string
+	question
 	latest atomic.Pointer[answer]
 	cancel context.CancelFunc
 	// subscribers is guarded by resolver.mu.
 	subscribers map[*subscription]func()
 }
 
-// answer is what a name resolves to: sorted, and empty if it does not.
-type answer struct{ addrs []netip.Addr }
+// answer is what a name resolves to: sorted, and empty if it does not. It has
+// addresses, or for SRV records hosts.
+type answer struct {
+	addrs   []netip.Addr
+	targets []target
+}
+
+func (a *answer) equal(b *answer) bool {
+	return slices.Equal(a.addrs, b.addrs) && slices.Equal(a.targets, b.targets)
+}
+
+// target is an SRV record, RFC 2782. Its name is fully qualified, in lower case.
+type target struct {
+	name     string
+	port     uint16
+	priority uint16
+	weight   uint16
+}
 
 // subscription is an interest in a name.
 type subscription struct {
@@ -56,22 +78,22 @@ type subscription struct {
 }
 
 func newResolver(ctx context.Context, cfg DNS, log logr.Logger) *resolver {
-	return &resolver{lookup: newLookup(cfg), log: log, ctx: ctx, names: map[string]*watchedName{}}
+	return &resolver{lookup: newLookup(cfg), log: log, ctx: ctx, names: map[question]*watchedName{}}
 }
 
 // wait returns when all goroutines have ended, after the context has.
 func (r *resolver) wait() { r.wg.Wait() }
 
-// subscribe keeps name resolved until stop. changed is called after each change
+// subscribe keeps a question answered until stop. changed is called after each change
 // of the answer, on a goroutine of the resolver's that holds no lock.
-func (r *resolver) subscribe(name string, changed func()) *subscription {
+func (r *resolver) subscribe(q question, changed func()) *subscription {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	w := r.names[name]
+	w := r.names[q]
 	if w == nil {
 		ctx, cancel := context.WithCancel(r.ctx)
-		w = &watchedName{name: name, cancel: cancel, subscribers: map[*subscription]func(){}}
-		r.names[name] = w
+		w = &watchedName{question: q, cancel: cancel, subscribers: map[*subscription]func(){}}
+		r.names[q] = w
 		if r.ctx.Err() == nil {
 			r.wg.Go(func() { r.keep(ctx, w) })
 		}
@@ -81,16 +103,16 @@ func (r *resolver) subscribe(name string, changed func()) *subscription {
 	return s
 }
 
-// answer returns the latest answer, or nil before there was one. An answer
-// without addresses says that the first lookup failed or found none.
+// answer returns the latest answer, or nil before there was one. An empty
+// answer says that the first lookup failed or found none.
 func (s *subscription) answer() *answer { return s.w.latest.Load() }
 
 func (s *subscription) stop() {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	delete(s.w.subscribers, s)
-	if len(s.w.subscribers) == 0 && s.r.names[s.w.name] == s.w {
-		delete(s.r.names, s.w.name)
+	if len(s.w.subscribers) == 0 && s.r.names[s.w.question] == s.w {
+		delete(s.r.names, s.w.question)
 		s.w.cancel()
 	}
 }
@@ -101,14 +123,14 @@ const (
 	retryMost  = 30 * time.Second
 )
 
-// keep looks a name up again and again. When a lookup fails, the last addresses
-// stay: a name server that is down must not take down what it named. Only a
+// keep looks a name up again and again. When a lookup fails, the last answer
+// stays: a name server that is down must not take down what it named. Only a
 // name that is authoritatively gone loses them, once it has been gone for MaxTTL.
 func (r *resolver) keep(ctx context.Context, w *watchedName) {
 	failures := 0
 	var lastGood time.Time
 	for {
-		found, err := r.lookup.resolve(ctx, w.name)
+		found, err := r.lookup.resolve(ctx, w.question)
 		if ctx.Err() != nil {
 			return
 		}
@@ -119,7 +141,7 @@ func (r *resolver) keep(ctx context.Context, w *watchedName) {
 				r.log.Info("Host resolves again", "host", w.name)
 			}
 			failures, lastGood = 0, time.Now()
-			r.publish(w, found.addrs)
+			r.publish(w, &found.answer)
 			wait = found.ttl
 		default:
 			failures++
@@ -128,7 +150,7 @@ func (r *resolver) keep(ctx context.Context, w *watchedName) {
 				r.log.Error(err, "Host does not resolve; what was known of it stays", "host", w.name)
 			}
 			if w.latest.Load() == nil || isGone(err) && time.Since(lastGood) > r.lookup.maxTTL {
-				r.publish(w, nil)
+				r.publish(w, &answer{})
 			}
 		}
 		timer := time.NewTimer(wait)
@@ -141,12 +163,12 @@ func (r *resolver) keep(ctx context.Context, w *watchedName) {
 	}
 }
 
-func (r *resolver) publish(w *watchedName, addrs []netip.Addr) {
+func (r *resolver) publish(w *watchedName, a *answer) {
 	before := w.latest.Load()
-	if before != nil && slices.Equal(before.addrs, addrs) {
+	if before != nil && before.equal(a) {
 		return
 	}
-	w.latest.Store(&answer{addrs: addrs})
+	w.latest.Store(a)
 	r.mu.Lock()
 	subscribers := make([]func(), 0, len(w.subscribers))
 	for _, changed := range w.subscribers {

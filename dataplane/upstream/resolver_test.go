@@ -173,7 +173,7 @@ func TestLookup(t *testing.T) {
 		{"hosts.example", "127.0.0.51", hostsTTL},
 		{"ill", "127.0.0.2", time.Minute},
 	} {
-		f, err := l.resolve(context.Background(), tc.name)
+		f, err := l.resolve(context.Background(), question{name: tc.name})
 		if err != nil {
 			t.Errorf("%s: %v", tc.name, err)
 			continue
@@ -186,21 +186,21 @@ func TestLookup(t *testing.T) {
 			t.Errorf("%s: got %v for %v, want %s for %v", tc.name, got, f.ttl, tc.addrs, tc.ttl)
 		}
 	}
-	if f, err := l.resolve(context.Background(), "many.example"); err != nil || len(f.addrs) != 120 || s.count("tcp") == 0 {
+	if f, err := l.resolve(context.Background(), question{name: "many.example"}); err != nil || len(f.addrs) != 120 || s.count("tcp") == 0 {
 		t.Errorf("truncated: %d addresses, %v, %d questions over TCP", len(f.addrs), err, s.count("tcp"))
 	}
-	if f, err := l.resolve(context.Background(), "localhost"); err != nil || !slices.Contains(f.addrs, netip.MustParseAddr("127.0.0.1")) {
+	if f, err := l.resolve(context.Background(), question{name: "localhost"}); err != nil || !slices.Contains(f.addrs, netip.MustParseAddr("127.0.0.1")) {
 		t.Errorf("localhost: %v, %v", f, err)
 	}
-	if f, err := l.resolve(context.Background(), "x.localhost."); err != nil || len(f.addrs) == 0 {
+	if f, err := l.resolve(context.Background(), question{name: "x.localhost."}); err != nil || len(f.addrs) == 0 {
 		t.Errorf("x.localhost: %v, %v", f, err)
 	}
 	for _, name := range []string{"nx.example", "none.example."} {
-		if _, err := l.resolve(context.Background(), name); !isGone(err) {
+		if _, err := l.resolve(context.Background(), question{name: name}); !isGone(err) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := l.resolve(context.Background(), "ill.example."); !errors.Is(err, errServer) || isGone(err) {
+	if _, err := l.resolve(context.Background(), question{name: "ill.example."}); !errors.Is(err, errServer) || isGone(err) {
 		t.Errorf("ill.example.: %v", err)
 	}
 	// With two dots a name is tried as it is first; with fewer, last.
@@ -214,20 +214,20 @@ func TestLookupServers(t *testing.T) {
 	dead.silence(true)
 	live.set("db.example. A", "30 IN A 127.0.0.9")
 	l := newLookup(DNS{Nameservers: []string{dead.addr, live.addr}, Timeout: 50 * time.Millisecond, Hosts: file(t, "hosts", ""), ResolvConf: file(t, "resolv.conf", "")})
-	if f, err := l.resolve(context.Background(), "db.example."); err != nil || len(f.addrs) != 1 {
+	if f, err := l.resolve(context.Background(), question{name: "db.example."}); err != nil || len(f.addrs) != 1 {
 		t.Errorf("%v, %v", f, err)
 	}
 	live.silence(true)
-	if _, err := l.resolve(context.Background(), "db.example."); err == nil || isGone(err) {
+	if _, err := l.resolve(context.Background(), question{name: "db.example."}); err == nil || isGone(err) {
 		t.Errorf("%v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := l.resolve(ctx, "db.example."); !errors.Is(err, context.Canceled) {
+	if _, err := l.resolve(ctx, question{name: "db.example."}); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
 	none := newLookup(DNS{Hosts: file(t, "hosts", ""), ResolvConf: file(t, "resolv.conf", "search x\n")})
-	if _, err := none.resolve(context.Background(), "db.example."); err == nil {
+	if _, err := none.resolve(context.Background(), question{name: "db.example."}); err == nil {
 		t.Error("resolved without a server")
 	}
 }
@@ -398,14 +398,24 @@ func FuzzRead(f *testing.F) {
 	m.Answer = append(m.Answer, record)
 	wire, _ := m.Pack()
 	f.Add(wire)
+	record, _ = dns.NewRR("_http._tcp.a.example. 5 IN SRV 1 2 80 b.example.")
+	m.Answer = []dns.RR{record}
+	wire, _ = m.Pack()
+	f.Add(wire)
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		m := new(dns.Msg)
 		if m.Unpack(wire) != nil {
 			return
 		}
-		for _, a := range read(m).addrs {
+		f := read(m)
+		for _, a := range f.addrs {
 			if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() {
 				t.Errorf("%v", a)
+			}
+		}
+		for _, to := range f.targets {
+			if to.name == "." || to.port == 0 {
+				t.Errorf("%v", to)
 			}
 		}
 	})

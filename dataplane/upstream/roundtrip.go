@@ -3,6 +3,8 @@ package upstream
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/headgate/headgate/dataplane/balance"
@@ -24,7 +26,7 @@ var errNoEndpoint = &exchange.UpstreamError{
 // client has given the exchange up.
 //
 // An endpoint that cannot be connected to is followed by another, up to three
-// in all. A request that a reused connection never carried, because the
+// in all; one that cannot be reached, by one of the other IP family if there is any. A request that a reused connection never carried, because the
 // endpoint had closed it, goes out once more on a new one, RFC 9112 section
 // 9.3.1; so does one that the endpoint says it has not processed, RFC 9113
 // section 8.7, and then to another endpoint. Nothing else is repeated: that is
@@ -52,8 +54,12 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		st.avoid(&choice, ex.Avoid)
 	}
 	failed := errNoEndpoint
+	var unreachable *endpoint
 	for range maxEndpoints {
 		ep, probe := c.resume(st, ex.Session, choice)
+		if ep == nil && unreachable != nil {
+			ep = st.otherFamily(unreachable, &choice)
+		}
 		if ep == nil {
 			ep, probe = c.pick(st, choice)
 		}
@@ -80,7 +86,10 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		if !ok || up.Stage != exchange.Dialing && !up.Unsent || up.Reason == reasonTimeout {
 			return nil, err
 		}
-		failed = up
+		failed, unreachable = up, nil
+		if up.Reason == reasonUnreachable || up.Reason == reasonConnectTime {
+			unreachable = ep
+		}
 		choice.Exclude(&ep.load)
 	}
 	return nil, failed
@@ -217,6 +226,27 @@ func (st *state) avoid(choice *balance.Choice, addresses []string) {
 			}
 		}
 	}
+}
+
+// otherFamily returns an endpoint of the other IP family beside one that is
+// unreachable, nil if there is none: as likely as not it is the family that has
+// no way there, and its other addresses would be waited for in vain, RFC 8305
+// section 4. Only what is preferred as much and in use is taken.
+func (st *state) otherFamily(unreachable *endpoint, choice *balance.Choice) *endpoint {
+	i := slices.IndexFunc(st.members, func(m member) bool { return m.ep == unreachable })
+	if i < 0 || isSocket(unreachable.address) {
+		return nil
+	}
+	// They are sorted by family: from a random one on, so that not all go to the first.
+	for n, from := 0, rand.IntN(len(st.members)); n < len(st.members); n++ {
+		m := &st.members[(from+n)%len(st.members)]
+		if m.rank == st.members[i].rank && !m.draining && !isSocket(m.ep.address) &&
+			m.ep.addr.Addr().Is4() != unreachable.addr.Addr().Is4() &&
+			m.ep.load.EjectedUntil.Load() == 0 && !slices.Contains(choice.Tried[:], &m.ep.load) {
+			return m.ep
+		}
+	}
+	return nil
 }
 
 // await waits for the first answer to the cluster's lookups, as long as

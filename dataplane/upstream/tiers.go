@@ -13,8 +13,13 @@ import (
 
 var errNowhere = errors.New("it is not known where this process is; want --zone and --node")
 
-// rank says how much an endpoint is preferred: by priority, then by distance.
-type rank struct{ priority, distance int }
+// rank says how much an endpoint is preferred: by priority, then by the priority
+// that its SRV record has within that, then by distance.
+type rank struct {
+	priority int
+	within   uint16
+	distance int
+}
 
 // Distances. Where locality says nothing, everything is elsewhere.
 const (
@@ -26,7 +31,7 @@ const (
 )
 
 func (r rank) compare(o rank) int {
-	return cmp.Or(cmp.Compare(r.priority, o.priority), cmp.Compare(r.distance, o.distance))
+	return cmp.Or(cmp.Compare(r.priority, o.priority), cmp.Compare(r.within, o.within), cmp.Compare(r.distance, o.distance))
 }
 
 // rank says how much the endpoint is preferred by this process. An endpoint's
@@ -124,7 +129,7 @@ func (c *Cluster) setTiers(st *state) {
 	for i, r := range ranks {
 		t := st.ready[i]
 		if r.distance == inZone {
-			t.want = max(t.want, st.evenShare(r.priority))
+			t.want = max(t.want, st.evenShare(r))
 		}
 		st.short = st.short || t.want*st.minHealthy > t.weight*100
 	}
@@ -143,12 +148,12 @@ func (st *state) inUse(yield func(*endpoint) bool) {
 // priority, if all had the same; what is on this node counts as in the zone.
 // A zone with less would be overloaded by its own requests, if these come to
 // all zones alike.
-func (st *state) evenShare(priority int) int64 {
+func (st *state) evenShare(of rank) int64 {
 	zones := map[string]bool{}
 	var all, node int64
 	for i := range st.members {
 		m := &st.members[i]
-		if m.draining || m.rank.priority != priority {
+		if m.draining || m.rank.priority != of.priority || m.rank.within != of.within {
 			continue
 		}
 		zones[m.zone] = true

@@ -27,8 +27,9 @@ import (
 
 // Options are what all clusters of a Manager share. The zero value serves.
 type Options struct {
-	// Dial opens a connection to "ip:port"; nil means TCP by package net.
-	// It is called with network "tcp" and keeps the context's deadline.
+	// Dial opens a connection; nil means that package net does. It is called with
+	// network "tcp" and "ip:port", or with "unix" and a path, and keeps the
+	// context's deadline.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// HTTP1 and HTTP2 are the codecs' bounds; nil means their defaults.
 	HTTP1 *h1.ClientOptions

@@ -24,7 +24,12 @@ func TestExternalAuth(t *testing.T) {
 		t.Fatal(err)
 	}
 	pair, authority, _ := identity(t, "authz.internal")
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// Not at loopback, where a Backend must not lead to in a cluster.
+	address, err := instanceAddress(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +45,7 @@ func TestExternalAuth(t *testing.T) {
 apiVersion: headgate.dev/v1alpha1
 kind: Backend
 metadata: {name: authz, namespace: externalauth}
-spec: {endpoints: [{ip: 127.0.0.1, port: %d}]}
+spec: {endpoints: [{ip: %s, port: %d}]}
 ---
 apiVersion: gateway.networking.k8s.io/v1
 kind: BackendTLSPolicy
@@ -68,7 +73,7 @@ spec:
     backendRefs: [{name: app, port: 80}]
   - matches: [{path: {value: /policy}}]
     backendRefs: [{name: app, port: 80}]
-`, l.Addr().(*net.TCPAddr).Port))
+`, l.Addr().(*net.TCPAddr).IP, l.Addr().(*net.TCPAddr).Port))
 	at := headgate.address(t, types.NamespacedName{Namespace: "externalauth", Name: "web"}, 80)
 	answers := func(path string, status int, body string, header ...string) {
 		t.Helper()
