@@ -10,7 +10,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -32,8 +34,18 @@ type mortal struct {
 	inFlight atomic.Int64
 }
 
+// ownLoopback is a loopback address that no other process listens at: the port
+// of who is dead would be free for anybody's.
+func ownLoopback() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1"
+	}
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d", 1+pid>>16%254, pid>>8&0xff, 1+pid%254)
+}
+
 func newMortal(t testing.TB, handle http.HandlerFunc) *mortal {
-	m := &mortal{addr: "127.0.0.1:0"}
+	m := &mortal{addr: ownLoopback() + ":0"}
 	m.handle = func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		m.inFlight.Add(1)
@@ -95,10 +107,7 @@ func established(t testing.TB, addr string) bool {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	var port int
-	if _, err := fmt.Sscanf(addr, "127.0.0.1:%d", &port); err != nil {
-		t.Fatal(err)
-	}
+	port := netip.MustParseAddrPort(addr).Port()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
 		// The number, the local address, the remote one, and the state.
