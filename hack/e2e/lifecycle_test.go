@@ -35,10 +35,10 @@ func TestUninstall(t *testing.T) {
 		t.Errorf("it seems not to be installed: %d objects before, %d after", len(before), len(during))
 	}
 	helm(t, "uninstall", release, "--wait")
-	var left []string
+	var after, left []string
 	eventually(t, 90*time.Second, "nothing is left", func() error {
 		left = left[:0]
-		after := objects(t)
+		after = objects(t)
 		for _, o := range after {
 			if !slices.Contains(before, o) {
 				left = append(left, o)
@@ -50,7 +50,7 @@ func TestUninstall(t *testing.T) {
 		return nil
 	})
 	for _, o := range before {
-		if !slices.Contains(objects(t), o) {
+		if !slices.Contains(after, o) {
 			t.Errorf("%s was there before the installation, and is gone", o)
 		}
 	}
