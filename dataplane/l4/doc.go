@@ -6,6 +6,7 @@
 package l4
 
 import (
+	"crypto/tls"
 	"net"
 	"net/netip"
 	"sync"
@@ -79,8 +80,11 @@ func New(opts Options) *Proxy {
 	return p
 }
 
-// refuse closes a connection so that the client sees a reset: nothing took it.
-func refuse(c net.Conn) {
+// reset closes a connection so that its peer sees a reset: something is missing.
+func reset(c net.Conn) {
+	if secure, ok := c.(*tls.Conn); ok {
+		c = secure.NetConn() // without the word that would make it an end like others
+	}
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}
@@ -97,6 +101,14 @@ func (c *closer) close() {
 	c.once.Do(func() {
 		for _, conn := range c.conns {
 			_ = conn.Close()
+		}
+	})
+}
+
+func (c *closer) reset() {
+	c.once.Do(func() {
+		for _, conn := range c.conns {
+			reset(conn)
 		}
 	})
 }

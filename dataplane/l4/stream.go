@@ -91,7 +91,7 @@ func (s *Stream) Serve() {
 		s.count(&s.received, s.way.metrics.Received, int64(n))
 		if err != nil {
 			s.because(reasonUpstreamReset)
-			refuse(s.down)
+			reset(s.down)
 			return
 		}
 		s.head = nil
@@ -140,8 +140,9 @@ func (s *Stream) pass(dst, src net.Conn, total *atomic.Int64, count func(int64))
 			s.closer.close()
 			return
 		default:
+			// The other end is not to take a part for all.
 			s.because(s.culprit(err))
-			s.closer.close()
+			s.closer.reset()
 			return
 		}
 	}
@@ -178,7 +179,7 @@ func (s *Stream) because(reason string) {
 
 // refused is the end of a connection that reaches nobody.
 func (s *Stream) refused(reason string, wait time.Duration) {
-	refuse(s.down)
+	reset(s.down)
 	s.way.metrics.Refused(reason)
 	s.log("", wait, reason)
 }
