@@ -418,12 +418,12 @@ func (c *ClientConn) explain(err error) error {
 	switch {
 	case link.IsTimeout(err):
 		e.Reason = "timeout"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), err == errTruncated:
+		e.Reason = "closed" // over TLS without a word, which is why it may not be the end
 	case errors.As(err, &malformed):
 		e.Reason = "malformed_response"
 	case link.IsAlert(err):
 		e.Reason = "tls_alert" // such as that it wants a certificate of ours: TLS 1.3 tells so late
-	case errors.Is(err, io.EOF):
-		e.Reason = "closed"
 	}
 	return e
 }

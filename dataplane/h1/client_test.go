@@ -72,8 +72,8 @@ func TestResponseThatBreaksIsCutOff(t *testing.T) {
 		"bare LF":             {"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n2\nok\r\n0\r\n\r\n", "malformed_response"},
 		"chunk's end":         {"Transfer-Encoding: chunked\r\n\r\n2\r\nokxx0\r\n\r\n", "malformed_response"},
 		"trailer":             {"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nContent-Length: 1\r\n\r\n", "malformed_response"},
-		"truncated chunked":   {"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "malformed_response"},
-		"truncated length":    {"Content-Length: 10\r\n\r\nok", "malformed_response"},
+		"truncated chunked":   {"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", "closed"},
+		"truncated length":    {"Content-Length: 10\r\n\r\nok", "closed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			addr := scripted(t, func(conn *net.TCPConn, r *bufio.Reader) {
