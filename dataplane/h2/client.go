@@ -303,7 +303,9 @@ func (c *ClientConn) tendPeriod() time.Duration {
 func (c *ClientConn) tendTo() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil || c.open == 0 {
+	// That a reset was seen is awaited, too: a peer that is gone, and whose
+	// streams all end by their timeouts, would otherwise never be found out.
+	if c.err != nil || c.open == 0 && c.asked == 0 {
 		c.tending, c.pinged = false, false
 		return
 	}

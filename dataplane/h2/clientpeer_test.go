@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 // upstreamPeer is a server that does as the test says, frame by frame.
 type upstreamPeer struct {
+	mute   atomic.Bool // does not answer PINGs
 	t      testing.TB
 	nc     net.Conn
 	f      *http2.Framer
@@ -104,7 +106,7 @@ func (p *upstreamPeer) read() {
 		case *http2.GoAwayFrame:
 			g.payload = []byte(frame.ErrCode.String())
 		case *http2.PingFrame:
-			if !frame.IsAck() && frame.Data != [8]byte{'a', 'l', 'i', 'v', 'e'} {
+			if !frame.IsAck() && frame.Data != [8]byte{'a', 'l', 'i', 'v', 'e'} && !p.mute.Load() {
 				f.WritePing(true, frame.Data)
 			}
 			g.payload = bytes.Clone(frame.Data[:])
@@ -519,6 +521,21 @@ func TestClientPings(t *testing.T) {
 	k.succeeds(t)
 
 	k = start(t, c, request("GET", "/"))
+	p.want(http2.FrameHeaders)
+	if up := k.fails(t); up.Reason != "timeout" {
+		t.Errorf("%+v", up)
+	}
+	p.ends()
+}
+
+// TestClientPingsAfterTimeouts gives a peer up that has gone, although nobody waits
+// for it any more.
+func TestClientPingsAfterTimeouts(t *testing.T) {
+	p, c := newPeer(t, &h2.ClientOptions{PingInterval: 50 * time.Millisecond, PingTimeout: 50 * time.Millisecond})
+	p.mute.Store(true)
+	ex := request("GET", "/")
+	ex.TryDeadline = time.Now().Add(50 * time.Millisecond)
+	k := start(t, c, ex)
 	p.want(http2.FrameHeaders)
 	if up := k.fails(t); up.Reason != "timeout" {
 		t.Errorf("%+v", up)
