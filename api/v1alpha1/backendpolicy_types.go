@@ -144,9 +144,9 @@ type ConnectionPool struct {
 }
 
 // HealthCheck says how each endpoint is asked whether it can serve: by HTTP,
-// by gRPC or by connecting to it over TCP. With TLS to the backend, checks
-// speak TLS too, and hold the endpoint to the same name and authorities.
-// +kubebuilder:validation:XValidation:message="exactly one of http, grpc and tcp must be set",rule="(has(self.http) ? 1 : 0) + (has(self.grpc) ? 1 : 0) + (has(self.tcp) ? 1 : 0) == 1"
+// by gRPC, or over TCP or UDP. With TLS to the backend, checks speak TLS too,
+// but for those over UDP, and hold the endpoint to the same name and authorities.
+// +kubebuilder:validation:XValidation:message="exactly one of http, grpc, tcp and udp must be set",rule="(has(self.http) ? 1 : 0) + (has(self.grpc) ? 1 : 0) + (has(self.tcp) ? 1 : 0) + (has(self.udp) ? 1 : 0) == 1"
 // +kubebuilder:validation:XValidation:message="timeout must not be longer than interval",rule="(has(self.timeout) ? duration(self.timeout) : duration('1s')) <= (has(self.interval) ? duration(self.interval) : duration('10s'))"
 type HealthCheck struct {
 	// Interval is from one check to the next, give or take a fifth, so that
@@ -173,9 +173,9 @@ type HealthCheck struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=100
 	UnhealthyThreshold *int32 `json:"unhealthyThreshold,omitempty"`
-	// Port is the TCP port to ask at, of the endpoint's address: a pod's port,
-	// where the endpoint is a pod. The default is the endpoint's own. Where that
-	// is a UDP port, it must be set.
+	// Port is the port to ask at, of the endpoint's address: a pod's port, where
+	// the endpoint is a pod. The default is the endpoint's own. Where that is a UDP
+	// port and the check not udp, or the other way round, it must be set.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
@@ -188,12 +188,16 @@ type HealthCheck struct {
 	// +optional
 	GRPC *GRPCHealthCheck `json:"grpc,omitempty"`
 	// TCP passes when the endpoint can be connected to, and with TLS to the
-	// backend, when the handshake succeeds.
+	// backend, when the handshake succeeds; with expect, when what is expected comes.
 	// +optional
 	TCP *TCPHealthCheck `json:"tcp,omitempty"`
+	// UDP passes when a datagram is answered.
+	// +optional
+	UDP *UDPHealthCheck `json:"udp,omitempty"`
 }
 
 // HTTPHealthCheck is the request of a health check, and what its response must be.
+// +kubebuilder:validation:XValidation:message="the response to HEAD has no content for bodyContains",rule="!has(self.bodyContains) || !has(self.method) || self.method != 'HEAD'"
 type HTTPHealthCheck struct {
 	// Method is the request's method. The default is GET.
 	// +optional
@@ -222,6 +226,12 @@ type HTTPHealthCheck struct {
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=16
 	Statuses []HTTPStatusRange `json:"statuses,omitempty"`
+	// BodyContains is a text that must be in the response's content, in its first
+	// 64 KiB, as it is sent: case matters, and encodings are not undone.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	BodyContains *string `json:"bodyContains,omitempty"`
 }
 
 // HTTPStatusRange is an HTTP status code, or two with a hyphen between them
@@ -239,5 +249,38 @@ type GRPCHealthCheck struct {
 	Service string `json:"service,omitempty"`
 }
 
-// TCPHealthCheck connects, and says nothing.
-type TCPHealthCheck struct{}
+// TCPHealthCheck connects. It says nothing and listens to nothing, unless told so.
+type TCPHealthCheck struct {
+	// Send is sent when the connection is made.
+	// +optional
+	Send *HealthCheckBytes `json:"send,omitempty"`
+	// Expect must be in the first 64 KiB of what the endpoint then says.
+	// +optional
+	Expect *HealthCheckBytes `json:"expect,omitempty"`
+}
+
+// UDPHealthCheck sends a datagram.
+type UDPHealthCheck struct {
+	// Send is the datagram.
+	// +required
+	Send HealthCheckBytes `json:"send"`
+	// Expect must be in the datagram that comes back. Without it, any will do.
+	// +optional
+	Expect *HealthCheckBytes `json:"expect,omitempty"`
+}
+
+// HealthCheckBytes are bytes that are sent or expected, up to 1,024.
+// +kubebuilder:validation:XValidation:message="exactly one of text and base64 must be set",rule="has(self.text) != has(self.base64)"
+type HealthCheckBytes struct {
+	// Text is sent as it is, in UTF-8. Mind that a line's end is two characters in
+	// many protocols: "PING\r\n", in double quotes.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Text *string `json:"text,omitempty"`
+	// Base64 are any bytes.
+	// +optional
+	// +kubebuilder:validation:MinLength=4
+	// +kubebuilder:validation:MaxLength=1368
+	Base64 []byte `json:"base64,omitempty"`
+}

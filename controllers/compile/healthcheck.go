@@ -32,8 +32,14 @@ func compileHealthCheck(c *policyCompiler, spec *v1alpha1.BackendPolicySpec) *sn
 	if timeout > interval {
 		c.invalid(field+".timeout", fmt.Sprintf("%s is longer than the interval, %s", timeout, interval), "a timeout within the interval")
 	}
-	if truth(from.HTTP != nil)+truth(from.GRPC != nil)+truth(from.TCP != nil) != 1 {
-		c.invalid(field, "it has not exactly one of http, grpc and tcp", "one of the three")
+	if truth(from.HTTP != nil)+truth(from.GRPC != nil)+truth(from.TCP != nil)+truth(from.UDP != nil) != 1 {
+		c.invalid(field, "it has not exactly one of http, grpc, tcp and udp", "one of the four")
+	}
+	if q := from.TCP; q != nil && (q.Send != nil || q.Expect != nil) {
+		to.TCP = &snapshot.SendExpect{Send: healthCheckBytes(c, field+".tcp.send", q.Send), Expect: healthCheckBytes(c, field+".tcp.expect", q.Expect)}
+	}
+	if q := from.UDP; q != nil {
+		to.UDP = &snapshot.SendExpect{Send: healthCheckBytes(c, field+".udp.send", &q.Send), Expect: healthCheckBytes(c, field+".udp.expect", q.Expect)}
 	}
 	if from.HTTP != nil {
 		to.HTTP = compileHTTPHealthCheck(c, from.HTTP)
@@ -47,13 +53,41 @@ func compileHealthCheck(c *policyCompiler, spec *v1alpha1.BackendPolicySpec) *sn
 	return to
 }
 
-// askable reports whether a Service's port can be asked: every check is over TCP.
+// healthCheckBytes reads bytes, of which there may be none.
+func healthCheckBytes(c *policyCompiler, field string, from *v1alpha1.HealthCheckBytes) []byte {
+	if from == nil {
+		return nil
+	}
+	b := from.Base64
+	if from.Text != nil {
+		b = []byte(*from.Text)
+	}
+	switch {
+	case from.Text != nil && from.Base64 != nil:
+		c.invalid(field, "it has both text and base64", "one of the two")
+	case len(b) == 0:
+		c.invalid(field, "it has neither text nor base64", "one of the two")
+	case len(b) > maxHealthCheckBytes:
+		c.invalid(field, fmt.Sprintf("it has %d bytes", len(b)), fmt.Sprintf("at most %d", maxHealthCheckBytes))
+	}
+	return b
+}
+
+// maxHealthCheckBytes bounds what a check sends and expects.
+const maxHealthCheckBytes = 1024
+
+// askable reports whether a Service's port can be asked: one of UDP by a check
+// over UDP, others by one over TCP, unless the check has a port of its own.
 func askable(check *snapshot.HealthCheck, port *corev1.ServicePort) bool {
-	return check.Port != 0 || transportOf(*port) != corev1.ProtocolUDP
+	return check.Port != 0 || (transportOf(*port) == corev1.ProtocolUDP) == (check.UDP != nil)
 }
 
 // reportUnaskable says which targets have ports that are not checked.
 func reportUnaskable(c *policyCompiler, targets []v1alpha1.TargetRef, check *snapshot.HealthCheck) {
+	over, other := "TCP", "UDP"
+	if check.UDP != nil {
+		over, other = other, over
+	}
 	for i := range targets {
 		target := &targets[i]
 		at := objects.Ref{Kind: string(target.Kind), Namespace: c.ref.Namespace, Name: string(target.Name)}
@@ -62,9 +96,13 @@ func reportUnaskable(c *policyCompiler, targets []v1alpha1.TargetRef, check *sna
 		for j := range ports {
 			p := &ports[j]
 			if !askable(check, p) && (target.SectionName == nil || p.Name == string(*target.SectionName)) {
-				c.invalid("spec.healthCheck.port", fmt.Sprintf("there is none, and checks are over TCP, while port %d of %s is a UDP port", p.Port, at),
-					"the TCP port to ask at, or a sectionName of the target that names a TCP port")
+				c.invalid("spec.healthCheck.port", fmt.Sprintf("there is none, and checks are over %s, while port %d of %s is a %s port", over, p.Port, at, other),
+					fmt.Sprintf("the %s port to ask at, or a sectionName of the target that names a %[1]s port", over))
 			}
+		}
+		if b, ok := c.set.Get(at).(*v1alpha1.Backend); ok && check.UDP != nil &&
+			slices.ContainsFunc(b.Spec.Endpoints, func(e v1alpha1.BackendEndpoint) bool { return e.Unix != nil }) {
+			c.invalid("spec.healthCheck.udp", fmt.Sprintf("%s has a Unix socket, which takes no datagrams of UDP", at), "http, grpc or tcp, or another target")
 		}
 	}
 }
@@ -102,6 +140,15 @@ func compileHTTPHealthCheck(c *policyCompiler, from *v1alpha1.HTTPHealthCheck) *
 		to.Headers = append(to.Headers, snapshot.HeaderField{Name: string(h.Name), Value: h.Value})
 	}
 	to.Statuses = statusRanges(c, field+".statuses", from.Statuses)
+	if from.BodyContains != nil {
+		to.BodyContains = *from.BodyContains
+		switch n := len(to.BodyContains); {
+		case n == 0 || n > maxHealthCheckBytes:
+			c.invalid(field+".bodyContains", fmt.Sprintf("it has %d bytes", n), fmt.Sprintf("1 to %d", maxHealthCheckBytes))
+		case to.Method == "HEAD":
+			c.invalid(field+".bodyContains", "the response to HEAD has no content", "another method")
+		}
+	}
 	return to
 }
 

@@ -22,7 +22,8 @@ const maxContent = 64 << 10
 // userAgent says who asks.
 const userAgent = "Headgate-HealthCheck"
 
-// Ask asks an endpoint over a connection that was made for it, and closes it.
+// Ask asks an endpoint over a connection, or a connected socket of UDP, that was
+// made for it, and closes it.
 // The endpoint is spoken to in HTTP/2 or HTTP/1.1, and called by authority
 // where the settings have no host. The error is why the check fails.
 func Ask(ctx context.Context, nc net.Conn, http2 bool, authority string, settings *snapshot.HealthCheck) error {
@@ -36,6 +37,10 @@ func Ask(ctx context.Context, nc net.Conn, http2 bool, authority string, setting
 		why = askHTTP(nc, http2, authority, settings.HTTP)
 	case settings.GRPC != nil:
 		why = askGRPC(nc, authority, settings.GRPC)
+	case settings.TCP != nil:
+		why = askTCP(nc, settings.TCP)
+	case settings.UDP != nil:
+		why = askUDP(nc, settings.UDP)
 	}
 	var failed *exchange.UpstreamError
 	switch {
@@ -64,6 +69,9 @@ func askHTTP(nc net.Conn, http2 bool, authority string, q *snapshot.HTTPHealthCh
 		status := ex.Response.Status
 		if !accepts(q.Statuses, status) {
 			return fmt.Errorf("status %d", status)
+		}
+		if q.BodyContains != "" {
+			return contains(ex.Response.Body, q.BodyContains)
 		}
 		// It is not what is in it that counts, but what is there already is
 		// taken: who closes on unread content resets the connection.

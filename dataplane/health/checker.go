@@ -1,5 +1,6 @@
 // Package health asks endpoints whether they can serve, again and again: by
-// HTTP, by gRPC's health checking protocol, or by connecting to them.
+// HTTP, by gRPC's health checking protocol, by bytes over TCP or UDP, or by
+// connecting to them.
 //
 // A Checker runs the checks of all endpoints of a process. A check that waits
 // costs its memory alone: one timer serves all of them, and there is a

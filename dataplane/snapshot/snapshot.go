@@ -286,7 +286,7 @@ type RequestRate struct {
 }
 
 // HealthCheck is how endpoints are asked, each by itself, whether they can
-// serve: by HTTP, by gRPC, or, with neither, by connecting to them.
+// serve: by HTTP, by gRPC, by UDP or TCP, or, with none of these, by connecting to them.
 type HealthCheck struct {
 	// Interval is from the beginning of one check to that of the next, give or
 	// take a fifth; 0 means HealthCheckInterval. Timeout bounds a check; 0 means
@@ -303,6 +303,15 @@ type HealthCheck struct {
 	Port uint16           `json:"port,omitempty"`
 	HTTP *HTTPHealthCheck `json:"http,omitempty"`
 	GRPC *GRPCHealthCheck `json:"grpc,omitempty"`
+	TCP  *SendExpect      `json:"tcp,omitempty"`
+	UDP  *SendExpect      `json:"udp,omitempty"`
+}
+
+// SendExpect is what is sent, and what must be in the answer. At TCP both may be
+// empty; at UDP Send is not, and without Expect any answer will do.
+type SendExpect struct {
+	Send   []byte `json:"send,omitempty"`
+	Expect []byte `json:"expect,omitempty"`
 }
 
 // The defaults of HealthCheck.
@@ -323,6 +332,9 @@ type HTTPHealthCheck struct {
 	Headers []HeaderField `json:"headers,omitempty"`
 	// Statuses are those that are fine; none means 200 to 399.
 	Statuses []StatusRange `json:"statuses,omitempty"`
+	// BodyContains must be in the first 64 KiB of the response's content; "" asks
+	// for nothing.
+	BodyContains string `json:"bodyContains,omitempty"`
 }
 
 // HeaderField is a header field line.

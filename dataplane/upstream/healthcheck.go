@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"net"
 	"net/netip"
 
 	"github.com/headgate/headgate/dataplane/balance"
@@ -14,6 +15,9 @@ var _ health.Target = (*endpoint)(nil)
 // checkBy has the endpoint checked as settings say; nil ends that. Its
 // Cluster.mu is held.
 func (ep *endpoint) checkBy(settings *snapshot.HealthCheck) {
+	if settings != nil && settings.UDP != nil && isSocket(ep.address) {
+		settings = nil // it takes no datagrams, and is none the worse for it
+	}
 	check := ep.check.Load()
 	switch {
 	case settings == nil && check != nil:
@@ -27,19 +31,26 @@ func (ep *endpoint) checkBy(settings *snapshot.HealthCheck) {
 	}
 }
 
-// Ask implements health.Target. It goes by the TLS and protocol that the
-// cluster has now.
+// Ask implements health.Target. But for UDP, it goes by the TLS and protocol that
+// the cluster has now.
 func (ep *endpoint) Ask(ctx context.Context, settings *snapshot.HealthCheck) error {
+	address := ep.address
+	if settings.Port != 0 && !isSocket(address) {
+		address = netip.AddrPortFrom(ep.addr.Addr(), settings.Port).String()
+	}
+	if settings.UDP != nil {
+		nc, err := new(net.Dialer).DialContext(ctx, "udp", address)
+		if err != nil {
+			return err
+		}
+		return health.Ask(ctx, nc, false, address, settings)
+	}
 	st := ep.cluster.state.Load()
 	if settings.GRPC != nil {
 		st = st.overHTTP2()
 	}
 	if st.tlsErr != nil {
 		return st.tlsErr
-	}
-	address := ep.address
-	if settings.Port != 0 && !isSocket(address) {
-		address = netip.AddrPortFrom(ep.addr.Addr(), settings.Port).String()
 	}
 	nc, _, err := ep.cluster.dial(ctx, st, st.tls, address, nil)
 	if err != nil {

@@ -532,3 +532,47 @@ func BenchmarkManyChecked(b *testing.B) {
 	b.ReportMetric(float64(most), "goroutines")
 	b.ReportMetric(perEndpoint, "B/endpoint")
 }
+
+// TestDatagramCheck: an endpoint of UDP is asked by datagrams, whatever TLS the cluster has.
+func TestDatagramCheck(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := atomic.Bool{}
+	answer.Store(true)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for buf := make([]byte, 64); ; {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			text := "fine"
+			if !answer.Load() {
+				text = "ill"
+			}
+			pc.WriteTo(append(buf[:n:n], text...), from)
+		}
+	}()
+	t.Cleanup(func() { pc.Close(); <-done })
+	m := newManagerFor(t, Options{})
+	x := cfg()
+	x.Protocol = "udp"
+	x.TLS = &snapshot.UpstreamTLS{Broken: "it is of no interest"}
+	x.HealthCheck = &snapshot.HealthCheck{
+		Interval: 10 * time.Millisecond, Timeout: 10 * time.Second, UDP: &snapshot.SendExpect{Send: []byte("you are "), Expect: []byte("are fine")},
+	}
+	c := m.NewCluster(x, endpoints(netip.MustParseAddrPort(pc.LocalAddr().String())))
+	eventually(t, "it is healthy", func() bool { s := c.State()[0]; return s.ChecksPassed > 0 && s.State == "ready" })
+	answer.Store(false)
+	eventually(t, "it is unhealthy", func() bool { return c.State()[0].State == "unhealthy" })
+	if why := c.State()[0].CheckFailure; !strings.Contains(why, "you are ill") {
+		t.Errorf("%s", why)
+	}
+	c.SetEndpoints(sockets("unix:/nowhere"))
+	if c.state.Load().members[0].ep.check.Load() != nil {
+		t.Error("a Unix socket is asked by UDP")
+	}
+}
