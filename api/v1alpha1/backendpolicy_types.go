@@ -38,7 +38,7 @@ type BackendPolicyList struct {
 }
 
 // BackendPolicySpec says how to use a backend.
-// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, sessionPersistence, retry and retryBudget must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck) || has(self.outlierDetection) || has(self.sessionPersistence) || has(self.retry) || has(self.retryBudget)"
+// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, sessionPersistence, retry, retryBudget and fault must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck) || has(self.outlierDetection) || has(self.sessionPersistence) || has(self.retry) || has(self.retryBudget) || has(self.fault)"
 // +kubebuilder:validation:XValidation:message="calls of GRPCRoutes are always in HTTP/2, so protocol says nothing at one",rule="!has(self.protocol) || self.targetRefs.all(t, t.kind != 'GRPCRoute')"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
@@ -99,6 +99,10 @@ type BackendPolicySpec struct {
 	// down what is overloaded. It is replaced as a whole.
 	// +optional
 	RetryBudget *RetryBudget `json:"retryBudget,omitempty"`
+	// Fault makes requests fail on purpose. It is for requests: the connections of
+	// TCPRoutes and TLSRoutes do not fail by it. It is replaced as a whole.
+	// +optional
+	Fault *Fault `json:"fault,omitempty"`
 }
 
 // ProxyProtocolVersion is a version of the PROXY protocol.

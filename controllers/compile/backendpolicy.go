@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/api/v1alpha1"
+	"github.com/headgate/headgate/dataplane/policy/fault"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -19,6 +20,7 @@ type backendSettings struct {
 	// sessionOfRoute says that the session is the route's or rule's, not the backend's.
 	sessionOfRoute bool
 	retry          *snapshot.Retry
+	fault          *fault.Config
 }
 
 // backendProtocols are what a snapshot's cluster has for BackendPolicy's protocol.
@@ -97,8 +99,15 @@ func compileBackendPolicy(c *policyCompiler) {
 		before := len(c.findings)
 		c.setsBudget(compileRetryBudget(c, spec.RetryBudget, "spec.retryBudget", "spec.retryBudget.minRetryRate"), before)
 	}
+	if spec.Fault != nil {
+		before := len(c.findings)
+		made := compileFault(c, spec.Fault)
+		if len(c.findings) == before {
+			c.sets("fault", made)
+		}
+	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, sessionPersistence, retry or retryBudget")
+		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, sessionPersistence, retry, retryBudget or fault")
 	}
 }
 
@@ -134,6 +143,8 @@ func (x *policies) backend(at backendUse) (s backendSettings) {
 			s.session, s.sessionOfRoute = v, slices.Index(places, w.place) >= own
 		case *snapshot.Retry:
 			s.retry = v
+		case *fault.Config:
+			s.fault = v
 		}
 	}
 	return s

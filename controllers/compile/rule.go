@@ -173,6 +173,10 @@ func (c *ruleCompiler) applySettings(s backendSettings, backend *snapshot.Backen
 	if rule.Retry == nil {
 		backend.Retry = s.retry
 	}
+	if s.fault != nil {
+		// Behind all other filters: it stands in for the backend.
+		backend.Filters = append(backend.Filters, s.fault)
+	}
 }
 
 func (r *compiledRule) hasSessions() bool {

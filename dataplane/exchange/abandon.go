@@ -3,6 +3,7 @@ package exchange
 import (
 	"errors"
 	"sync"
+	"time"
 )
 
 // ErrAbandoned says that the client has given the exchange up: it has reset the
@@ -65,6 +66,31 @@ func (ex *Exchange) Abandoned() bool {
 	defer ex.abandoned.mu.Unlock()
 	return ex.abandoned.over
 }
+
+// Sleep waits for d, or less if the client gives the exchange up: then it reports
+// false. The time counts as Upstream.Wait.
+func (ex *Exchange) Sleep(d time.Duration) bool {
+	gone := make(leaver)
+	if !ex.Await(gone) {
+		return false
+	}
+	began := time.Now()
+	timer := time.NewTimer(d)
+	select {
+	case <-timer.C:
+	case <-gone:
+		timer.Stop()
+	}
+	ex.Await(nil)
+	ex.Upstream.Wait += time.Since(began)
+	return !ex.Abandoned()
+}
+
+// leaver is closed when the client goes.
+type leaver chan struct{}
+
+// Close implements Closer.
+func (l leaver) Close() { close(l) }
 
 func (a *abandonment) reset() {
 	a.mu.Lock()

@@ -64,7 +64,7 @@ func (st *state) retry(ex *exchange.Exchange) (exchange.Lease, error) {
 			b.metrics.RetryRefused()
 			return nil, errRetryBudget
 		}
-		if !sleep(ex, pause) {
+		if !ex.Sleep(pause) {
 			return nil, exchange.ErrAbandoned
 		}
 		ex.Avoid = append(ex.Avoid, ex.Upstream.Endpoint)
@@ -183,30 +183,6 @@ func discard(ex *exchange.Exchange, lease exchange.Lease) {
 	ex.Response = exchange.Response{Fields: r.Fields[:0], Trailers: r.Trailers[:0]}
 	lease.Release()
 }
-
-// sleep waits, and reports false if the client has given the exchange up.
-func sleep(ex *exchange.Exchange, d time.Duration) bool {
-	gone := make(leaver)
-	if !ex.Await(gone) {
-		return false
-	}
-	began := time.Now()
-	timer := time.NewTimer(d)
-	select {
-	case <-timer.C:
-	case <-gone:
-		timer.Stop()
-	}
-	ex.Await(nil)
-	ex.Upstream.Wait += time.Since(began)
-	return !ex.Abandoned()
-}
-
-// leaver is closed when the client goes.
-type leaver chan struct{}
-
-// Close implements exchange.Closer.
-func (l leaver) Close() { close(l) }
 
 // replayBody is a request's content that can be read again from its beginning,
 // as far as it was read, if that is not more than most. Next belongs to
