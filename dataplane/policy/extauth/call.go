@@ -83,6 +83,8 @@ func (c *call) read() error {
 			return errMalformed
 		case err == io.EOF:
 			return nil
+		case err != nil && c.ex.Response.Status != 200 && c.ex.Response.Status < 500:
+			return errMalformed // it has refused, whatever is missing of why
 		case err != nil:
 			return errUnavailable
 		}
