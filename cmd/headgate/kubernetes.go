@@ -216,7 +216,8 @@ func clusterDomain(resolvConf string) string {
 func (k *kubernetes) loopOptions(o *loop.Options) {
 	o.Compile = compile.Options{
 		Namespace: k.opts.namespace, BundleVersion: k.version, Gateway: k.gateway,
-		Dedicated: k.opts.deployment != "", ServiceType: v1alpha1.GatewayServiceType(k.opts.serviceType),
+		ClusterDomain: clusterDomain("/etc/resolv.conf"),
+		Dedicated:     k.opts.deployment != "", ServiceType: v1alpha1.GatewayServiceType(k.opts.serviceType),
 	}
 	o.Load = k.cluster.Load
 	o.Published = func(result *compile.Result) {

@@ -122,7 +122,7 @@ func (c *resolver) resolveBackend(ref objects.Ref, from *gatewayv1.BackendObject
 	if from.Port != nil {
 		return fail(gatewayv1.RouteReasonUnsupportedValue, ".port", "a Backend's endpoints have their own ports", "no port")
 	}
-	if _, findings := compileBackend(backend, c.frame.standalone); len(findings) > 0 {
+	if _, findings := c.frame.compileBackend(backend); len(findings) > 0 {
 		return fail(gatewayv1.RouteReasonUnsupportedValue, ".name", fmt.Sprintf("%s is not valid: %s", ref, findings[0]), "a Backend that is Accepted")
 	}
 	if c.protocol == "udp" && slices.ContainsFunc(backend.Spec.Endpoints, func(e v1alpha1.BackendEndpoint) bool { return e.Unix != nil }) {
@@ -175,7 +175,7 @@ func (u *clusterUse) by(route *form, rule int) backendUse {
 func (f *frame) backendStatus(b *v1alpha1.Backend) (*Status, []Finding) {
 	r := report{object: objects.RefOf(b)}
 	var accepted verdict
-	_, findings := compileBackend(b, f.standalone)
+	_, findings := f.compileBackend(b)
 	for _, f := range findings {
 		r.fail(&accepted, f)
 	}
@@ -186,10 +186,10 @@ func (f *frame) backendStatus(b *v1alpha1.Backend) (*Status, []Finding) {
 
 // backendCompiler reads one endpoint of a Backend.
 type backendCompiler struct {
-	standalone bool
-	field      string // the endpoint's
-	out        snapshot.Endpoints
-	findings   []Finding
+	*frame
+	field    string // the endpoint's
+	out      snapshot.Endpoints
+	findings []Finding
 }
 
 func (c *backendCompiler) fail(suffix, message, want string) {
@@ -198,8 +198,8 @@ func (c *backendCompiler) fail(suffix, message, want string) {
 
 // compileBackend returns a Backend's endpoints. In a cluster it refuses what leads
 // to Headgate's own pod, and to what is for Services and ReferenceGrants.
-func compileBackend(b *v1alpha1.Backend, standalone bool) (*snapshot.Endpoints, []Finding) {
-	c := backendCompiler{standalone: standalone}
+func (f *frame) compileBackend(b *v1alpha1.Backend) (*snapshot.Endpoints, []Finding) {
+	c := backendCompiler{frame: f}
 	if len(b.Spec.Endpoints) == 0 {
 		c.field = "spec.endpoints"
 		c.fail("", "there are none", "at least one endpoint")
@@ -234,7 +234,7 @@ func (c *backendCompiler) endpoint(e *v1alpha1.BackendEndpoint) {
 	case !named && e.Port != nil:
 		c.fail(".port", "SRV records have their own ports, and Unix sockets none", "no port, or ip or hostname with it")
 	}
-	host := snapshot.Host{Port: uint16(port), Weight: uint32(weight), Zone: valueOr(e.Zone, ""), Priority: priority}
+	host := snapshot.Host{Remote: !c.standalone, Port: uint16(port), Weight: uint32(weight), Zone: valueOr(e.Zone, ""), Priority: priority}
 	endpoint := snapshot.Endpoint{Port: host.Port, Weight: host.Weight, Zone: host.Zone, Priority: priority}
 	switch {
 	case e.IP != nil:
@@ -274,9 +274,9 @@ func (c *backendCompiler) name(suffix, name string) string {
 	}
 	name = strings.ToLower(name)
 	switch {
-	case strings.HasSuffix("."+name, ".cluster.local"):
+	case c.inCluster(name):
 		c.fail(suffix, name+" is a name of the cluster", "a name outside of it; what is in the cluster is a Service")
-	case strings.HasSuffix("."+name, ".localhost"):
+	case isWithin(name, "localhost"):
 		c.fail(suffix, name+" is Headgate's own pod", "a name outside of it")
 	}
 	return name + "."

@@ -42,6 +42,9 @@ type Options struct {
 	// Gateway's Service (see ServiceName) records for it, and waits, not
 	// Programmed, until that is recorded.
 	Namespace string
+	// ClusterDomain is what the names of the cluster's Services end in; cluster.local
+	// always is the cluster's.
+	ClusterDomain string
 	// BundleVersion is the version of the Gateway API's CRDs in the cluster, from
 	// their annotation gateway.networking.k8s.io/bundle-version, "unknown" if they
 	// have none. Empty means the version that Headgate was built with.

@@ -234,6 +234,9 @@ func (d *dumper) clusters() {
 			}
 		}
 		for _, one := range e.Hosts {
+			if one.Remote {
+				text += " remote"
+			}
 			if one.SRV {
 				text += " srv=" + one.Name
 			} else {

@@ -19,7 +19,7 @@ import (
 func (f *frame) compileEndpoints(set *objects.Set, use clusterUse) *snapshot.Endpoints {
 	if use.backend.Kind == "Backend" {
 		if backend := objects.Get[*v1alpha1.Backend](set, use.backend.Namespace, use.backend.Name); backend != nil {
-			endpoints, _ := compileBackend(backend, f.standalone)
+			endpoints, _ := f.compileBackend(backend)
 			return endpoints
 		}
 		return &snapshot.Endpoints{}
@@ -35,7 +35,7 @@ func (f *frame) compileEndpoints(set *objects.Set, use clusterUse) *snapshot.End
 		// The name is fully qualified: without the dot, the search list of a pod
 		// would lead it into the cluster.
 		name := strings.TrimSuffix(string(o.Spec.ExternalHostname.Hostname), ".") + "."
-		return &snapshot.Endpoints{Hosts: []snapshot.Host{{Name: strings.ToLower(name), Port: uint16(o.Spec.Port.Port)}}}
+		return &snapshot.Endpoints{Hosts: []snapshot.Host{{Name: strings.ToLower(name), Port: uint16(o.Spec.Port.Port), Remote: !f.standalone}}}
 	case *objects.ServiceImport:
 		if len(all) == 0 {
 			return importAddress(o, use.port)

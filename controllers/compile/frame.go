@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -32,8 +33,9 @@ type frame struct {
 	foreign        map[objects.Ref]bool
 	ports          []*snapshot.Port
 	infrastructure []Infrastructure
-	// standalone says that there is no cluster, see Options.Namespace.
-	standalone bool
+	// standalone says that there is no cluster, see Options.Namespace and ClusterDomain.
+	standalone    bool
+	clusterDomain string
 	// dedicated are the Services of Gateways whose status tells whether they have endpoints.
 	dedicated map[objects.Ref]bool
 	wanted    map[objects.Ref]bool
@@ -70,7 +72,7 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 		findings:  map[objects.Ref][]Finding{},
 		keyPairs:  map[objects.Ref]keyPair{},
 
-		standalone: opts.Namespace == "",
+		standalone: opts.Namespace == "", clusterDomain: strings.ToLower(opts.ClusterDomain),
 	}}
 	b.policies = newPolicyIndex(set, b.grants, opts)
 	for _, ref := range b.policies.wanted() {
@@ -96,6 +98,14 @@ func newFrame(prev *frame, set *objects.Set, opts Options) *frame {
 	}
 	return b.frame
 }
+
+// inCluster reports whether a DNS name, in lower case, is one of the cluster's own.
+func (f *frame) inCluster(name string) bool {
+	return isWithin(name, "cluster.local") || f.clusterDomain != "" && isWithin(name, f.clusterDomain)
+}
+
+// isWithin reports whether a DNS name is a domain or below it.
+func isWithin(name, domain string) bool { return strings.HasSuffix("."+name, "."+domain) }
 
 // routesWant reports whether what routes compile to depends on a Secret or ConfigMap.
 func (f *frame) routesWant(ref objects.Ref) bool {

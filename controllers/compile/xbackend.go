@@ -32,7 +32,7 @@ func (b *frameBuilder) compileXBackends() {
 		if b.prev != nil {
 			before = b.prev.xBackends[x.report.object]
 		}
-		x.compileHost()
+		x.compileHost(b.frame)
 		b.compileBackendTLS(x, before)
 		b.frame.xBackends[x.report.object] = x
 	}
@@ -44,7 +44,7 @@ func (x *xBackend) invalid(field, message, want string) {
 		Condition: string(gatewayv1.PolicyConditionAccepted), Reason: string(gatewayv1.PolicyReasonInvalid)})
 }
 
-func (x *xBackend) compileHost() {
+func (x *xBackend) compileHost(f *frame) {
 	spec := &x.object.Spec
 	if spec.Type != gatewayxv1alpha1.BackendTypeExternalHostname {
 		x.invalid("spec.type", fmt.Sprintf("%q is not supported", spec.Type), string(gatewayxv1alpha1.BackendTypeExternalHostname))
@@ -56,7 +56,7 @@ func (x *xBackend) compileHost() {
 	switch host := x.host(); {
 	case !validHostname(host, false):
 		x.invalid(field, fmt.Sprintf("%q is no DNS name", host), `a fully qualified DNS name such as "api.example.com"`)
-	case strings.HasSuffix("."+host, ".cluster.local"):
+	case f.inCluster(host):
 		// What is in the cluster is for Services and ReferenceGrants.
 		x.invalid(field, host+" is a name of the cluster", "a name outside of it; what is in the cluster is a Service")
 	}

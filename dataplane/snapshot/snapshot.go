@@ -484,4 +484,7 @@ type Host struct {
 	// SRV says that Name has SRV records, RFC 2782: these say hosts, ports, weights
 	// and, among the endpoints of Priority, priorities. Port and Weight are 0 then.
 	SRV bool `json:"srv,omitempty"`
+	// Remote leaves out addresses of this machine alone and of its links (loopback,
+	// link-local) that the name resolves to.
+	Remote bool `json:"remote,omitempty"`
 }

@@ -349,9 +349,11 @@ func (c *Cluster) members() (members []member, settled bool) {
 		settled = false
 		return &answer{}
 	}
-	host := func(name string, port uint16, e *snapshot.Endpoint, within uint16) {
+	host := func(name string, port uint16, remote bool, e *snapshot.Endpoint, within uint16) {
 		for _, addr := range latest(question{name: name}).addrs {
-			at(netip.AddrPortFrom(addr, port), e, within)
+			if !remote || !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
+				at(netip.AddrPortFrom(addr, port), e, within)
+			}
 		}
 	}
 	for i := range c.eps.Hosts {
@@ -366,10 +368,10 @@ func (c *Cluster) members() (members []member, settled bool) {
 			for _, t := range latest(q).targets {
 				one := *e
 				one.Weight = uint32(t.weight)
-				host(t.name, t.port, &one, t.priority)
+				host(t.name, t.port, h.Remote, &one, t.priority)
 			}
 		default:
-			host(q.name, h.Port, e, 0)
+			host(q.name, h.Port, h.Remote, e, 0)
 		}
 	}
 	slices.SortFunc(members, func(a, b member) int { return a.ep.addr.Compare(b.ep.addr) })

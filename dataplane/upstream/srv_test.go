@@ -116,6 +116,24 @@ func TestServiceRecords(t *testing.T) {
 	}
 }
 
+// TestRemoteHost: a name does not lead to this machine where it must not.
+func TestRemoteHost(t *testing.T) {
+	s := newNameserver(t)
+	s.set("a.example. A", "60 IN A 127.0.0.1", "60 IN A 192.0.2.1", "60 IN A 169.254.169.254")
+	s.set("_a._tcp.example. SRV", "60 IN SRV 1 1 80 a.example.")
+	m := newManagerFor(t, Options{DNS: testDNS(t, s)})
+	for _, h := range []snapshot.Host{{Name: "a.example.", Port: 80, Remote: true}, {Name: "_a._tcp.example.", SRV: true, Remote: true}} {
+		c := m.NewCluster(cfg(), &snapshot.Endpoints{Hosts: []snapshot.Host{h}})
+		eventually(t, "it is resolved", func() bool { return c.state.Load().resolving == nil })
+		for _, e := range c.State() {
+			if e.Address != "192.0.2.1:80" {
+				t.Errorf("%s leads to %s", h.Name, e.Address)
+			}
+		}
+		c.Close()
+	}
+}
+
 // TestServicePriorities: records order what is within a priority of the configuration.
 func TestServicePriorities(t *testing.T) {
 	s := newNameserver(t)
