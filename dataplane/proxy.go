@@ -113,6 +113,7 @@ func New(opts Options) *Proxy {
 		Metrics: opts.Metrics, Log: opts.Log,
 	})
 	opts.Metrics.SetEndpoints(p.endpoints)
+	opts.Metrics.SetCircuits(p.circuits)
 	if opts.AccessLog != nil {
 		opts.Metrics.SetAccessLog(opts.AccessLog)
 	}
@@ -213,10 +214,12 @@ func (p *Proxy) Ports() []PortStatus {
 	return all
 }
 
-// ClusterState is how a cluster's endpoints are doing.
+// ClusterState is how a cluster's endpoints are doing, and its circuit breaker,
+// if it has one.
 type ClusterState struct {
-	Cluster   string                   `json:"cluster"`
-	Endpoints []upstream.EndpointState `json:"endpoints"`
+	Cluster        string                   `json:"cluster"`
+	Endpoints      []upstream.EndpointState `json:"endpoints"`
+	CircuitBreaker *upstream.CircuitState   `json:"circuitBreaker,omitempty"`
 }
 
 // Clusters returns the state of all clusters, sorted.
@@ -224,10 +227,19 @@ func (p *Proxy) Clusters() []ClusterState {
 	live := p.pipeline.Clusters()
 	all := make([]ClusterState, 0, len(live))
 	for key, c := range live {
-		all = append(all, ClusterState{key, c.State()})
+		all = append(all, ClusterState{key, c.State(), c.Circuit()})
 	}
 	slices.SortFunc(all, func(a, b ClusterState) int { return strings.Compare(a.Cluster, b.Cluster) })
 	return all
+}
+
+// circuits yields every circuit breaker for a scrape of the metrics.
+func (p *Proxy) circuits(yield func(observe.Circuit)) {
+	for key, c := range p.pipeline.Clusters() {
+		if s := c.Circuit(); s != nil {
+			yield(observe.Circuit{Cluster: key, Queued: s.Queued, Waits: s.Waits, Waited: s.Waited, Refused: s.Refused})
+		}
+	}
 }
 
 // endpoints yields every endpoint for a scrape of the metrics.

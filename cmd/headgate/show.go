@@ -132,8 +132,12 @@ func endpointsTable(rows []admin.Endpoint) *table {
 		if r.SharePercent < 100 {
 			weight += fmt.Sprintf(" × %d%%", r.SharePercent)
 		}
+		inFlight := strconv.FormatInt(r.InFlight, 10)
+		if r.MaxInFlight > 0 {
+			inFlight += "/" + strconv.FormatInt(r.MaxInFlight, 10)
+		}
 		t.row(r.Cluster, r.Address, r.State, tier, r.Zone, weight,
-			strconv.FormatInt(r.InFlight, 10),
+			inFlight,
 			strconv.FormatUint(r.Requests, 10),
 			strconv.FormatUint(r.Failures, 10),
 			r.Latency.Round(10*time.Microsecond).String(),

@@ -38,6 +38,9 @@ type Member struct {
 type Load struct {
 	// InFlight counts the requests that the endpoint is serving.
 	InFlight atomic.Int64
+	// MaxInFlight is how many these may be; 0 means any number. An endpoint that
+	// has so many is full, and not picked.
+	MaxInFlight atomic.Int64
 	// EjectedUntil is the time on the clock of Choice.Now before which the
 	// endpoint is not to be picked; 0 if it is not ejected, Unhealthy if it is
 	// out until further notice.
@@ -68,8 +71,9 @@ type Choice struct {
 	Now int64
 	// Panic lets ejected members count like others.
 	Panic bool
-	// Full lets members be picked that have as many requests as they should.
-	Full bool
+	// Full lets members be picked that have as many requests as they should,
+	// Unbounded those that have Load.MaxInFlight.
+	Full, Unbounded bool
 	// Tried are not picked again.
 	Tried [MaxTried]*Load
 }
@@ -88,6 +92,9 @@ func (c *Choice) allows(l *Load) bool {
 	if until := l.EjectedUntil.Load(); until > c.Now && !c.Panic {
 		return false
 	}
+	if l.Full() && !c.Unbounded {
+		return false
+	}
 	for _, t := range c.Tried {
 		if t == nil {
 			break
@@ -97,6 +104,12 @@ func (c *Choice) allows(l *Load) bool {
 		}
 	}
 	return true
+}
+
+// Full reports whether as many requests are in flight as may be.
+func (l *Load) Full() bool {
+	most := l.MaxInFlight.Load()
+	return most > 0 && l.InFlight.Load() >= most
 }
 
 // admits reports whether a member may be picked that only has a share of its

@@ -19,7 +19,7 @@ var (
 		"Requests sent once more because a try was in vain, as their rule's retry asks.",
 		"listener", "route", "cluster")
 	retriesRefusedDesc = desc("http_retries_refused_total",
-		"Requests not sent once more because the backend's retry budget was used up.",
+		"Requests not sent once more because the backend's retry budget was used up, or too many were under way.",
 		"listener", "route", "cluster")
 	durationDesc = desc("http_request_duration_seconds",
 		"Time from a request's first byte to its response's last.",
@@ -84,6 +84,15 @@ var (
 	endpointChecksDesc = desc("upstream_endpoint_health_checks_total",
 		"Health checks of the endpoint, by result: passed or failed.",
 		"cluster", "endpoint", "result")
+	queueLengthDesc = desc("upstream_queue_length",
+		"Requests that wait for an endpoint with room.",
+		"cluster")
+	queueWaitDesc = desc("upstream_queue_wait_seconds",
+		"How long requests have waited for an endpoint with room.",
+		"cluster")
+	circuitOpenDesc = desc("upstream_circuit_open_total",
+		"Requests, connections and retries that the circuit breaker has refused, by reason.",
+		"cluster", "reason")
 	logDroppedDesc = desc("access_log_dropped_total",
 		"Access log lines that were dropped because they could not be written fast enough.")
 )
@@ -101,7 +110,8 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		acceptedDesc, activeDesc, rejectedDesc, certificateExpiryDesc, stapleExpiryDesc,
 		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
-		endpointTLSFailuresDesc, endpointEjectionsDesc, endpointChecksDesc, logDroppedDesc,
+		endpointTLSFailuresDesc, endpointEjectionsDesc, endpointChecksDesc,
+		queueLengthDesc, queueWaitDesc, circuitOpenDesc, logDroppedDesc,
 		l4ConnectionsDesc, l4ActiveDesc, l4ReceivedDesc, l4SentDesc,
 		externalAuthDesc, externalAuthDurationDesc,
 	} {
@@ -139,6 +149,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	c.m.local.collect(ch, localDesc)
 	if each := c.m.endpoints.Load(); each != nil {
 		(*each)(func(e Endpoint) { e.collect(ch) })
+	}
+	if each := c.m.circuits.Load(); each != nil {
+		(*each)(func(b Circuit) { b.collect(ch) })
 	}
 	counter(ch, logDroppedDesc, c.m.accessLog.Load().Dropped())
 }
@@ -216,6 +229,14 @@ func (e *Endpoint) collect(ch chan<- prometheus.Metric) {
 	if e.ChecksPassed+e.ChecksFailed > 0 {
 		counter(ch, endpointChecksDesc, e.ChecksPassed, e.Cluster, e.Address, "passed")
 		counter(ch, endpointChecksDesc, e.ChecksFailed, e.Cluster, e.Address, "failed")
+	}
+}
+
+func (b *Circuit) collect(ch chan<- prometheus.Metric) {
+	gauge(ch, queueLengthDesc, float64(b.Queued), b.Cluster)
+	ch <- prometheus.MustNewConstSummary(queueWaitDesc, b.Waits, b.Waited.Seconds(), nil, b.Cluster)
+	for reason, n := range b.Refused {
+		counter(ch, circuitOpenDesc, n, b.Cluster, reason)
 	}
 }
 

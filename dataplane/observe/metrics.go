@@ -26,6 +26,7 @@ type Metrics struct {
 	local     reasons
 	snapshots *snapshots
 	endpoints atomic.Pointer[func(yield func(Endpoint))]
+	circuits  atomic.Pointer[func(yield func(Circuit))]
 	accessLog atomic.Pointer[AccessLog]
 }
 
@@ -92,6 +93,22 @@ type Endpoint struct {
 // SetEndpoints says where to read the clusters' endpoints from at each scrape.
 // It is called from the scrape's goroutine and must be safe for that.
 func (m *Metrics) SetEndpoints(each func(yield func(Endpoint))) { m.endpoints.Store(&each) }
+
+// Circuit is a cluster's circuit breaker at the moment of a scrape.
+type Circuit struct {
+	Cluster string
+	// Queued requests wait for an endpoint with room. Waits counts those that
+	// have waited, and Waited for how long.
+	Queued int
+	Waits  uint64
+	Waited time.Duration
+	// Refused counts what was refused, by reason.
+	Refused map[string]uint64
+}
+
+// SetCircuits says where to read the clusters' circuit breakers from at each
+// scrape. each may be called at any time and by several goroutines.
+func (m *Metrics) SetCircuits(each func(yield func(Circuit))) { m.circuits.Store(&each) }
 
 // SetAccessLog has the log's dropped lines exposed.
 func (m *Metrics) SetAccessLog(l *AccessLog) { m.accessLog.Store(l) }

@@ -89,6 +89,9 @@ func scrape(t *testing.T, m *Metrics) map[string]bool {
 				put("", metric.Counter.GetValue())
 			case metric.Gauge != nil:
 				put("", metric.Gauge.GetValue())
+			case metric.Summary != nil:
+				put("_count", metric.Summary.GetSampleCount())
+				put("_sum", metric.Summary.GetSampleSum())
 			case metric.Histogram != nil:
 				for _, b := range metric.Histogram.Bucket {
 					put("_bucket", b.GetCumulativeCount(), fmt.Sprintf(`le="%v"`, b.GetUpperBound()))
@@ -207,6 +210,28 @@ func TestSnapshots(t *testing.T) {
 	}
 	if age := m.snapshots.age(); age < 60 || age > 90 {
 		t.Errorf("age %v s, want about 60", age)
+	}
+}
+
+func TestCircuitsAreReadAtTheScrape(t *testing.T) {
+	m := NewMetrics("test")
+	m.SetCircuits(func(yield func(Circuit)) {
+		yield(Circuit{
+			Cluster: "Service/shop/catalogue/80", Queued: 3, Waits: 4, Waited: 2 * time.Second,
+			Refused: map[string]uint64{"queue_full": 5, "full": 0},
+		})
+	})
+	lines := scrape(t, m)
+	for _, want := range []string{
+		`headgate_upstream_queue_length{} 3`,
+		`headgate_upstream_queue_wait_seconds_count{} 4`,
+		`headgate_upstream_queue_wait_seconds_sum{} 2`,
+		`headgate_upstream_circuit_open_total{reason="queue_full"} 5`,
+		`headgate_upstream_circuit_open_total{reason="full"} 0`,
+	} {
+		if !lines[want] {
+			t.Errorf("missing %s", want)
+		}
 	}
 }
 

@@ -38,6 +38,10 @@ func (p *Pipeline) fail(ex *exchange.Exchange, err error) {
 		case reason == "session_lost":
 			sessionLost(ex)
 			return
+		case reason == "circuit_open":
+			ex.Answer(http503, reason, "The service has as many requests as it can take. Try again soon.\n")
+			retryAfter(ex, "1")
+			return
 		case reason == "no_endpoint", reason == errRetryBudget.Reason:
 			status = http503
 		case strings.Contains(reason, "timeout"):

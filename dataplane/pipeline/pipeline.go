@@ -33,9 +33,14 @@ type Cluster interface {
 	RoundTrip(ex *exchange.Exchange) (exchange.Lease, error)
 	// AllowRetry asks for room in the retry budget before each retry.
 	AllowRetry() bool
+	// BeginRetry asks the circuit breaker whether one more request may be under
+	// way again. If so, EndRetry must follow.
+	BeginRetry() bool
+	EndRetry()
 	Update(cfg *snapshot.Cluster)
 	SetEndpoints(eps *snapshot.Endpoints)
 	State() []upstream.EndpointState
+	Circuit() *upstream.CircuitState
 	Close()
 }
 

@@ -76,7 +76,10 @@ func (f *fake) Release()                        { f.mu.Lock(); f.released++; f.m
 func (f *fake) Update(cfg *snapshot.Cluster)    { f.cfg = cfg; f.updates++ }
 func (f *fake) State() []upstream.EndpointState { return nil }
 func (f *fake) Close()                          { f.closed = true }
+func (f *fake) Circuit() *upstream.CircuitState { return nil }
 func (f *fake) AllowRetry() bool                { return true }
+func (f *fake) BeginRetry() bool                { return true }
+func (f *fake) EndRetry()                       {}
 func (f *fake) SetEndpoints(eps *snapshot.Endpoints) {
 	f.mu.Lock()
 	f.eps = eps

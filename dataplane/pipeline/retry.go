@@ -30,7 +30,8 @@ var errRetryBudget = &exchange.UpstreamError{
 }
 
 // retry sends the request to the rule's backend, and again after a try in vain
-// as long as its retry, its budget and the exchange's time allow. What the last
+// as long as its retry, its circuit breaker and budget, and the exchange's time
+// allow. What the last
 // try came to is the outcome.
 func (st *state) retry(ex *exchange.Exchange) (exchange.Lease, error) {
 	b := st.backend
@@ -40,6 +41,12 @@ func (st *state) retry(ex *exchange.Exchange) (exchange.Lease, error) {
 		st.replay.most = cmp.Or(policy.MaxContent, snapshot.DefaultRetryContent)
 		ex.Out.Body = &st.replay
 	}
+	again := false
+	defer func() {
+		if again {
+			b.cluster.EndRetry()
+		}
+	}()
 	for n := 1; ; n++ {
 		lease, err := st.rule.try(ex, b)
 		if n > policy.Attempts || !inVain(policy, ex, err) || ex.Out.Body != nil && !st.replay.ready(err != nil) {
@@ -56,6 +63,11 @@ func (st *state) retry(ex *exchange.Exchange) (exchange.Lease, error) {
 		if !ex.Deadline.IsZero() && time.Until(ex.Deadline) <= pause {
 			return lease, err // there is no time for another try
 		}
+		if !again && !b.cluster.BeginRetry() {
+			b.metrics.RetryRefused()
+			return lease, err
+		}
+		again = true
 		allowed := b.cluster.AllowRetry()
 		if lease != nil {
 			discard(ex, lease)
@@ -90,7 +102,7 @@ func inVain(policy *snapshot.Retry, ex *exchange.Exchange, err error) bool {
 		return false // it was the client's doing
 	}
 	switch up.Reason {
-	case "no_endpoint", "session_lost", "malformed_response":
+	case "no_endpoint", "session_lost", "circuit_open", "malformed_response":
 		return false // none of these is an accident of a connection's
 	}
 	if len(policy.Conditions) > 0 && !slices.Contains(policy.Conditions, condition(up)) {

@@ -40,7 +40,20 @@ type scripted struct {
 	// refused how many retries found nothing left.
 	bounded         bool
 	budget, refused int
+	// most is how many may be retried at a time, 0 for any number, and again how
+	// many are.
+	most, again int
 }
+
+func (s *scripted) BeginRetry() bool {
+	if s.most != 0 && s.again >= s.most {
+		return false
+	}
+	s.again++
+	return true
+}
+
+func (s *scripted) EndRetry() { s.again-- }
 
 func (s *scripted) AllowRetry() bool {
 	if !s.bounded || s.budget > 0 {
@@ -267,6 +280,44 @@ func TestRetryBudget(t *testing.T) {
 			t.Errorf("%s: the metric says %v", name, n)
 		}
 	}
+}
+
+// TestMaxRetries holds that a retry beyond the circuit breaker's bound leaves
+// the outcome as it is, and that each one which was allowed ends.
+func TestMaxRetries(t *testing.T) {
+	b, s := newScripted(t, &snapshot.Retry{Codes: []int{500}, Attempts: 3}, []try{{status: 500}})
+	s.most = 1
+	during := 0
+	s.after = func() { during = max(during, s.again) }
+	ex := request("GET /")
+	b.Serve(ex)
+	if ex.Response.Status != 500 || len(s.bodies) != 4 || during != 1 || s.again != 0 {
+		t.Errorf("%d after %d tries; %d retries were under way, and %d still are", ex.Response.Status, len(s.bodies), during, s.again)
+	}
+	b.Done(ex, nil)
+
+	s.again, s.bodies = 1, nil // another's
+	ex = request("GET /")
+	b.Serve(ex)
+	if ex.Response.Status != 500 || len(s.bodies) != 1 || s.again != 1 {
+		t.Errorf("beyond the bound: %d after %d tries, %d are under way", ex.Response.Status, len(s.bodies), s.again)
+	}
+	b.Done(ex, nil)
+	if n := gathered(t, b, "headgate_http_retries_refused_total"); n != 1 {
+		t.Errorf("the metric says %v", n)
+	}
+}
+
+// TestCircuitOpen holds that a request which finds no room is answered, and not
+// sent again.
+func TestCircuitOpen(t *testing.T) {
+	b, s := newScripted(t, &snapshot.Retry{Attempts: 3}, []try{{err: failed(exchange.Dialing, "circuit_open")}})
+	ex := request("GET /")
+	b.Serve(ex)
+	if r := &ex.Response; r.Status != 503 || r.LocalReason != "circuit_open" || r.Fields.Value(exchange.KeyRetryAfter) != "1" || len(s.bodies) != 1 {
+		t.Errorf("%d %s %v after %d tries", r.Status, r.LocalReason, r.Fields, len(s.bodies))
+	}
+	b.Done(ex, nil)
 }
 
 func gathered(t *testing.T, b *bench, name string) (sum float64) {

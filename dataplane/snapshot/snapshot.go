@@ -241,6 +241,36 @@ type Cluster struct {
 	// OutlierDetection ejects endpoints by what their requests come to; nil
 	// ejects only those that cannot be connected to.
 	OutlierDetection *OutlierDetection `json:"outlierDetection,omitempty"`
+	// CircuitBreaker is nil for no bounds.
+	CircuitBreaker *CircuitBreaker `json:"circuitBreaker,omitempty"`
+}
+
+// CircuitBreaker bounds what a cluster and each of its endpoints have at a time.
+// What is beyond is answered 503, unless it waits in Queue. A bound of 0 is none.
+type CircuitBreaker struct {
+	// MaxRequests in flight, all endpoints' together. The connection of a cluster
+	// that passes bytes on, and a flow of datagrams, is a request in flight.
+	MaxRequests int `json:"maxRequests,omitempty"`
+	// MaxRetries is how many requests may be under way again at a time.
+	MaxRetries  int               `json:"maxRetries,omitempty"`
+	PerEndpoint PerEndpointBounds `json:"perEndpoint,omitzero"`
+	Queue       RequestQueue      `json:"queue,omitzero"`
+}
+
+// PerEndpointBounds are those of each endpoint. One that is at a bound is not picked.
+type PerEndpointBounds struct {
+	// MaxConnections counts idle ones, too.
+	MaxConnections int `json:"maxConnections,omitempty"`
+	// MaxRequests in flight.
+	MaxRequests int `json:"maxRequests,omitempty"`
+}
+
+// RequestQueue is where requests wait for an endpoint with room.
+type RequestQueue struct {
+	// MaxRequests wait at a time; 0 means that none do.
+	MaxRequests int `json:"maxRequests,omitempty"`
+	// Timeout bounds how long one waits.
+	Timeout time.Duration `json:"timeout,omitempty"`
 }
 
 // OutlierDetection is what requests must come to for an endpoint to be ejected.

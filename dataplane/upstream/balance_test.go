@@ -195,8 +195,8 @@ func TestFirstAvailableFillsTiers(t *testing.T) {
 	c := newManagerFor(t, Options{}).NewCluster(settings, eps)
 	got := ""
 	for range 8 {
-		ep, _ := c.pick(c.state.Load(), balance.Choice{})
-		ep.begin()
+		ep, _, _ := c.pick(c.state.Load(), balance.Choice{})
+		c.begin(c.state.Load(), ep)
 		defer ep.end()
 		got += ep.address[len(ep.address)-1:]
 	}

@@ -28,6 +28,12 @@ type Cluster struct {
 	eject   sync.Mutex
 	// inFlight counts the requests of all endpoints, gone ones included.
 	inFlight atomic.Int64
+	// retries counts those that are under way again.
+	retries atomic.Int64
+	// queue is who waits for an endpoint with room, refusals counts what the circuit
+	// breaker has refused, by the reason.
+	queue    queue
+	refusals [refusalReasons]atomic.Uint64
 	// interval is when outliers are looked for next; 0 before the first time.
 	interval atomic.Int64
 
@@ -65,6 +71,11 @@ type state struct {
 	// request has; timed that it goes by latencies.
 	hashes, timed bool
 	hashOn        []snapshot.HashKey
+
+	// breaker is noBounds where there is none. maxConnections bounds those of each
+	// endpoint; 0 means any number.
+	breaker        *snapshot.CircuitBreaker
+	maxConnections int
 
 	members []member
 	tiers
@@ -273,6 +284,7 @@ func (c *Cluster) rebuild() {
 		st.resolving = c.resolving
 	}
 	c.setTiers(st)
+	c.setBounds(st)
 	if len(c.byAddr) > 0 { // those of a first set have nobody to leave requests to
 		for i := range members {
 			if ep := members[i].ep; c.byAddr[ep.addr] == nil {
@@ -287,6 +299,9 @@ func (c *Cluster) rebuild() {
 		ep := members[i].ep
 		stays[ep.addr] = ep
 		ep.checkBy(c.health)
+		ep.mu.Lock()
+		ep.setBound()
+		ep.mu.Unlock()
 	}
 	for addr, ep := range c.byAddr {
 		if stays[addr] == nil {
@@ -294,6 +309,7 @@ func (c *Cluster) rebuild() {
 		}
 	}
 	c.byAddr = stays
+	c.serveQueue() // there may be more room, or nothing any more
 }
 
 // members lists the endpoints that are configured and those that hosts resolve
@@ -399,11 +415,14 @@ type EndpointState struct {
 	// Tier is the place among those that are preferred in turn, 0 the first one;
 	// -1 if it is draining.
 	Tier int `json:"tier"`
-	// State is "ready", "draining", "ejected" (it refused a connection
-	// or is an outlier, and is tried again later) or "unhealthy" (its health checks failed).
+	// State is "ready", "full" (it has as many requests as it may), "draining",
+	// "ejected" (it refused a connection or is an outlier, and is tried again
+	// later) or "unhealthy" (its health checks failed).
 	State string `json:"state"`
-	// InFlight counts requests, Idle and Connections connections.
+	// InFlight counts requests, MaxInFlight is how many they may be, 0 for any
+	// number. Idle and Connections count connections.
 	InFlight    int64 `json:"inFlight"`
+	MaxInFlight int64 `json:"maxInFlight,omitempty"`
 	Idle        int   `json:"idle"`
 	Connections int   `json:"connections"`
 	// Requests counts the requests sent, Failures those of them, and of the
@@ -446,6 +465,8 @@ func (c *Cluster) State() []EndpointState {
 			s.State = "draining"
 		case until != 0:
 			s.State = "ejected"
+		case m.ep.load.Full():
+			s.State = "full"
 		default:
 			s.State = "ready"
 		}

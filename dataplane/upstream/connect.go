@@ -21,7 +21,6 @@ const (
 	reasonUnreachable = "connect_unreachable"
 	reasonConnectTime = "connect_timeout"
 	reasonConnect     = "connect_failed"
-	reasonLimit       = "connection_limit"
 	reasonResources   = "no_resources"
 	reasonProtocol    = "protocol"
 	// reasonStreamRefused: REFUSED_STREAM, see package h2.
@@ -29,6 +28,8 @@ const (
 	// reasonTimeout: the exchange's own time is over, or its client has given it
 	// up, so no other endpoint is tried.
 	reasonTimeout = "timeout"
+	// reasonCircuitOpen: no endpoint has room, see circuitbreaker.go.
+	reasonCircuitOpen = "circuit_open"
 )
 
 // connect makes a connection to an endpoint, for which the caller has reserved,
@@ -65,8 +66,8 @@ func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe 
 }
 
 func tooMany(ep *endpoint) *exchange.UpstreamError {
-	return &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonLimit,
-		Err: fmt.Errorf("%s has %d connections already", ep.address, ep.cluster.m.opts.MaxConnections)}
+	return &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonCircuitOpen,
+		Err: fmt.Errorf("%s has %d connections already", ep.address, ep.cluster.state.Load().maxConnections)}
 }
 
 // newConn makes a connection that carries one exchange at a time.

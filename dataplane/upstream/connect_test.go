@@ -160,7 +160,7 @@ func TestMaxConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if up := fail(t, c, newExchange("GET", "")); up.Reason != "connection_limit" || up.Stage != exchange.Dialing {
+	if up := fail(t, c, newExchange("GET", "")); up.Reason != "circuit_open" || up.Stage != exchange.Dialing {
 		t.Errorf("%v", up)
 	}
 	for i := range exs {

@@ -128,23 +128,23 @@ func (ep *endpoint) pools(yield func(*pool) bool) {
 	}
 }
 
-// begin and end count a request, from before its connection is found to its end.
-func (ep *endpoint) begin() {
-	ep.load.InFlight.Add(1)
-	ep.cluster.inFlight.Add(1)
-}
-
+// end is the end of a request that Cluster.begin has counted. Who waits for its
+// place has it then.
 func (ep *endpoint) end() {
 	ep.load.InFlight.Add(-1)
 	ep.cluster.inFlight.Add(-1)
+	if ep.cluster.queue.length.Load() > 0 {
+		ep.cluster.serveQueue()
+	}
 }
 
 // Release implements exchange.Lease. It must be called once per lease.
 func (k *conn) Release() {
-	k.pool.ep.end()
+	ep := k.pool.ep // k may be somebody else's as soon as it is put back
 	if !k.client.Finish() || !k.pool.put(k) {
 		k.discard()
 	}
+	ep.end() // last, so that who comes for its place finds its connection
 }
 
 func (k *conn) roundTrip(ex *exchange.Exchange) error { return k.client.RoundTrip(ex) }
@@ -198,11 +198,26 @@ func (p *pool) put(k *conn) bool {
 }
 
 // reserve counts a connection that is about to be made, and reports false if
-// there are as many as may be.
+// there are as many as may be. Of those an idle one makes room: it is there
+// because it can't be used for what the new one is for.
 func (ep *endpoint) reserve() bool {
+	var old *conn
 	ep.mu.Lock()
-	defer ep.mu.Unlock()
-	return ep.reserveLocked()
+	if !ep.hasRoom() {
+		for p := range ep.pools {
+			if len(p.idle) > 0 {
+				old = p.takeIdle(1)[0]
+				ep.total--
+				break
+			}
+		}
+	}
+	ok := ep.reserveLocked()
+	ep.mu.Unlock()
+	if old != nil {
+		old.client.Close()
+	}
+	return ok
 }
 
 func (ep *endpoint) reserveLocked() bool {
@@ -215,7 +230,7 @@ func (ep *endpoint) reserveLocked() bool {
 
 // hasRoom reports whether another connection may be made. ep.mu is held.
 func (ep *endpoint) hasRoom() bool {
-	most := ep.cluster.m.opts.MaxConnections
+	most := ep.cluster.state.Load().maxConnections
 	return most <= 0 || ep.total < most
 }
 
@@ -304,6 +319,7 @@ func (ep *endpoint) snapshot() EndpointState {
 	s := EndpointState{
 		Address:         ep.address,
 		InFlight:        ep.load.InFlight.Load(),
+		MaxInFlight:     ep.load.MaxInFlight.Load(),
 		Requests:        ep.requests.Load(),
 		Failures:        ep.failures.Load(),
 		Connects:        ep.connects.Load(),

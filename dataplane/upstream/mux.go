@@ -48,8 +48,9 @@ var streams = sync.Pool{New: func() any { return new(stream) }}
 
 // Release implements exchange.Lease. It must be called once per lease.
 func (s *stream) Release() {
-	s.mux.pool.ep.end()
+	ep := s.mux.pool.ep
 	s.abandon()
+	ep.end() // last, so that who comes for its place finds its stream
 }
 
 func (s *stream) roundTrip(ex *exchange.Exchange) error { return s.s.RoundTrip(ex) }
@@ -103,7 +104,7 @@ func (c *Cluster) openStream(ex *exchange.Exchange, st *state, p *pool, probe bo
 		}
 		if len(p.waiters) >= maxWaiting {
 			ep.mu.Unlock()
-			return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonLimit,
+			return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonCircuitOpen,
 				Err: fmt.Errorf("%d requests wait for %s already", maxWaiting, ep.address)}
 		}
 		w := &waiter{terms: st.terms, got: make(chan waited, 1)}
@@ -140,7 +141,7 @@ func awaitStream(ex *exchange.Exchange, st *state, p *pool, w *waiter) waited {
 		return got
 	default:
 	}
-	reason := reasonLimit
+	reason := reasonCircuitOpen
 	if own {
 		reason = reasonTimeout
 	}
@@ -277,6 +278,7 @@ func (k *mux) changed() {
 	load := k.client.Load()
 	if load.Settled {
 		ep.streams.Store(int32(load.Most))
+		ep.setBound()
 	}
 	if k.settling && (load.Settled || load.Ended) {
 		k.settling = false

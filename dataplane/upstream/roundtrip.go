@@ -31,7 +31,9 @@ var errNoEndpoint = &exchange.UpstreamError{
 // 9.3.1; so does one that the endpoint says it has not processed, RFC 9113
 // section 8.7, and then to another endpoint. Nothing else is repeated: that is
 // for the rule's retry to say. Endpoints of ex.Avoid are the last choice.
-// ex.Session's endpoint is the first one, be it draining or not.
+// ex.Session's endpoint is the first one, be it draining or not. Where all have
+// as many requests as they may, the exchange waits in the cluster's queue, or
+// fails as errCircuitOpen.
 func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	st := c.state.Load()
 	if len(st.members) == 0 && st.resolving != nil {
@@ -54,19 +56,28 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		st.avoid(&choice, ex.Avoid)
 	}
 	failed := errNoEndpoint
+	left := st.breaker.Queue.Timeout
 	var unreachable *endpoint
 	for range maxEndpoints {
-		ep, probe := c.resume(st, ex.Session, choice)
-		if ep == nil && unreachable != nil {
-			ep = st.otherFamily(unreachable, &choice)
+		var ep *endpoint
+		var probe, full bool
+		if unreachable != nil {
+			ep = c.otherFamily(st, unreachable, &choice)
 		}
 		if ep == nil {
-			ep, probe = c.pick(st, choice)
+			ep, probe, full = c.admit(st, ex.Session, choice)
 		}
 		if ep == nil && avoiding {
 			// Rather one that has failed before than none.
 			avoiding, choice.Tried = false, [balance.MaxTried]*balance.Load{}
-			ep, probe = c.pick(st, choice)
+			ep, probe, full = c.admit(st, ex.Session, choice)
+		}
+		if full {
+			got, err := c.queueUp(ex, st, choice, &left)
+			if err != nil {
+				return nil, err
+			}
+			st, ep, probe = got.st, got.ep, got.probe
 		}
 		if ep == nil {
 			break
@@ -92,6 +103,9 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		}
 		choice.Exclude(&ep.load)
 	}
+	if failed.Reason == reasonCircuitOpen {
+		c.refusals[refusedFull].Add(1)
+	}
 	return nil, failed
 }
 
@@ -100,10 +114,9 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 // gets once more at most.
 const maxRepeats = 4
 
-// try sends the exchange to one endpoint.
+// try sends the exchange to one endpoint, which counts it already.
 func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (exchange.Lease, error) {
 	ex.Upstream.Endpoint = ep.address
-	ep.begin()
 	fresh := probe // that it can be connected to is what a probe is to find out
 	for repeats := 0; ; repeats++ {
 		u, failed := c.find(ex, st, ep, fresh, probe)
@@ -186,32 +199,38 @@ func (c *Cluster) find(ex *exchange.Exchange, st *state, ep *endpoint, fresh, pr
 // pulled already.
 func repeatable(r *exchange.Request) bool { return r.Body == nil && r.Idempotent() }
 
-// pick chooses an endpoint, or returns nil if all were tried. probe says that
-// it was ejected, and that this request is the one to find out how it is.
-func (c *Cluster) pick(st *state, choice balance.Choice) (ep *endpoint, probe bool) {
+// pick chooses an endpoint, or returns nil if all were tried or, as full says,
+// have no room. probe says that it was ejected, and that this request is the one
+// to find out how it is.
+func (c *Cluster) pick(st *state, choice balance.Choice) (ep *endpoint, probe, full bool) {
 	if c.ejected.Load() == 0 && !st.short {
 		if st.timed {
 			choice.Now = c.m.now()
 		}
-		return st.pick(0, choice), false
+		ep, full = st.pick(0, choice)
+		return ep, false, full
 	}
 	choice.Now = c.m.now()
 	var first int
 	first, choice.Panic = st.first()
 	for {
-		if ep = st.pick(first, choice); ep == nil {
+		if ep, full = st.pick(first, choice); full {
+			return nil, false, true
+		}
+		if ep == nil {
 			// Everything is ejected: as likely as not the fault is elsewhere.
 			choice.Panic = true
-			return st.pick(first, choice), false
+			ep, full = st.pick(first, choice)
+			return ep, false, full
 		}
 		until := ep.load.EjectedUntil.Load()
 		if until == 0 || choice.Panic {
-			return ep, false
+			return ep, false, false
 		}
 		// Its time is over. One request goes there; the others stay away until
 		// its outcome is known.
 		if ep.load.EjectedUntil.CompareAndSwap(until, choice.Now+int64(st.connectTimeout+probeGrace)) {
-			return ep, true
+			return ep, true, false
 		}
 	}
 }
@@ -228,11 +247,11 @@ func (st *state) avoid(choice *balance.Choice, addresses []string) {
 	}
 }
 
-// otherFamily returns an endpoint of the other IP family beside one that is
-// unreachable, nil if there is none: as likely as not it is the family that has
+// otherFamily admits the request to an endpoint of the other IP family than one that
+// is unreachable, and returns nil if there is none: as likely as not it is the family that has
 // no way there, and its other addresses would be waited for in vain, RFC 8305
 // section 4. Only what is preferred as much and in use is taken.
-func (st *state) otherFamily(unreachable *endpoint, choice *balance.Choice) *endpoint {
+func (c *Cluster) otherFamily(st *state, unreachable *endpoint, choice *balance.Choice) *endpoint {
 	i := slices.IndexFunc(st.members, func(m member) bool { return m.ep == unreachable })
 	if i < 0 || isSocket(unreachable.address) {
 		return nil
@@ -242,7 +261,7 @@ func (st *state) otherFamily(unreachable *endpoint, choice *balance.Choice) *end
 		m := &st.members[(from+n)%len(st.members)]
 		if m.rank == st.members[i].rank && !m.draining && !isSocket(m.ep.address) &&
 			m.ep.addr.Addr().Is4() != unreachable.addr.Addr().Is4() &&
-			m.ep.load.EjectedUntil.Load() == 0 && !slices.Contains(choice.Tried[:], &m.ep.load) {
+			m.ep.load.EjectedUntil.Load() == 0 && !slices.Contains(choice.Tried[:], &m.ep.load) && c.begin(st, m.ep) {
 			return m.ep
 		}
 	}

@@ -56,7 +56,15 @@ func (st *state) usable() bool {
 
 // tryOnly sends the exchange to its session's endpoint or to none.
 func (c *Cluster) tryOnly(ex *exchange.Exchange, st *state, choice balance.Choice) (exchange.Lease, error) {
-	ep, probe := c.resume(st, ex.Session, choice)
+	ep, probe, full := c.admit(st, ex.Session, choice)
+	if full {
+		left := st.breaker.Queue.Timeout
+		got, err := c.queueUp(ex, st, choice, &left)
+		if err != nil {
+			return nil, err
+		}
+		st, ep, probe = got.st, got.ep, got.probe
+	}
 	if ep == nil {
 		return nil, errSessionLost
 	}

@@ -54,7 +54,7 @@ func TestSlowStart(t *testing.T) {
 				const picks = 20_000
 				counts := 0.
 				for range picks {
-					if ep, _ := c.pick(c.state.Load(), balance.Choice{}); ep.addr == addr {
+					if ep, _, _ := c.pick(c.state.Load(), balance.Choice{}); ep.addr == addr {
 						counts++
 					}
 				}

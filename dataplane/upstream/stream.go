@@ -47,22 +47,25 @@ func (c *Cluster) stream(st *state, client netip.Addr, connect func(ep *endpoint
 	choice := balance.Choice{Hash: balance.HashAddr(client)}
 	var failed error = errNoEndpoint
 	for range maxEndpoints {
-		ep, probe := c.pick(st, choice)
+		ep, probe, full := c.admit(st, exchange.Session{}, choice)
+		if full {
+			return nil, nil, c.refuse(refusedFull)
+		}
 		if ep == nil {
 			break
 		}
 		if !ep.reserve() {
+			ep.end()
 			failed = tooMany(ep)
 			choice.Exclude(&ep.load)
 			continue
 		}
-		ep.begin()
 		nc, err := connect(ep, probe)
 		if err == nil {
 			ep.requests.Add(1)
 			return nc, func() {
-				ep.end()
 				ep.unreserve()
+				ep.end()
 			}, nil
 		}
 		ep.end()

@@ -76,8 +76,9 @@ type tiers struct {
 	draining *tier
 	// short says that a tier has not what it wants even if all are healthy.
 	short bool
-	// fills says that endpoints may be full, which pickers pass over.
-	fills bool
+	// fills says that pickers pass over endpoints which have as much as they
+	// should, bounded that there may be some which have as much as they can.
+	fills, bounded bool
 	// minHealthy and panicThreshold are shares in percent.
 	minHealthy, panicThreshold int64
 }
@@ -223,18 +224,31 @@ func (t *tiers) draw(weight func(*tier) int64) int {
 }
 
 // pick chooses from the tier first, or else from the others in their order.
-// Where all that is ready is full, it is filled further.
-func (t *tiers) pick(first int, choice balance.Choice) *endpoint {
+// Where all that is ready has as much as it should, it is filled further, up to
+// its bound. full says that there is none only because those which there are
+// have no room.
+func (t *tiers) pick(first int, choice balance.Choice) (ep *endpoint, full bool) {
 	if ep := t.pickReady(first, choice); ep != nil {
-		return ep
+		return ep, false
 	}
+	choice.Full = true
 	if t.fills {
-		choice.Full = true
 		if ep := t.pickReady(first, choice); ep != nil {
-			return ep
+			return ep, false
 		}
 	}
-	return t.draining.pick(choice)
+	if !t.bounded {
+		return t.draining.pick(choice), false
+	}
+	unbounded := choice
+	unbounded.Unbounded = true
+	if t.pickReady(first, unbounded) != nil {
+		return nil, true
+	}
+	if ep := t.draining.pick(choice); ep != nil {
+		return ep, false
+	}
+	return nil, t.draining.pick(unbounded) != nil
 }
 
 func (t *tiers) pickReady(first int, choice balance.Choice) *endpoint {

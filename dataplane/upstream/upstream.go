@@ -6,7 +6,8 @@
 // behind an atomic pointer: a round trip loads it once and keeps it to its
 // end. What an endpoint has gathered (connections, counts, ejection) outlives
 // the sets that it is in. The only lock of the request path is that of one
-// endpoint's idle connections.
+// endpoint's idle connections, and where requests wait for an endpoint with room,
+// that of their queue.
 package upstream
 
 import (
@@ -164,6 +165,7 @@ func (m *Manager) sweep() {
 	for _, c := range m.list() {
 		c.lookForOutliers(now)
 		c.setShares(now)
+		c.serveQueue() // an ejection may be over
 		st := c.state.Load()
 		for i := range st.members {
 			st.members[i].ep.sweep(now - int64(st.idleTimeout))
