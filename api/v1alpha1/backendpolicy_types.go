@@ -38,7 +38,7 @@ type BackendPolicyList struct {
 }
 
 // BackendPolicySpec says how to use a backend.
-// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, sessionPersistence, retry, retryBudget and fault must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck) || has(self.outlierDetection) || has(self.sessionPersistence) || has(self.retry) || has(self.retryBudget) || has(self.fault)"
+// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, circuitBreaker, sessionPersistence, retry, retryBudget and fault must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck) || has(self.outlierDetection) || has(self.circuitBreaker) || has(self.sessionPersistence) || has(self.retry) || has(self.retryBudget) || has(self.fault)"
 // +kubebuilder:validation:XValidation:message="calls of GRPCRoutes are always in HTTP/2, so protocol says nothing at one",rule="!has(self.protocol) || self.targetRefs.all(t, t.kind != 'GRPCRoute')"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
@@ -86,6 +86,10 @@ type BackendPolicySpec struct {
 	// ejected in any case. It is replaced as a whole.
 	// +optional
 	OutlierDetection *OutlierDetection `json:"outlierDetection,omitempty"`
+	// CircuitBreaker bounds what the backend and each of its endpoints have at a
+	// time. It is replaced as a whole.
+	// +optional
+	CircuitBreaker *CircuitBreaker `json:"circuitBreaker,omitempty"`
 	// SessionPersistence keeps a client's requests at one endpoint. A rule's own
 	// sessionPersistence holds in its place. It is for requests: the connections
 	// of TCPRoutes and TLSRoutes have no sessions. It is replaced as a whole.

@@ -85,6 +85,11 @@ func compileBackendPolicy(c *policyCompiler) {
 		by := compileOutlierDetection(c, spec.OutlierDetection)
 		set("outlierDetection", before, func(cl *snapshot.Cluster) { cl.OutlierDetection = by })
 	}
+	if spec.CircuitBreaker != nil {
+		before := len(c.findings)
+		by := compileCircuitBreaker(c, spec.CircuitBreaker)
+		set("circuitBreaker", before, func(cl *snapshot.Cluster) { cl.CircuitBreaker = by })
+	}
 	if spec.SessionPersistence != nil {
 		c.setsSession(spec.SessionPersistence)
 	}
@@ -107,7 +112,7 @@ func compileBackendPolicy(c *policyCompiler) {
 		}
 	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, sessionPersistence, retry, retryBudget or fault")
+		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, circuitBreaker, sessionPersistence, retry, retryBudget or fault")
 	}
 }
 
