@@ -456,6 +456,20 @@ var tests = map[string]func(s *site){
 			s.t.Errorf("%v", got)
 		}
 	},
+	"maxconn": func(s *site) {
+		var group sync.WaitGroup
+		s.t.Cleanup(group.Wait) // behind what hold does
+		s.want(s.hold(6), 2, 2, 2)
+		group.Go(func() {
+			if _, status := s.ask(s.client, "/"); status != 200 {
+				s.t.Errorf("what has waited is answered %d", status)
+			}
+		})
+		s.await("one waits", func() bool { return s.proxy.Clusters()[0].CircuitBreaker.Queued == 1 })
+		if _, status := s.ask(s.client, "/"); status != 503 {
+			s.t.Errorf("what finds the queue full is answered %d", status)
+		}
+	},
 	"keepalive": func(s *site) {
 		s.shares(30)
 		for _, one := range s.servers {
