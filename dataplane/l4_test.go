@@ -93,15 +93,18 @@ func tcpPort(targets ...*snapshot.Target) *snapshot.Port {
 	}}
 }
 
-// closed is an address where nobody listens.
+// closed is an address where nobody listens: a client's, so that nobody else
+// gets it meanwhile.
 func closed(t testing.TB) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
-	return ln.Addr().String()
+	t.Cleanup(func() { ln.Close() })
+	c := dial(t, ln.Addr().String())
+	t.Cleanup(func() { c.Close() })
+	return c.LocalAddr().String()
 }
 
 func TestTCP(t *testing.T) {
