@@ -337,8 +337,18 @@ func askHTTP(with func(testing.TB) *http.Client, contentType string) func(t test
 		if contentType != "" {
 			req.Header.Set("Content-Type", contentType)
 		}
+		const reset = "INTERNAL_ERROR; received from peer"
+		broken := "200"
+		if contentType != "" {
+			broken = "INTERNAL"
+		}
+		broken += ", cut off"
 		resp, err := with(t).Do(req)
-		if err != nil {
+		switch {
+		case err == nil:
+		case strings.Contains(err.Error(), reset):
+			return broken // it broke off before the head was on its way
+		default:
 			return err.Error()
 		}
 		defer resp.Body.Close()
@@ -348,19 +358,14 @@ func askHTTP(with func(testing.TB) *http.Client, contentType string) func(t test
 		if names := map[string]string{"0": "OK", "4": "DEADLINE_EXCEEDED", "13": "INTERNAL", "14": "UNAVAILABLE"}; contentType != "" && err == nil {
 			seen = names[code]
 		}
-		const reset = "INTERNAL_ERROR; received from peer"
 		switch {
 		case err == nil && resp.StatusCode == 200 && len(content) != faultContent && code == "":
 			return fmt.Sprintf("%s, %d bytes", seen, len(content))
 		case err == nil:
 			return seen
-		case resp.ProtoMajor == 1 && errors.Is(err, io.ErrUnexpectedEOF):
-			return seen + ", cut off"
-		case resp.ProtoMajor == 2 && strings.Contains(err.Error(), reset):
-			if contentType != "" {
-				seen = "INTERNAL"
-			}
-			return seen + ", cut off"
+		case resp.StatusCode == 200 && resp.ProtoMajor == 1 && errors.Is(err, io.ErrUnexpectedEOF),
+			resp.StatusCode == 200 && resp.ProtoMajor == 2 && strings.Contains(err.Error(), reset):
+			return broken
 		}
 		return seen + ", " + err.Error()
 	}
