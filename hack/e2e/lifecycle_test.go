@@ -27,6 +27,12 @@ func TestUninstall(t *testing.T) {
 		}
 		return nil
 	})
+	eventually(t, 2*time.Minute, "what other tests had is gone", func() error {
+		if out := kubectl(t, "get", "namespaces", "-o", "jsonpath={.items[?(@.metadata.deletionTimestamp)].metadata.name}"); out != "" {
+			return fmt.Errorf("%s are not", out)
+		}
+		return nil
+	})
 	before := objects(t)
 
 	install(t)
