@@ -205,44 +205,40 @@ func listeners[L gatewayv1.ListenerStatus | gatewayv1.ListenerEntryStatus](m mer
 }
 
 func (m merger) parents(old, want []gatewayv1.RouteParentStatus) []gatewayv1.RouteParentStatus {
-	return entries[gatewayv1.RouteParentStatus]{
-		ours: func(e gatewayv1.RouteParentStatus) bool { return e.ControllerName == compile.ControllerName },
-		same: func(a, b gatewayv1.RouteParentStatus) bool {
-			return equality.Semantic.DeepEqual(a.ParentRef, b.ParentRef)
-		},
-		update: func(old, want gatewayv1.RouteParentStatus) gatewayv1.RouteParentStatus {
-			want.Conditions = m.conditions(old.Conditions, want.Conditions)
-			return want
-		},
-		limit: maxParents,
-	}.merge(old, want)
+	return mergeShared(m, old, want, maxParents, func(e *gatewayv1.RouteParentStatus) shared {
+		return shared{e.ControllerName, e.ParentRef, &e.Conditions}
+	})
 }
 
 func (m merger) ancestors(old, want []gatewayv1.PolicyAncestorStatus) []gatewayv1.PolicyAncestorStatus {
-	return entries[gatewayv1.PolicyAncestorStatus]{
-		ours: func(e gatewayv1.PolicyAncestorStatus) bool { return e.ControllerName == compile.ControllerName },
-		same: func(a, b gatewayv1.PolicyAncestorStatus) bool {
-			return equality.Semantic.DeepEqual(a.AncestorRef, b.AncestorRef)
-		},
-		update: func(old, want gatewayv1.PolicyAncestorStatus) gatewayv1.PolicyAncestorStatus {
-			want.Conditions = m.conditions(old.Conditions, want.Conditions)
-			return want
-		},
-		limit: maxAncestors,
-	}.merge(old, want)
+	return mergeShared(m, old, want, maxAncestors, func(e *gatewayv1.PolicyAncestorStatus) shared {
+		return shared{e.ControllerName, e.AncestorRef, &e.Conditions}
+	})
 }
 
 func (m merger) backendAncestors(old, want []gatewayxv1alpha1.BackendAncestorStatus) []gatewayxv1alpha1.BackendAncestorStatus {
-	return entries[gatewayxv1alpha1.BackendAncestorStatus]{
-		ours: func(e gatewayxv1alpha1.BackendAncestorStatus) bool { return e.ControllerName == compile.ControllerName },
-		same: func(a, b gatewayxv1alpha1.BackendAncestorStatus) bool {
-			return equality.Semantic.DeepEqual(a.AncestorRef, b.AncestorRef)
-		},
-		update: func(old, want gatewayxv1alpha1.BackendAncestorStatus) gatewayxv1alpha1.BackendAncestorStatus {
-			want.Conditions = m.conditions(old.Conditions, want.Conditions)
+	return mergeShared(m, old, want, maxParents, func(e *gatewayxv1alpha1.BackendAncestorStatus) shared {
+		return shared{e.ControllerName, e.AncestorRef, &e.Conditions}
+	})
+}
+
+// shared is what the entries of lists that several controllers share have in common.
+type shared struct {
+	controller gatewayv1.GatewayController
+	ref        gatewayv1.ParentReference
+	conditions *[]metav1.Condition
+}
+
+func mergeShared[E any](m merger, old, want []E, limit int, of func(*E) shared) []E {
+	return entries[E]{
+		ours: func(e E) bool { return of(&e).controller == compile.ControllerName },
+		same: func(a, b E) bool { return equality.Semantic.DeepEqual(of(&a).ref, of(&b).ref) },
+		update: func(old, want E) E {
+			conditions := of(&want).conditions
+			*conditions = m.conditions(*of(&old).conditions, *conditions)
 			return want
 		},
-		limit: maxParents,
+		limit: limit,
 	}.merge(old, want)
 }
 
