@@ -73,8 +73,9 @@ cluster: bin/headgate bin/helm ## as root: a one-node Kubernetes on this machine
 conformance: cluster ## run the Gateway API's conformance suite there; the report goes to docs/conformance
 	hack/conformance $(VERSION)
 
-e2e: cluster bin/e2e-backend ## run rollouts, upgrades and faults there under load; not one request may fail
+e2e: cluster bin/e2e-backend ## run rollouts, upgrades, faults and canaries there under load; not one request may fail
 	hack/cluster/cluster image headgate-e2e-backend:dev bin/e2e-backend
+	hack/e2e/install
 	@mkdir -p out
 	eval "$$(hack/cluster/cluster env)"; go test -tags e2e -count=1 -v -timeout 30m ./hack/e2e $(if $(RUN),-run '$(RUN)') 2>&1 | tee out/e2e.log
 

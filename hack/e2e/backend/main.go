@@ -1,6 +1,8 @@
 // Backend is what the end-to-end tests send their requests to. It answers with
 // the name of its pod, after ?after=DURATION if the request says so.
 //
+// With FAIL_PERCENT in its environment it answers so many of them 500.
+//
 // Told to end, it goes on serving for -delay, and then finishes what it has
 // begun. With no delay it closes its connections at once, as programs do that
 // have not heard of rolling updates.
@@ -12,12 +14,16 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 )
+
+var failPercent, _ = strconv.Atoi(os.Getenv("FAIL_PERCENT"))
 
 func main() {
 	address := flag.String("address", ":8080", "where to listen")
@@ -54,6 +60,9 @@ func answer(w http.ResponseWriter, r *http.Request) {
 		case <-r.Context().Done():
 			return
 		}
+	}
+	if rand.IntN(100) < failPercent {
+		w.WriteHeader(http.StatusInternalServerError)
 	}
 	fmt.Fprintln(w, os.Getenv("HOSTNAME"))
 }
