@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane"
-	"github.com/headgate/headgate/dataplane/h1"
 	"github.com/headgate/headgate/dataplane/h2"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -426,7 +425,6 @@ func (f fault) seen(t *testing.T, by protocolTo) string {
 	way := newFaulty(t, f, func(p *faulty) string { return by.serve(t, p) })
 	var opts dataplane.Options
 	if f.silence > 0 {
-		opts.Upstream.HTTP1 = &h1.ClientOptions{ReadTimeout: f.silence}
 		opts.Upstream.HTTP2 = &h2.ClientOptions{PingInterval: f.silence / 2, PingTimeout: f.silence / 2}
 	}
 	if f.unanswered {
@@ -438,7 +436,7 @@ func (f fault) seen(t *testing.T, by protocolTo) string {
 	p, log, _ := watched(t, opts)
 	w := by.world(way.addr)
 	cluster, _ := w.snap.Clusters.Get("a")
-	cluster.ConnectTimeout = f.silence
+	cluster.ConnectTimeout, cluster.Timeouts.Idle = f.silence, f.silence
 	if f.unanswered {
 		cluster.ConnectTimeout = moment
 	}

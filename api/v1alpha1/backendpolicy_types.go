@@ -38,7 +38,7 @@ type BackendPolicyList struct {
 }
 
 // BackendPolicySpec says how to use a backend.
-// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, circuitBreaker, sessionPersistence, retry, retryBudget and fault must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck) || has(self.outlierDetection) || has(self.circuitBreaker) || has(self.sessionPersistence) || has(self.retry) || has(self.retryBudget) || has(self.fault)"
+// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, timeouts, pool, protocol, proxyProtocol, healthCheck, outlierDetection, circuitBreaker, sessionPersistence, retry, retryBudget and fault must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.timeouts) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck) || has(self.outlierDetection) || has(self.circuitBreaker) || has(self.sessionPersistence) || has(self.retry) || has(self.retryBudget) || has(self.fault)"
 // +kubebuilder:validation:XValidation:message="calls of GRPCRoutes are always in HTTP/2, so protocol says nothing at one",rule="!has(self.protocol) || self.targetRefs.all(t, t.kind != 'GRPCRoute')"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
@@ -62,6 +62,10 @@ type BackendPolicySpec struct {
 	// 1m. The default is 5s.
 	// +optional
 	ConnectTimeout *gatewayv1.Duration `json:"connectTimeout,omitempty"`
+	// Timeouts bound requests beside the rule's own timeouts. They are for
+	// requests: the connections of TCPRoutes and TLSRoutes have their listener's.
+	// +optional
+	Timeouts *BackendTimeouts `json:"timeouts,omitempty"`
 	// Pool bounds the idle connections.
 	// +optional
 	Pool *ConnectionPool `json:"pool,omitempty"`
@@ -135,6 +139,24 @@ type BackendProxyProtocol struct {
 // without TLS what the Service port's appProtocol says).
 // +kubebuilder:validation:Enum=HTTP1;HTTP2;Auto
 type BackendProtocol string
+
+// BackendTimeouts bound how long requests take, and pauses in them. What has
+// begun is cut off by them; before its response begins, a request is answered 504.
+// +kubebuilder:validation:XValidation:message="one of idle, tunnel and stream must be set",rule="has(self.idle) || has(self.tunnel) || has(self.stream)"
+type BackendTimeouts struct {
+	// Idle is how long an endpoint may be silent, before its response as within
+	// it, from 1s to 24h, to within half a second. The default is 5m.
+	// +optional
+	Idle *gatewayv1.Duration `json:"idle,omitempty"`
+	// Tunnel is how long a tunnel, such as WebSocket's, may be silent both ways,
+	// from 1s to 168h, to within half a second. The default is 1h.
+	// +optional
+	Tunnel *gatewayv1.Duration `json:"tunnel,omitempty"`
+	// Stream is how long a request may take in all, with its response, and a
+	// tunnel too, from 1s to 720h. There is no default.
+	// +optional
+	Stream *gatewayv1.Duration `json:"stream,omitempty"`
+}
 
 // ConnectionPool bounds the idle connections to each endpoint.
 // +kubebuilder:validation:XValidation:message="one of maxIdle and idleTimeout must be set",rule="has(self.maxIdle) || has(self.idleTimeout)"

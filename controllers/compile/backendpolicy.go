@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/dataplane/policy/fault"
 	"github.com/headgate/headgate/dataplane/snapshot"
@@ -42,6 +44,24 @@ func compileBackendPolicy(c *policyCompiler) {
 		before := len(c.findings)
 		d := c.duration("spec.connectTimeout", spec.ConnectTimeout, 0, time.Millisecond, time.Minute)
 		set("connectTimeout", before, func(cl *snapshot.Cluster) { cl.ConnectTimeout = d })
+	}
+	if t := spec.Timeouts; t != nil {
+		for _, one := range []struct {
+			name string
+			d    *gatewayv1.Duration
+			most time.Duration
+			of   func(*snapshot.Timeouts) *time.Duration
+		}{
+			{"timeouts.idle", t.Idle, 24 * time.Hour, func(t *snapshot.Timeouts) *time.Duration { return &t.Idle }},
+			{"timeouts.tunnel", t.Tunnel, 7 * 24 * time.Hour, func(t *snapshot.Timeouts) *time.Duration { return &t.Tunnel }},
+			{"timeouts.stream", t.Stream, 30 * 24 * time.Hour, func(t *snapshot.Timeouts) *time.Duration { return &t.Stream }},
+		} {
+			if one.d != nil {
+				before := len(c.findings)
+				d := c.duration("spec."+one.name, one.d, 0, time.Second, one.most)
+				set(one.name, before, func(cl *snapshot.Cluster) { *one.of(&cl.Timeouts) = d })
+			}
+		}
 	}
 	if p := spec.Pool; p != nil {
 		if p.MaxIdle != nil {
@@ -112,7 +132,7 @@ func compileBackendPolicy(c *policyCompiler) {
 		}
 	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "balance, connectTimeout, pool, protocol, proxyProtocol, healthCheck, outlierDetection, circuitBreaker, sessionPersistence, retry, retryBudget or fault")
+		c.invalid("spec", "it sets nothing", "balance, connectTimeout, timeouts, pool, protocol, proxyProtocol, healthCheck, outlierDetection, circuitBreaker, sessionPersistence, retry, retryBudget or fault")
 	}
 }
 

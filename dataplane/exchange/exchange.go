@@ -64,6 +64,8 @@ type Exchange struct {
 	// current try upstream must be; zero means never. Set by the pipeline, kept
 	// by the upstream codec: past it, its calls fail with a timeout.
 	Deadline, TryDeadline time.Time
+	// Timeouts are the endpoint's. Set by package upstream, kept by the codecs.
+	Timeouts Timeouts
 	// ResponseEdits are changes of the response's fields that a filter decided on
 	// the way in; its Response hook makes them.
 	ResponseEdits []Edit
@@ -82,6 +84,17 @@ type Exchange struct {
 
 	abandoned abandonment
 	static    staticBody
+}
+
+// Timeouts are what an exchange's endpoint is given beside the exchange's
+// deadlines. Of the durations, 0 means what the codec has by itself.
+type Timeouts struct {
+	// Idle is how long the endpoint may be silent, before the response as within it.
+	Idle time.Duration
+	// Tunnel is how long a tunnel may be silent both ways.
+	Tunnel time.Duration
+	// End is when a tunnel must be over, which Deadline says nothing of; zero means never.
+	End time.Time
 }
 
 // Proto is an HTTP version.
@@ -317,6 +330,7 @@ func (ex *Exchange) Reset() {
 	ex.Route, ex.MatchedPrefix = nil, 0
 	ex.Upstream = Upstream{}
 	ex.Start, ex.Deadline, ex.TryDeadline = time.Time{}, time.Time{}, time.Time{}
+	ex.Timeouts = Timeouts{}
 	ex.Session, ex.Avoid = Session{}, ex.Avoid[:0]
 	ex.ResponseEdits = ex.ResponseEdits[:0]
 	ex.Received, ex.Sent = 0, 0

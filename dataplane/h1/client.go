@@ -1,6 +1,7 @@
 package h1
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
@@ -103,7 +104,7 @@ func (c *ClientConn) RoundTrip(ex *exchange.Exchange) error {
 }
 
 func (c *ClientConn) roundTrip() error {
-	if !c.DL.Read(c.opts.ReadTimeout) {
+	if !c.DL.Read(c.idleTimeout()) {
 		return errTimeout
 	}
 	if err := c.sendAndAwait(); err != nil {
@@ -150,6 +151,11 @@ func (c *ClientConn) setDeadlines() {
 		c.precise = true
 		_ = c.NC.SetDeadline(at)
 	}
+}
+
+// idleTimeout is how long the endpoint may be silent.
+func (c *ClientConn) idleTimeout() time.Duration {
+	return cmp.Or(c.ex.Timeouts.Idle, c.opts.ReadTimeout)
 }
 
 func (c *ClientConn) until() time.Time {
@@ -267,7 +273,7 @@ func (c *ClientConn) readHead() error {
 
 // read reads more of the response, and counts the wait.
 func (c *ClientConn) read(want int) error {
-	if !c.DL.Read(c.opts.ReadTimeout) {
+	if !c.DL.Read(c.idleTimeout()) {
 		return errTimeout
 	}
 	began := time.Now()
@@ -347,6 +353,10 @@ func (c *ClientConn) openTunnel() error {
 	c.ex.Response.Tunnel = newClientTunnel(c, c.in.buffered())
 	c.in.r = c.in.w
 	c.clearDeadlines()
+	if end := c.ex.Timeouts.End; !end.IsZero() {
+		c.precise = true
+		_ = c.NC.SetDeadline(end)
+	}
 	return nil
 }
 

@@ -221,7 +221,7 @@ func (p *pump) stream(wait bool) error {
 		}
 		if wait {
 			// The upstream cannot be late before it has all of the request.
-			p.c.DL.Read(p.c.opts.ReadTimeout)
+			p.c.DL.Read(p.c.idleTimeout())
 		}
 	}
 	if p.kind == framedChunked {

@@ -1,9 +1,11 @@
 package h1
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net"
+	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/link"
@@ -87,7 +89,7 @@ func (s *ServerConn) carryDown(t exchange.Tunnel) error {
 
 // awake postpones the end of a silent tunnel. Both directions call it.
 func (s *ServerConn) awake() error {
-	if !s.DL.Read(s.opts.TunnelTimeout) {
+	if !s.DL.Read(cmp.Or(s.work.ex.Timeouts.Tunnel, s.opts.TunnelTimeout)) {
 		return errTimeout
 	}
 	return nil
@@ -158,13 +160,14 @@ func (in *source) next() ([]byte, error) {
 
 // clientTunnel is the upstream's side of a tunnel.
 type clientTunnel struct {
-	c     *ClientConn
-	in    source
-	early []byte // came behind the head
+	c           *ClientConn
+	idleTimeout time.Duration
+	in          source
+	early       []byte // came behind the head
 }
 
 func newClientTunnel(c *ClientConn, early []byte) *clientTunnel {
-	t := &clientTunnel{c: c, early: append([]byte(nil), early...)}
+	t := &clientTunnel{c: c, idleTimeout: cmp.Or(c.ex.Timeouts.Tunnel, c.opts.TunnelTimeout), early: append([]byte(nil), early...)}
 	t.in.open(&c.conn)
 	return t
 }
@@ -175,7 +178,7 @@ func (t *clientTunnel) next() ([]byte, error) {
 		t.early = nil
 		return p, nil
 	}
-	if !t.c.DL.Read(t.c.opts.TunnelTimeout) {
+	if !t.c.DL.Read(t.idleTimeout) {
 		return nil, errTimeout
 	}
 	return t.in.next()
@@ -188,7 +191,7 @@ func (t *clientTunnel) Read(p []byte) (int, error) {
 		t.early = t.early[n:]
 		return n, nil
 	}
-	if !t.c.DL.Read(t.c.opts.TunnelTimeout) {
+	if !t.c.DL.Read(t.idleTimeout) {
 		return 0, errTimeout
 	}
 	return t.c.NC.Read(p)
@@ -196,7 +199,7 @@ func (t *clientTunnel) Read(p []byte) (int, error) {
 
 // Write implements exchange.Tunnel.
 func (t *clientTunnel) Write(p []byte) (int, error) {
-	t.c.DL.Read(t.c.opts.TunnelTimeout)
+	t.c.DL.Read(t.idleTimeout)
 	if err := t.c.writer.write(p); err != nil {
 		return 0, err
 	}

@@ -121,7 +121,7 @@ func (s *ClientStream) awaitSettings() error {
 	c := s.c
 	for !c.settled && s.err == nil && c.err == nil {
 		c.blocked = append(c.blocked, s)
-		if !s.await(s.until(), c.opts.ReadTimeout) {
+		if !s.await(s.until(), s.idleTimeout()) {
 			return errTimeout
 		}
 	}

@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"sync"
@@ -49,7 +50,7 @@ type ClientStream struct {
 	tail      int64 // where the flags of the last DATA frame are, as outbox.base counts
 	closed    bool  // the response's body was given up
 	finished  bool  // nothing is to be sent any more
-	tunnelled bool  // what comes is a tunnel's, and has no deadline
+	tunnelled bool  // what comes is a tunnel's, and has no deadline but Timeouts.End
 
 	send    sendWindow
 	recv    recvWindow
@@ -184,7 +185,7 @@ func (s *ClientStream) roundTrip() error {
 			if held {
 				until = s.continueAt
 			}
-			if s.await(until, c.opts.ReadTimeout) {
+			if s.await(until, s.idleTimeout()) {
 				continue
 			}
 			if held {
@@ -210,13 +211,18 @@ func (s *ClientStream) flush() {
 // until is when the exchange, or its try, must be over; zero if it has no such time.
 func (s *ClientStream) until() time.Time {
 	if s.tunnelled {
-		return time.Time{}
+		return s.ex.Timeouts.End
 	}
 	at := s.ex.Deadline
 	if try := s.ex.TryDeadline; at.IsZero() || !try.IsZero() && try.Before(at) {
 		at = try
 	}
 	return at
+}
+
+// idleTimeout is how long the endpoint may be silent.
+func (s *ClientStream) idleTimeout() time.Duration {
+	return cmp.Or(s.ex.Timeouts.Idle, s.c.opts.ReadTimeout)
 }
 
 // await waits until there is news. It reports false if it is time: until, or
@@ -380,7 +386,7 @@ func (b *responseBody) Ready() bool {
 // Next implements exchange.Body. Its errors are *exchange.UpstreamError.
 func (b *responseBody) Next() ([]byte, error) {
 	s := (*ClientStream)(b)
-	p, err := s.next(s.c.opts.ReadTimeout)
+	p, err := s.next(s.idleTimeout())
 	if err == io.EOF {
 		if len(s.trailers) > 0 {
 			s.ex.Response.Trailers = append(s.ex.Response.Trailers, s.trailers...)

@@ -1,6 +1,7 @@
 package h2
 
 import (
+	"cmp"
 	"io"
 
 	"github.com/headgate/headgate/dataplane/exchange"
@@ -35,7 +36,7 @@ func (s *ClientStream) openTunnel() {
 func (t *clientTunnel) Read(p []byte) (int, error) {
 	if len(t.rest) == 0 {
 		var err error
-		if t.rest, err = t.s.next(t.s.c.opts.TunnelTimeout); err != nil {
+		if t.rest, err = t.s.next(cmp.Or(t.s.ex.Timeouts.Tunnel, t.s.c.opts.TunnelTimeout)); err != nil {
 			return 0, err
 		}
 	}

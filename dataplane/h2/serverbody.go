@@ -1,7 +1,9 @@
 package h2
 
 import (
+	"cmp"
 	"io"
+	"time"
 
 	"github.com/headgate/headgate/dataplane/link"
 )
@@ -72,7 +74,7 @@ func (st *stream) pull() ([]byte, error) {
 		limit := c.opts.BodyTimeout
 		if st.tunnels || st.ex.In.IsGRPC() {
 			// A call's messages come when there are any, as a tunnel's bytes do.
-			limit = c.opts.TunnelTimeout
+			limit = st.tunnelTimeout()
 		}
 		if !st.timer.Read(limit) {
 			st.failBody(errBodySlow)
@@ -82,6 +84,11 @@ func (st *stream) pull() ([]byte, error) {
 		st.readable.Wait()
 		st.timer.Read(0)
 	}
+}
+
+// tunnelTimeout is how long a tunnel may be silent both ways.
+func (st *stream) tunnelTimeout() time.Duration {
+	return cmp.Or(st.ex.Timeouts.Tunnel, st.c.opts.TunnelTimeout)
 }
 
 // failBody makes the content end with an error. mu is held.

@@ -54,7 +54,7 @@ func (st *stream) carryDown(t exchange.Tunnel) error {
 			}
 			c.flush()
 			if st.timed {
-				st.timer.Read(c.opts.TunnelTimeout) // it is not silent
+				st.timer.Read(st.tunnelTimeout()) // it is not silent
 			}
 		}
 		if err == io.EOF {

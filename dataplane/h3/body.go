@@ -1,9 +1,11 @@
 package h3
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -86,7 +88,7 @@ func (st *stream) wait() {
 	limit := st.c.opts.BodyTimeout
 	if st.tunnels || st.ex.In.IsGRPC() {
 		// A call's messages come when there are any, as a tunnel's bytes do.
-		limit = st.c.opts.TunnelTimeout
+		limit = st.tunnelTimeout()
 	}
 	if !st.timer.Read(limit) {
 		st.bodyErr = errBodySlow
@@ -96,6 +98,11 @@ func (st *stream) wait() {
 	if st.ex.In.ExpectContinue && !st.readsContinue.Swap(true) {
 		_ = st.inform(100, nil)
 	}
+}
+
+// tunnelTimeout is how long a tunnel may be silent both ways.
+func (st *stream) tunnelTimeout() time.Duration {
+	return cmp.Or(st.ex.Timeouts.Tunnel, st.c.opts.TunnelTimeout)
 }
 
 // advance reads up to the next content, or the end of it.

@@ -52,7 +52,7 @@ func (st *stream) carryDown(t exchange.Tunnel) error {
 				return err
 			}
 			st.ex.Sent += int64(n)
-			st.timer.Read(st.c.opts.TunnelTimeout) // it is not silent
+			st.timer.Read(st.tunnelTimeout()) // it is not silent
 		}
 		if err == io.EOF {
 			return st.endResponse()

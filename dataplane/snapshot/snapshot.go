@@ -225,6 +225,7 @@ type Cluster struct {
 	Balance  Balance `json:"balance"`
 	// ConnectTimeout bounds one connection attempt; 0 means 5 s.
 	ConnectTimeout time.Duration `json:"connectTimeout,omitempty"`
+	Timeouts       Timeouts      `json:"timeouts,omitzero"`
 	// MaxIdle bounds the idle connections kept per endpoint; 0 means 256.
 	MaxIdle int `json:"maxIdle,omitempty"`
 	// IdleTimeout closes idle connections; 0 means 60 s.
@@ -243,6 +244,16 @@ type Cluster struct {
 	OutlierDetection *OutlierDetection `json:"outlierDetection,omitempty"`
 	// CircuitBreaker is nil for no bounds.
 	CircuitBreaker *CircuitBreaker `json:"circuitBreaker,omitempty"`
+}
+
+// Timeouts bound exchanges with a cluster's endpoints, connecting not included.
+type Timeouts struct {
+	// Idle is how long an endpoint may be silent; 0 means 5 min.
+	Idle time.Duration `json:"idle,omitempty"`
+	// Tunnel is how long a tunnel may be silent both ways; 0 means 1 h.
+	Tunnel time.Duration `json:"tunnel,omitempty"`
+	// Stream is how long an exchange may take in all, also one with a tunnel; 0 means no bound.
+	Stream time.Duration `json:"stream,omitempty"`
 }
 
 // CircuitBreaker bounds what a cluster and each of its endpoints have at a time.

@@ -56,6 +56,7 @@ type state struct {
 	key            string
 	protocol       string // protocolHTTP1, …
 	connectTimeout time.Duration
+	timeouts       snapshot.Timeouts
 	idleTimeout    time.Duration
 	maxIdle        int
 	outliers       *snapshot.OutlierDetection
@@ -269,6 +270,7 @@ func (c *Cluster) rebuild() {
 		key:            c.cfg.Key,
 		protocol:       c.protocol(),
 		connectTimeout: cmp.Or(c.cfg.ConnectTimeout, 5*time.Second),
+		timeouts:       c.cfg.Timeouts,
 		idleTimeout:    cmp.Or(c.cfg.IdleTimeout, time.Minute),
 		maxIdle:        cmp.Or(c.cfg.MaxIdle, 256),
 		outliers:       c.cfg.OutlierDetection,

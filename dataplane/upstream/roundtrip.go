@@ -40,6 +40,7 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		st = c.await(ex, st)
 	}
 	ex.Upstream.Cluster = st.key
+	st.setTimeouts(ex)
 	if st.budget != nil && len(ex.Avoid) == 0 {
 		st.budget.begin(c.m.now())
 	}
@@ -107,6 +108,19 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		c.refusals[refusedFull].Add(1)
 	}
 	return nil, failed
+}
+
+// setTimeouts has the exchange keep the cluster's timeouts.
+func (st *state) setTimeouts(ex *exchange.Exchange) {
+	t := &st.timeouts
+	ex.Timeouts.Idle, ex.Timeouts.Tunnel = t.Idle, t.Tunnel
+	if t.Stream > 0 {
+		end := ex.Start.Add(t.Stream)
+		ex.Timeouts.End = end
+		if ex.Deadline.IsZero() || end.Before(ex.Deadline) {
+			ex.Deadline = end
+		}
+	}
 }
 
 // maxRepeats is how often a request goes out again to one endpoint, on
