@@ -105,7 +105,8 @@ type ClientConn struct {
 	open    int // streams between Open and Finish
 	nextID  uint32
 	served  uint64 // responses that began
-	away    bool   // GOAWAY came, or Drain was called
+	away    bool   // GOAWAY came
+	drains  bool   // Drain was called
 	budget  int32  // what is left of WindowBudget
 
 	enc    encoder
@@ -210,7 +211,7 @@ func (c *ClientConn) Open() *ClientStream {
 
 // usable reports whether new streams may be opened, now or later.
 func (c *ClientConn) usable() bool {
-	return c.err == nil && !c.away && c.nextID <= maxStreamID-2*uint32(c.opts.MaxStreams)
+	return c.err == nil && !c.away && !c.drains && c.nextID <= maxStreamID-2*uint32(c.opts.MaxStreams)
 }
 
 // most is how many streams may be open.
@@ -235,10 +236,11 @@ func (c *ClientConn) Load() Load {
 	return Load{Open: c.open, Most: c.most(), Usable: c.usable(), Settled: c.settled, Ended: c.err != nil}
 }
 
-// Drain lets open streams finish and takes no new ones; then the connection closes.
+// Drain lets open streams finish, those included whose request is yet to be sent,
+// and takes no new ones; then the connection closes.
 func (c *ClientConn) Drain() {
 	c.mu.Lock()
-	c.away = true
+	c.drains = true
 	c.closeIfDone()
 	c.mu.Unlock()
 }
@@ -252,7 +254,7 @@ func (c *ClientConn) Close() {
 
 // closeIfDone closes a connection that takes no more streams and has none.
 func (c *ClientConn) closeIfDone() {
-	if c.away && c.open == 0 && c.err == nil {
+	if (c.away || c.drains) && c.open == 0 && c.err == nil {
 		c.answer(appendGoAway(nil, 0, NoError, ""))
 		c.flush()
 		c.fail(errClosed)
