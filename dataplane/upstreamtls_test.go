@@ -37,7 +37,7 @@ func TestUpstreamTLS(t *testing.T) {
 		Certificates: []tls.Certificate{pair(t, server)}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: known,
 	}
 	var requests atomic.Int64
-	mirrored := make(chan string, 1)
+	mirrored := make(chan string, 2)
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		requests.Add(1)
 		switch r.URL.Path {
@@ -105,13 +105,15 @@ func TestUpstreamTLS(t *testing.T) {
 			}
 		}
 	}
-	select {
-	case got := <-mirrored:
-		if got != "content" {
-			t.Errorf("the mirror got %q", got)
+	for range 2 {
+		select {
+		case got := <-mirrored:
+			if got != "content" {
+				t.Errorf("the mirror got %q", got)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("the mirror did not get both")
 		}
-	case <-time.After(10 * time.Second):
-		t.Error("the mirror got nothing")
 	}
 
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -38,7 +38,7 @@ type BackendPolicyList struct {
 }
 
 // BackendPolicySpec says how to use a backend.
-// +kubebuilder:validation:XValidation:message="one of balance, connectTimeout, timeouts, pool, protocol, proxyProtocol, healthCheck, outlierDetection, circuitBreaker, sessionPersistence, retry, retryBudget and fault must be set",rule="has(self.balance) || has(self.connectTimeout) || has(self.timeouts) || has(self.pool) || has(self.protocol) || has(self.proxyProtocol) || has(self.healthCheck) || has(self.outlierDetection) || has(self.circuitBreaker) || has(self.sessionPersistence) || has(self.retry) || has(self.retryBudget) || has(self.fault)"
+// +kubebuilder:validation:MinProperties=2
 // +kubebuilder:validation:XValidation:message="calls of GRPCRoutes are always in HTTP/2, so protocol says nothing at one",rule="!has(self.protocol) || self.targetRefs.all(t, t.kind != 'GRPCRoute')"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
@@ -66,9 +66,32 @@ type BackendPolicySpec struct {
 	// requests: the connections of TCPRoutes and TLSRoutes have their listener's.
 	// +optional
 	Timeouts *BackendTimeouts `json:"timeouts,omitempty"`
-	// Pool bounds the idle connections.
+	// Pool says how many idle connections are kept, and how long connections are used.
 	// +optional
 	Pool *ConnectionPool `json:"pool,omitempty"`
+	// SourceAddresses are addresses of the machine that connections to endpoints,
+	// and datagrams, come from. Those of the endpoint's family are used in turn;
+	// what is not on the machine is left out. For a family with none, the system
+	// chooses. They are replaced as a whole.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:XValidation:message="addresses must differ",rule="self.all(a, self.exists_one(b, a == b))"
+	SourceAddresses []IPAddress `json:"sourceAddresses,omitempty"`
+	// TCPKeepalive is how the kernel finds out that an endpoint is gone from which
+	// nothing is heard. It is replaced as a whole.
+	// +optional
+	TCPKeepalive *TCPKeepalive `json:"tcpKeepalive,omitempty"`
+	// TCPUserTimeout is for how long an endpoint may leave what it was sent
+	// unacknowledged until the connection is given up, RFC 5482, from 1s to 10m.
+	// The default is the system's, which on Linux is some 15 minutes.
+	// +optional
+	TCPUserTimeout *gatewayv1.Duration `json:"tcpUserTimeout,omitempty"`
+	// HTTP2Keepalive is when HTTP/2 connections that requests wait on are asked for
+	// a sign of life. It is replaced as a whole.
+	// +optional
+	HTTP2Keepalive *HTTP2Keepalive `json:"http2Keepalive,omitempty"`
 	// Protocol is the version of HTTP that endpoints are spoken to in. The default
 	// is what the Service port's appProtocol says, and HTTP1 if it says nothing.
 	// Calls of GRPCRoutes are always in HTTP2, and what a TCPRoute, TLSRoute or
@@ -156,21 +179,6 @@ type BackendTimeouts struct {
 	// tunnel too, from 1s to 720h. There is no default.
 	// +optional
 	Stream *gatewayv1.Duration `json:"stream,omitempty"`
-}
-
-// ConnectionPool bounds the idle connections to each endpoint.
-// +kubebuilder:validation:XValidation:message="one of maxIdle and idleTimeout must be set",rule="has(self.maxIdle) || has(self.idleTimeout)"
-type ConnectionPool struct {
-	// MaxIdle is how many idle connections are kept to each endpoint. The
-	// default is 256.
-	// +optional
-	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=65536
-	MaxIdle *int32 `json:"maxIdle,omitempty"`
-	// IdleTimeout is after how long an idle connection is closed, from 1s to
-	// 1h. The default is 60s.
-	// +optional
-	IdleTimeout *gatewayv1.Duration `json:"idleTimeout,omitempty"`
 }
 
 // HealthCheck says how each endpoint is asked whether it can serve: by HTTP,

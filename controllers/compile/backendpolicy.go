@@ -63,18 +63,7 @@ func compileBackendPolicy(c *policyCompiler) {
 			}
 		}
 	}
-	if p := spec.Pool; p != nil {
-		if p.MaxIdle != nil {
-			before := len(c.findings)
-			n := number(c, "spec.pool.maxIdle", p.MaxIdle, 0, 1, 65536)
-			set("pool.maxIdle", before, func(cl *snapshot.Cluster) { cl.MaxIdle = int(n) })
-		}
-		if p.IdleTimeout != nil {
-			before := len(c.findings)
-			d := c.duration("spec.pool.idleTimeout", p.IdleTimeout, 0, time.Second, time.Hour)
-			set("pool.idleTimeout", before, func(cl *snapshot.Cluster) { cl.IdleTimeout = d })
-		}
-	}
+	compileConnections(c, spec, set)
 	if p := spec.ProxyProtocol; p != nil {
 		before := len(c.findings)
 		version := string(p.Version)
@@ -132,7 +121,7 @@ func compileBackendPolicy(c *policyCompiler) {
 		}
 	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "balance, connectTimeout, timeouts, pool, protocol, proxyProtocol, healthCheck, outlierDetection, circuitBreaker, sessionPersistence, retry, retryBudget or fault")
+		c.invalid("spec", "it sets nothing", "what is to hold beside targetRefs")
 	}
 }
 

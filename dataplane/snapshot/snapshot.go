@@ -7,6 +7,7 @@
 package snapshot
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/headgate/headgate/dataplane/policy"
@@ -226,10 +227,12 @@ type Cluster struct {
 	// ConnectTimeout bounds one connection attempt; 0 means 5 s.
 	ConnectTimeout time.Duration `json:"connectTimeout,omitempty"`
 	Timeouts       Timeouts      `json:"timeouts,omitzero"`
-	// MaxIdle bounds the idle connections kept per endpoint; 0 means 256.
-	MaxIdle int `json:"maxIdle,omitempty"`
-	// IdleTimeout closes idle connections; 0 means 60 s.
-	IdleTimeout time.Duration `json:"idleTimeout,omitempty"`
+	// Pool is of the connections that carry requests.
+	Pool Pool `json:"pool,omitzero"`
+	// Socket is how sockets to the endpoints are made.
+	Socket Socket `json:"socket,omitzero"`
+	// HTTP2Keepalive is nil for the codec's defaults.
+	HTTP2Keepalive *HTTP2Keepalive `json:"http2Keepalive,omitempty"`
 	// TLS speaks TLS to the endpoints; nil for plaintext.
 	TLS *UpstreamTLS `json:"tls,omitempty"`
 	// ProxyProtocol is the version of the PROXY protocol header that connections
@@ -254,6 +257,48 @@ type Timeouts struct {
 	Tunnel time.Duration `json:"tunnel,omitempty"`
 	// Stream is how long an exchange may take in all, also one with a tunnel; 0 means no bound.
 	Stream time.Duration `json:"stream,omitempty"`
+}
+
+// Pool bounds what is kept of the connections to each endpoint, and how long
+// they are used.
+type Pool struct {
+	// MaxIdle bounds the idle connections; 0 means 256.
+	MaxIdle int `json:"maxIdle,omitempty"`
+	// IdleTimeout closes idle connections; 0 means 60 s.
+	IdleTimeout time.Duration `json:"idleTimeout,omitempty"`
+	// MaxAge is after how long a connection gets no more requests, give or take a
+	// fifth less; 0 means no bound.
+	MaxAge time.Duration `json:"maxAge,omitempty"`
+	// MaxRequests is how many requests a connection gets; 0 means no bound.
+	MaxRequests int `json:"maxRequests,omitempty"`
+}
+
+// Socket is how sockets to endpoints are made. The zero value leaves all to the system.
+type Socket struct {
+	// SourceAddresses are bound to, those of the endpoint's family in turn. For a
+	// family with none, the system chooses.
+	SourceAddresses []netip.Addr `json:"sourceAddresses,omitempty"`
+	// Keepalive is nil for the defaults.
+	Keepalive *TCPKeepalive `json:"keepalive,omitempty"`
+	// UserTimeout bounds how long what is sent may be unacknowledged, RFC 5482; 0
+	// leaves that to the system.
+	UserTimeout time.Duration `json:"userTimeout,omitempty"`
+}
+
+// TCPKeepalive is the keep-alive of TCP, in whole seconds: probes begin when
+// nothing has come for IdleTime, and Probes of them, one each Interval, may go
+// unanswered. 0 means 15 s, 15 s and 9.
+type TCPKeepalive struct {
+	IdleTime time.Duration `json:"idleTime,omitempty"`
+	Interval time.Duration `json:"interval,omitempty"`
+	Probes   int           `json:"probes,omitempty"`
+}
+
+// HTTP2Keepalive is for how long a connection with streams is silent until a PING
+// is sent, and for how long that may go unanswered; 0 means 15 s.
+type HTTP2Keepalive struct {
+	Interval time.Duration `json:"interval,omitempty"`
+	Timeout  time.Duration `json:"timeout,omitempty"`
 }
 
 // CircuitBreaker bounds what a cluster and each of its endpoints have at a time.

@@ -80,7 +80,9 @@ func TestAbandonedStream(t *testing.T) {
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
 	})
-	c := newManagerFor(t, Options{MaxConnections: 1}).NewCluster(h2cfg(), endpoints(b.addr))
+	m := newManagerFor(t, Options{})
+	m.maxMuxes = 1
+	c := m.NewCluster(h2cfg(), endpoints(b.addr))
 	first := newExchange("GET", "")
 	lease, err := c.RoundTrip(first)
 	if err != nil {

@@ -121,7 +121,7 @@ func TestClusterRetryBudget(t *testing.T) {
 	for i := range 20 {
 		if i == 3 {
 			same := *x
-			same.MaxIdle, same.RetryBudget = 7, budgetOf(50, 10*time.Second, 1, time.Second)
+			same.Pool.MaxIdle, same.RetryBudget = 7, budgetOf(50, 10*time.Second, 1, time.Second)
 			c.Update(&same)
 		}
 		if c.AllowRetry() {

@@ -76,7 +76,7 @@ var noBounds = &snapshot.CircuitBreaker{}
 func (c *Cluster) setBounds(st *state) {
 	st.breaker = cmp.Or(c.cfg.CircuitBreaker, noBounds)
 	per := &st.breaker.PerEndpoint
-	st.maxConnections = least(per.MaxConnections, c.m.opts.MaxConnections)
+	st.maxConnections = per.MaxConnections
 	st.bounded = per.MaxConnections > 0 || per.MaxRequests > 0
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/h2"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -43,6 +44,8 @@ type Cluster struct {
 	cfg       *snapshot.Cluster
 	tls       *tls.Config
 	tlsErr    error
+	socket    *socket // as cfg has it, as are all of these
+	http2     *h2.ClientOptions
 	health    *snapshot.HealthCheck // as cfg has it; another pointer only if it differs
 	budget    *retryBudget          // as cfg has it; another one only if it differs
 	eps       *snapshot.Endpoints
@@ -57,8 +60,7 @@ type state struct {
 	protocol       string // protocolHTTP1, …
 	connectTimeout time.Duration
 	timeouts       snapshot.Timeouts
-	idleTimeout    time.Duration
-	maxIdle        int
+	pool           snapshot.Pool // with its defaults
 	outliers       *snapshot.OutlierDetection
 	slowStart      *snapshot.SlowStart
 	loadReports    bool
@@ -129,7 +131,7 @@ func (c *Cluster) Update(cfg *snapshot.Cluster) {
 
 // terms are what connections are made with.
 func (c *Cluster) terms() terms {
-	return terms{tls: c.tls, proxyProtocol: proxyVersions[c.cfg.ProxyProtocol]}
+	return terms{tls: c.tls, proxyProtocol: proxyVersions[c.cfg.ProxyProtocol], socket: c.socket, http2: c.http2}
 }
 
 // protocol is what to speak to the endpoints.
@@ -185,6 +187,10 @@ func (c *Cluster) setConfig(cfg *snapshot.Cluster) {
 	c.cfg = cfg
 	if !reflect.DeepEqual(c.health, cfg.HealthCheck) {
 		c.health = cfg.HealthCheck
+	}
+	c.socket = socketOf(&cfg.Socket, c.socket)
+	if before == nil || !reflect.DeepEqual(before.HTTP2Keepalive, cfg.HTTP2Keepalive) {
+		c.http2 = c.m.http2Options(cfg.HTTP2Keepalive)
 	}
 	if before == nil || !reflect.DeepEqual(before.RetryBudget, cfg.RetryBudget) {
 		c.budget = newRetryBudget(cfg.RetryBudget)
@@ -271,8 +277,7 @@ func (c *Cluster) rebuild() {
 		protocol:       c.protocol(),
 		connectTimeout: cmp.Or(c.cfg.ConnectTimeout, 5*time.Second),
 		timeouts:       c.cfg.Timeouts,
-		idleTimeout:    cmp.Or(c.cfg.IdleTimeout, time.Minute),
-		maxIdle:        cmp.Or(c.cfg.MaxIdle, 256),
+		pool:           c.cfg.Pool,
 		outliers:       c.cfg.OutlierDetection,
 		slowStart:      c.cfg.Balance.SlowStart,
 		loadReports:    c.cfg.Balance.LoadReports,
@@ -281,6 +286,8 @@ func (c *Cluster) rebuild() {
 		tlsErr:         c.tlsErr,
 		members:        members,
 	}
+	st.pool.MaxIdle = cmp.Or(st.pool.MaxIdle, 256)
+	st.pool.IdleTimeout = cmp.Or(st.pool.IdleTimeout, time.Minute)
 	st.setAlgorithm(&c.cfg.Balance)
 	if c.resolving != nil {
 		st.resolving = c.resolving

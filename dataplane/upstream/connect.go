@@ -22,7 +22,9 @@ const (
 	reasonConnectTime = "connect_timeout"
 	reasonConnect     = "connect_failed"
 	reasonResources   = "no_resources"
-	reasonProtocol    = "protocol"
+	// reasonSource: no source address can be connected from, see socket.go.
+	reasonSource   = "no_source_address"
+	reasonProtocol = "protocol"
 	// reasonStreamRefused: REFUSED_STREAM, see package h2.
 	reasonStreamRefused = "refused"
 	// reasonTimeout: the exchange's own time is over, or its client has given it
@@ -59,7 +61,7 @@ func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe 
 		if probe {
 			c.refused(st, ep, probe, err)
 		}
-	case reason != reasonResources:
+	case reason != reasonResources && reason != reasonSource: // which are not the endpoint's fault
 		c.refused(st, ep, probe, err)
 	}
 	return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reason, Err: err}
@@ -72,7 +74,8 @@ func tooMany(ep *endpoint) *exchange.UpstreamError {
 
 // newConn makes a connection that carries one exchange at a time.
 func (p *pool) newConn(st *state, nc net.Conn) *conn {
-	return &conn{pool: p, client: h1.NewClientConn(nc, p.ep.cluster.m.opts.HTTP1), terms: st.terms, quiet: newWatch(nc)}
+	m := p.ep.cluster.m
+	return &conn{pool: p, client: h1.NewClientConn(nc, m.opts.HTTP1), terms: st.terms, quiet: newWatch(nc), life: newLifetime(m.coarse.Load())}
 }
 
 // dial connects to an endpoint, on behalf of a client if from is not nil, and
@@ -82,7 +85,7 @@ func (c *Cluster) dial(ctx context.Context, st *state, secure *tls.Config, addre
 	if path, ok := strings.CutPrefix(address, exchange.UnixPrefix); ok {
 		network, address = "unix", path
 	}
-	nc, err = c.m.opts.Dial(ctx, network, address)
+	nc, err = c.open(ctx, st, network, address)
 	if err != nil {
 		return nil, reasonOf(err, reasonConnect), err
 	}
@@ -107,6 +110,22 @@ func (c *Cluster) dial(ctx context.Context, st *state, secure *tls.Config, addre
 	return tc, "", nil
 }
 
+// open makes the connection that dial makes more of, or a socket for datagrams.
+func (c *Cluster) open(ctx context.Context, st *state, network, address string) (nc net.Conn, err error) {
+	if c.m.opts.Dial != nil && network != "udp" {
+		return c.m.opts.Dial(ctx, network, address)
+	}
+	nc, err = st.socket.dial(ctx, network, address)
+	if st.socket == nil {
+		return nc, err
+	}
+	var none *sourceError
+	if missing := errors.As(err, &none); st.socket.missing.Swap(missing) != missing && missing {
+		c.m.opts.Log.Error(err, "Endpoints of the cluster cannot be connected to", "cluster", st.key)
+	}
+	return nc, err
+}
+
 var errNotHTTP2 = errors.New("the endpoint has not chosen h2 by ALPN, and the cluster speaks nothing else")
 
 // isSocket reports whether an address is a Unix socket's.
@@ -114,7 +133,10 @@ func isSocket(address string) bool { return strings.HasPrefix(address, exchange.
 
 func reasonOf(err error, otherwise string) string {
 	var timeout interface{ Timeout() bool }
+	var none *sourceError
 	switch {
+	case errors.As(err, &none):
+		return reasonSource
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return reasonRefused
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

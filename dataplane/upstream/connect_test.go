@@ -105,7 +105,7 @@ func TestPool(t *testing.T) {
 	b := newBackend(t, ok)
 	m := newManagerFor(t, Options{Now: now.now, SweepInterval: time.Hour})
 	x := cfg()
-	x.MaxIdle, x.IdleTimeout = 3, 10*time.Second
+	x.Pool.MaxIdle, x.Pool.IdleTimeout = 3, 10*time.Second
 	c := m.NewCluster(x, endpoints(b.addr))
 	// together holds n connections at the same time.
 	together := func(n int) {
@@ -150,7 +150,9 @@ func TestPool(t *testing.T) {
 
 func TestMaxConnections(t *testing.T) {
 	a, b := newBackend(t, ok), newBackend(t, ok)
-	c := newManagerFor(t, Options{MaxConnections: 1}).NewCluster(cfg(), endpoints(a.addr, b.addr))
+	x := cfg()
+	x.CircuitBreaker = &snapshot.CircuitBreaker{PerEndpoint: snapshot.PerEndpointBounds{MaxConnections: 1}}
+	c := newManagerFor(t, Options{}).NewCluster(x, endpoints(a.addr, b.addr))
 	var exs [2]*exchange.Exchange
 	var leases [2]exchange.Lease
 	for i := range exs {

@@ -10,6 +10,7 @@ import (
 	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h1"
+	"github.com/headgate/headgate/dataplane/h2"
 	"github.com/headgate/headgate/dataplane/health"
 )
 
@@ -80,6 +81,7 @@ type conn struct {
 	quiet *watch
 	// idleSince is when it was put back, on the Manager's coarse clock.
 	idleSince int64
+	life      lifetime
 }
 
 var _ use = (*conn)(nil)
@@ -95,6 +97,8 @@ func newEndpoint(c *Cluster, addr netip.AddrPort, address string) *endpoint {
 type terms struct {
 	tls           *tls.Config // nil for plaintext
 	proxyProtocol int         // the version of its header, 0 for none
+	socket        *socket
+	http2         *h2.ClientOptions // by which HTTP/2 is spoken
 }
 
 // pool is the connections to an endpoint that may carry each other's exchanges.
@@ -187,9 +191,13 @@ func (p *pool) put(k *conn) bool {
 	ep := p.ep
 	st := ep.cluster.state.Load()
 	k.idleSince = ep.cluster.m.coarse.Load()
+	k.life.requests++
+	if k.life.over(&st.pool, k.idleSince) {
+		return false
+	}
 	ep.mu.Lock()
 	defer ep.mu.Unlock()
-	if ep.retired || p.gone || ep.idle >= st.maxIdle || k.terms != st.terms {
+	if ep.retired || p.gone || ep.idle >= st.pool.MaxIdle || k.terms != st.terms {
 		return false
 	}
 	p.idle = append(p.idle, k)
@@ -240,19 +248,26 @@ func (ep *endpoint) unreserve() {
 	ep.mu.Unlock()
 }
 
-// sweep closes connections that have been idle since before then.
-func (ep *endpoint) sweep(then int64) {
-	ep.drainMuxes(func(k *mux) bool { return k.used.Load() < then && k.client.Load().Open == 0 })
+// sweep closes connections that have been idle for too long or whose lifetime is over.
+func (ep *endpoint) sweep(st *state, now int64) {
+	then := now - int64(st.pool.IdleTimeout)
+	ep.drainMuxes(func(k *mux) bool {
+		return k.used.Load() < then && k.client.Load().Open == 0 || k.life.over(&st.pool, now)
+	})
 	ep.mu.Lock()
 	var old []*conn
 	for p := range ep.pools {
-		n := 0
-		for n < len(p.idle) && p.idle[n].idleSince < then {
-			n++
+		kept := p.idle[:0]
+		for _, k := range p.idle {
+			if k.idleSince < then || k.life.over(&st.pool, now) {
+				old = append(old, k)
+			} else {
+				kept = append(kept, k)
+			}
 		}
-		if n > 0 {
-			old = append(old, p.takeIdle(n)...)
-		}
+		clear(p.idle[len(kept):])
+		ep.idle -= len(p.idle) - len(kept)
+		p.idle = kept
 	}
 	ep.forgetUnused()
 	ep.mu.Unlock()

@@ -2,7 +2,6 @@ package upstream
 
 import (
 	"context"
-	"net"
 	"net/netip"
 
 	"github.com/headgate/headgate/dataplane/balance"
@@ -38,14 +37,14 @@ func (ep *endpoint) Ask(ctx context.Context, settings *snapshot.HealthCheck) err
 	if settings.Port != 0 && !isSocket(address) {
 		address = netip.AddrPortFrom(ep.addr.Addr(), settings.Port).String()
 	}
+	st := ep.cluster.state.Load()
 	if settings.UDP != nil {
-		nc, err := new(net.Dialer).DialContext(ctx, "udp", address)
+		nc, err := ep.cluster.open(ctx, st, "udp", address)
 		if err != nil {
 			return err
 		}
 		return health.Ask(ctx, nc, false, address, settings)
 	}
-	st := ep.cluster.state.Load()
 	if settings.GRPC != nil {
 		st = st.overHTTP2()
 	}

@@ -349,7 +349,7 @@ func TestHealthOutlivesSwaps(t *testing.T) {
 	check := c.byAddr[ill.addr].check.Load()
 
 	other := withCheck(cfg(), healthz())
-	other.Balance.Algorithm, other.MaxIdle = "LeastRequest", 3
+	other.Balance.Algorithm, other.Pool.MaxIdle = "LeastRequest", 3
 	c.Update(other)
 	still("other settings")
 	b := newChecked(t)

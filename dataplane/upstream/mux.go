@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// maxMuxes bounds the shared connections to an endpoint. One carries as many
-	// exchanges as the endpoint's SETTINGS allow; where that is not enough,
-	// another is opened.
-	maxMuxes = 64
+	// defaultMaxMuxes is how many shared connections there are to an endpoint at
+	// most. One carries as many exchanges as the endpoint's SETTINGS allow; where
+	// that is not enough, another is opened.
+	defaultMaxMuxes = 64
 	// maxWaiting bounds the exchanges that wait for a stream of an endpoint.
 	maxWaiting = 1024
 	// perDial is how many of them wait for one connection that is being made.
@@ -29,6 +29,7 @@ type mux struct {
 	client *h2.ClientConn
 	// terms are what it was made with.
 	terms terms
+	life  lifetime // guarded by ep.mu
 	// used is when an exchange last ended, on the Manager's coarse clock.
 	used atomic.Int64
 	// settling says that it counts in pool.dialing, gone that it does not count in
@@ -93,7 +94,7 @@ func (c *Cluster) openStream(ex *exchange.Exchange, st *state, p *pool, probe bo
 				return s, nil
 			}
 		}
-		if (probe || len(p.waiters) >= p.dialing*perDial) && len(p.muxes)+p.dialing < maxMuxes && ep.reserveLocked() {
+		if (probe || len(p.waiters) >= p.dialing*perDial) && len(p.muxes)+p.dialing < c.m.maxMuxes && ep.reserveLocked() {
 			p.dialing++
 			ep.mu.Unlock()
 			return c.dialStream(ex, st, p, probe)
@@ -193,18 +194,15 @@ func noStreams(ep *endpoint) *exchange.UpstreamError {
 func (p *pool) addMux(st *state, nc net.Conn) *stream {
 	ep := p.ep
 	m := ep.cluster.m
-	opts := h2.ClientOptions{}
-	if m.opts.HTTP2 != nil {
-		opts = *m.opts.HTTP2
-	}
+	opts := *st.http2
 	// Only who knows the endpoint sends it more than one exchange before it has
 	// said how many it takes: others would be refused.
 	opts.AssumedStreams = max(1, int(ep.streams.Load()))
-	k := &mux{pool: p, client: h2.NewClientConn(nc, &opts), terms: st.terms, settling: true}
+	k := &mux{pool: p, client: h2.NewClientConn(nc, &opts), terms: st.terms, life: newLifetime(m.coarse.Load()), settling: true}
 	k.used.Store(m.coarse.Load())
 	s := k.open()
 	ep.mu.Lock()
-	unwanted := ep.retired || p.gone || st.terms != ep.cluster.state.Load().terms
+	unwanted := ep.retired || p.gone || st.terms != ep.cluster.state.Load().terms || k.over()
 	if !unwanted {
 		p.muxes = append(p.muxes, k)
 	}
@@ -216,12 +214,13 @@ func (p *pool) addMux(st *state, nc net.Conn) *stream {
 	return s
 }
 
-// open opens a stream, or returns nil.
+// open opens a stream, or returns nil. ep.mu is held, if others know the connection.
 func (k *mux) open() *stream {
 	hs := k.client.Open()
 	if hs == nil {
 		return nil
 	}
+	k.life.requests++
 	s := streams.Get().(*stream)
 	s.mux, s.s = k, hs
 	return s
@@ -230,14 +229,24 @@ func (k *mux) open() *stream {
 // openStream opens a stream on a connection that has one free, or returns nil.
 // p.ep.mu is held.
 func (p *pool) openStream(on terms) *stream {
-	for _, k := range p.muxes {
+	for i, k := range p.muxes {
 		if k.terms == on {
 			if s := k.open(); s != nil {
+				if k.over() { // after this one
+					p.muxes = slices.Delete(p.muxes, i, i+1)
+					k.client.Drain()
+				}
 				return s
 			}
 		}
 	}
 	return nil
+}
+
+// over reports whether the connection gets no more streams. ep.mu is held.
+func (k *mux) over() bool {
+	c := k.pool.ep.cluster
+	return k.life.over(&c.state.Load().pool, c.m.coarse.Load())
 }
 
 // serveWaiters gives streams that are free to those who wait, in their order.
@@ -247,7 +256,7 @@ func (p *pool) serveWaiters() {
 		s := p.openStream(p.waiters[0].terms)
 		if s == nil {
 			// The first may make another connection, if nobody does.
-			if p.dialing > 0 || len(p.muxes) >= maxMuxes || !p.ep.hasRoom() {
+			if p.dialing > 0 || len(p.muxes) >= p.ep.cluster.m.maxMuxes || !p.ep.hasRoom() {
 				break
 			}
 		}

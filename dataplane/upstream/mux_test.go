@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -136,7 +137,9 @@ func TestMuxMany(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newH2Backend(t, tt.streams, nil)
-			c := newManagerFor(t, Options{MaxConnections: tt.most}).NewCluster(h2cfg(), endpoints(b.addr))
+			m := newManagerFor(t, Options{})
+			m.maxMuxes = cmp.Or(tt.most, m.maxMuxes)
+			c := m.NewCluster(h2cfg(), endpoints(b.addr))
 			sendMany(t, c, int(tt.at), 20, "POST", "content")
 			if n := b.conns.Load(); n < tt.minConns || n > tt.to {
 				t.Errorf("%d connections, want %d to %d", n, tt.minConns, tt.to)
@@ -191,7 +194,9 @@ func TestMuxQueueEnds(t *testing.T) {
 		<-proceed
 		io.WriteString(w, "ok")
 	})
-	c := newManagerFor(t, Options{MaxConnections: 1}).NewCluster(h2cfg(), endpoints(b.addr))
+	m := newManagerFor(t, Options{})
+	m.maxMuxes = 1
+	c := m.NewCluster(h2cfg(), endpoints(b.addr))
 	ex := newExchange("GET", "")
 	lease, err := c.RoundTrip(ex)
 	if err != nil {
@@ -328,7 +333,7 @@ func TestMuxRefusedGoesElsewhere(t *testing.T) {
 func TestMuxIdle(t *testing.T) {
 	b := newH2Backend(t, 100, nil)
 	y := h2cfg()
-	y.IdleTimeout = 20 * time.Millisecond
+	y.Pool.IdleTimeout = 20 * time.Millisecond
 	m := newManagerFor(t, Options{SweepInterval: 5 * time.Millisecond})
 	c := m.NewCluster(y, endpoints(b.addr))
 	send(t, c, "GET", "")

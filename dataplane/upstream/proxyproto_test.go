@@ -74,7 +74,7 @@ func TestBoundConnectionsGo(t *testing.T) {
 	}
 	b := serveOn(t, headed{l}, ok)
 	x := cfg()
-	x.ProxyProtocol, x.IdleTimeout = "V1", 10*time.Second
+	x.ProxyProtocol, x.Pool.IdleTimeout = "V1", 10*time.Second
 	m := newManagerFor(t, Options{Now: now.now, SweepInterval: time.Hour})
 	c := m.NewCluster(x, endpoints(b.addr))
 	from := &exchange.Conn{Remote: netip.MustParseAddrPort("203.0.113.7:4000"), Local: netip.MustParseAddrPort("192.0.2.1:443")}

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"net"
 	"net/netip"
 
@@ -31,8 +32,9 @@ func (c *Cluster) Connect(from *exchange.Conn) (nc net.Conn, release func(), err
 // anybody is there is not known, so no endpoint is ejected. It never waits: while
 // the cluster's hosts have not been looked up, it fails. All else is as for Connect.
 func (c *Cluster) Datagrams(client netip.Addr) (nc net.Conn, release func(), err error) {
-	return c.stream(c.state.Load(), client, func(ep *endpoint, _ bool) (net.Conn, error) {
-		nc, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(ep.addr))
+	st := c.state.Load()
+	return c.stream(st, client, func(ep *endpoint, _ bool) (net.Conn, error) {
+		nc, err := c.open(context.Background(), st, "udp", ep.address)
 		if err != nil {
 			ep.unreserve()
 			ep.failures.Add(1)

@@ -11,6 +11,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"net"
@@ -28,16 +29,13 @@ import (
 
 // Options are what all clusters of a Manager share. The zero value serves.
 type Options struct {
-	// Dial opens a connection; nil means that package net does. It is called with
-	// network "tcp" and "ip:port", or with "unix" and a path, and keeps the
-	// context's deadline.
+	// Dial opens a connection in place of package net, whatever a cluster says of
+	// its sockets; it is for tests. It is called with network "tcp" and "ip:port", or
+	// with "unix" and a path, and keeps the context's deadline.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// HTTP1 and HTTP2 are the codecs' bounds; nil means their defaults.
 	HTTP1 *h1.ClientOptions
 	HTTP2 *h2.ClientOptions
-	// MaxConnections bounds the connections per endpoint, idle ones included;
-	// 0 means no bound. Where it is reached, another endpoint is tried.
-	MaxConnections int
 	// HealthChecks bounds the health checks at a time, over all clusters; what
 	// is due beyond that waits. 0 means 512.
 	HealthChecks int
@@ -64,6 +62,7 @@ type Manager struct {
 	coarse   atomic.Int64
 	resolver *resolver
 	checker  *health.Checker
+	maxMuxes int
 
 	mu       sync.Mutex
 	clusters map[*Cluster]struct{}
@@ -74,9 +73,6 @@ type Manager struct {
 
 // NewManager returns a Manager, which runs until Close.
 func NewManager(opts Options) *Manager {
-	if opts.Dial == nil {
-		opts.Dial = new(net.Dialer).DialContext
-	}
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
@@ -92,6 +88,7 @@ func NewManager(opts Options) *Manager {
 		start:    opts.Now().Add(-1), // so that no time is 0
 		resolver: newResolver(ctx, opts.DNS, opts.Log),
 		checker:  health.NewChecker(opts.HealthChecks),
+		maxMuxes: defaultMaxMuxes,
 		clusters: map[*Cluster]struct{}{},
 		stop:     stop,
 		done:     make(chan struct{}),
@@ -139,6 +136,19 @@ func (m *Manager) list() []*Cluster {
 	return list
 }
 
+// http2Options are those of the Manager, with a cluster's own keep-alive if it has any.
+func (m *Manager) http2Options(keepalive *snapshot.HTTP2Keepalive) *h2.ClientOptions {
+	opts := h2.ClientOptions{}
+	if m.opts.HTTP2 != nil {
+		opts = *m.opts.HTTP2
+	}
+	if keepalive != nil {
+		opts.PingInterval = cmp.Or(keepalive.Interval, opts.PingInterval)
+		opts.PingTimeout = cmp.Or(keepalive.Timeout, opts.PingTimeout)
+	}
+	return &opts
+}
+
 // now is the time since the Manager began, in nanoseconds, above 0.
 func (m *Manager) now() int64 { return int64(m.opts.Now().Sub(m.start)) }
 
@@ -168,7 +178,7 @@ func (m *Manager) sweep() {
 		c.serveQueue() // an ejection may be over
 		st := c.state.Load()
 		for i := range st.members {
-			st.members[i].ep.sweep(now - int64(st.idleTimeout))
+			st.members[i].ep.sweep(st, now)
 		}
 	}
 }

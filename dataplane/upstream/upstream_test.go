@@ -446,7 +446,7 @@ func TestSwapUnderLoad(t *testing.T) {
 		if i%10 == 0 {
 			x := cfg()
 			x.Balance.Algorithm = algorithms[i/10%4]
-			x.MaxIdle = 1 + i%4
+			x.Pool.MaxIdle = 1 + i%4
 			c.Update(x)
 		}
 		c.State()

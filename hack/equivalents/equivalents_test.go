@@ -90,6 +90,7 @@ type server struct {
 	count atomic.Int64 // requests, but for health checks
 	ill   atomic.Bool  // answers 503
 	conns atomic.Int64
+	from  atomic.Value // the address of the last connection, a string
 }
 
 // site is a proxy before three servers.
@@ -122,8 +123,9 @@ func newSite(t *testing.T, yaml string) *site {
 				<-s.release
 			}
 		}))
-		one.Config.ConnState = func(_ net.Conn, to http.ConnState) {
+		one.Config.ConnState = func(c net.Conn, to http.ConnState) {
 			if to == http.StateNew {
+				one.from.Store(c.RemoteAddr().(*net.TCPAddr).IP.String())
 				one.conns.Add(1)
 			}
 		}
@@ -468,6 +470,22 @@ var tests = map[string]func(s *site){
 		s.await("one waits", func() bool { return s.proxy.Clusters()[0].CircuitBreaker.Queued == 1 })
 		if _, status := s.ask(s.client, "/"); status != 503 {
 			s.t.Errorf("what finds the queue full is answered %d", status)
+		}
+	},
+	"keepalive_requests": func(s *site) {
+		s.shares(36)
+		for _, one := range s.servers {
+			if n := one.conns.Load(); n != 3 { // of 5, 5 and 2 requests
+				s.t.Errorf("%d connections for 12 requests", n)
+			}
+		}
+	},
+	"source": func(s *site) {
+		s.shares(3)
+		for _, one := range s.servers {
+			if from := one.from.Load(); from != "127.0.0.7" {
+				s.t.Errorf("connected from %v", from)
+			}
 		}
 	},
 	"keepalive": func(s *site) {
