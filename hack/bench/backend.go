@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 )
 
 // backends are where the proxies send what they get.
@@ -17,11 +19,14 @@ type backends struct {
 	Backends []string // nginx, three of it
 	GRPC     string   // nghttpd, which answers as a gRPC server does
 	Echo     string   // this program, see echo
+	Limited  []string // this program, see limited
 }
 
 const (
 	// large is the size of a large response, and of a message over TCP.
 	large = 64 << 10
+	// text is the size of a response that is worth compressing.
+	text = 256 << 10
 	// upload is the size of a request's content.
 	upload = 16 << 10
 	// grpcPath is a method of a gRPC service, and message its request and
@@ -38,6 +43,9 @@ func (p *processes) backends(o *options, dir string) (*backends, error) {
 			return nil, err
 		}
 		if err := os.WriteFile(filepath.Join(sub, "large"), bytes.Repeat([]byte("0123456789abcdef"), large/16), 0o644); err != nil {
+			return nil, err
+		}
+		if err := os.WriteFile(filepath.Join(sub, "text"), catalogue(text), 0o644); err != nil {
 			return nil, err
 		}
 		s, err := newSettings(sub)
@@ -72,6 +80,13 @@ func (p *processes) backends(o *options, dir string) (*backends, error) {
 	if b.Echo, err = freeAddress(); err != nil {
 		return nil, err
 	}
+	for range 3 {
+		address, err := freeAddress()
+		if err != nil {
+			return nil, err
+		}
+		b.Limited = append(b.Limited, address)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -80,8 +95,10 @@ func (p *processes) backends(o *options, dir string) (*backends, error) {
 	for address, args := range map[string][]string{
 		b.GRPC: {"nghttpd", "--no-tls", "-a", "127.0.0.1", "-m", "256", "-d", documents, "--trailer", "grpc-status: 0", port},
 		b.Echo: {self, "-echo", b.Echo},
+
+		b.Limited[0]: {self, "-limited", strings.Join(b.Limited, ",")},
 	} {
-		logs := filepath.Join(dir, filepath.Base(args[0])+".log")
+		logs := filepath.Join(dir, address+".log")
 		if _, err := p.start(o.clientCore, logs, args...); err != nil {
 			return nil, err
 		}
@@ -90,6 +107,17 @@ func (p *processes) backends(o *options, dir string) (*backends, error) {
 		}
 	}
 	return &b, nil
+}
+
+// catalogue returns text in JSON that compresses as such texts do.
+func catalogue(size int) []byte {
+	random := rand.New(rand.NewPCG(1, 2))
+	b := []byte("[")
+	for len(b) < size {
+		b = fmt.Appendf(b, `{"id":%d,"sku":"%016x","price":{"amount":"%d.%02d","currency":"EUR"},"stock":%d},`,
+			len(b), random.Uint64(), random.IntN(200), random.IntN(100), random.IntN(1000))
+	}
+	return append(b[:size-1], ']')
 }
 
 // echo answers requests with their own content, once it has all of it, or

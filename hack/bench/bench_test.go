@@ -62,7 +62,7 @@ func TestConfigurations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.backends = backends{Backends: []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}, GRPC: "127.0.0.1:4", Echo: "127.0.0.1:5"}
+	s.backends = backends{Backends: []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"}, GRPC: "127.0.0.1:4", Echo: "127.0.0.1:5", Limited: []string{"127.0.0.1:6", "127.0.0.1:7", "127.0.0.1:8"}}
 	for _, name := range []string{"nginx.conf", "haproxy.cfg", "headgate.yaml", "backend.conf"} {
 		file, err := s.write(name)
 		if err != nil {
@@ -78,7 +78,7 @@ func TestConfigurations(t *testing.T) {
 		if name == "backend.conf" {
 			continue
 		}
-		for _, want := range append(append([]string{host, "/catalogue", "/echo", "/bench.Catalogue"}, s.Hosts...), s.Paths...) {
+		for _, want := range append(append([]string{host, "/catalogue", "/echo", "/bench.Catalogue", "/limited", "/text"}, s.Hosts...), s.Paths...) {
 			if !strings.Contains(string(text), want) {
 				t.Errorf("%s lacks %s", name, want)
 			}

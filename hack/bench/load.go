@@ -32,16 +32,26 @@ end
 // wrk loads a proxy over HTTP/1.1. Any error or status that is not fine fails
 // the run: a proxy that refuses work is not fast.
 func wrk(ctx context.Context, o *options, s *scenario, p *proxy, duration time.Duration) (sample, error) {
+	one, refused, err := closedLoop(ctx, o, s, p, duration)
+	if err == nil && refused > 0 {
+		err = fmt.Errorf("%.1f %% of the requests were not answered 2xx or 3xx", 100*refused)
+	}
+	return one, err
+}
+
+// closedLoop is wrk where some may be refused, and returns how many were of those
+// answered. The rate is that of the others.
+func closedLoop(ctx context.Context, o *options, s *scenario, p *proxy, duration time.Duration) (one sample, refused float64, err error) {
 	file := filepath.Join(p.Dir, "wrk.lua")
 	if err := os.WriteFile(file, []byte(script), 0o644); err != nil {
-		return sample{}, err
+		return sample{}, 0, err
 	}
 	url := "http://" + p.HTTP
 	switch s.listener {
 	case https:
 		url = "https://" + p.HTTPS
 		if err := handshake(p); err != nil {
-			return sample{}, err
+			return sample{}, 0, err
 		}
 	case tcp:
 		url = "http://" + p.TCP
@@ -59,20 +69,20 @@ func wrk(ctx context.Context, o *options, s *scenario, p *proxy, duration time.D
 	env := []string{"BENCH_METHOD=" + method, "BENCH_CONTENT=" + strconv.Itoa(s.content)}
 	one, out, err := loaded(ctx, o, p, env, append(args, url+path)...)
 	if err != nil {
-		return sample{}, err
+		return sample{}, 0, err
 	}
 
 	_, line, _ := strings.Cut(out, "bench: ")
-	var requests, micros, broken, refused int64
-	if _, err := fmt.Sscan(line, &requests, &micros, &broken, &refused, &one.p50, &one.p99); err != nil {
-		return sample{}, fmt.Errorf("wrk's output: %w: %s", err, out)
+	var requests, micros, broken, unserved int64
+	if _, err := fmt.Sscan(line, &requests, &micros, &broken, &unserved, &one.p50, &one.p99); err != nil {
+		return sample{}, 0, fmt.Errorf("wrk's output: %w: %s", err, out)
 	}
-	if broken > 0 || refused > 0 || requests == 0 {
-		return sample{}, fmt.Errorf("%d requests, %d of them not answered 2xx or 3xx; %d errors of connections", requests, refused, broken)
+	if broken > 0 || requests == 0 {
+		return sample{}, 0, fmt.Errorf("%d requests, %d errors of connections", requests, broken)
 	}
 	one.cpu /= float64(requests)
-	one.rate = float64(requests) / (float64(micros) / 1e6)
-	return one, nil
+	one.rate = float64(requests-unserved) / (float64(micros) / 1e6)
+	return one, float64(unserved) / float64(requests), nil
 }
 
 // h2load loads a proxy over HTTP/2, as strictly. It tells no percentiles.

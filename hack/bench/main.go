@@ -35,6 +35,7 @@ type options struct {
 	json       string
 	profile    string
 	echo       string
+	limited    string
 }
 
 func main() {
@@ -54,6 +55,7 @@ func main() {
 	flag.StringVar(&o.json, "json", "", "write the results to this `file` too")
 	flag.StringVar(&o.profile, "profile", "", "write a CPU profile of Headgate's last run to this `file`")
 	flag.StringVar(&o.echo, "echo", "", "be nothing but a backend at this `address`; bench starts it itself")
+	flag.StringVar(&o.limited, "limited", "", "be nothing but limited backends at these `addresses`; bench starts them itself")
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "usage: bench [flags]")
 		for _, s := range scenarios {
@@ -65,6 +67,10 @@ func main() {
 
 	if o.echo != "" {
 		fmt.Fprintln(os.Stderr, "bench:", echo(o.echo))
+		os.Exit(1)
+	}
+	if o.limited != "" {
+		fmt.Fprintln(os.Stderr, "bench:", limited(strings.Split(o.limited, ",")))
 		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -29,6 +29,7 @@ const (
 	cpuTime      measurement = iota // per request
 	memory                          // while connections are idle
 	addedLatency                    // to a direct request, at the 99th percentile
+	goodput                         // with three times the requests that can be served
 )
 
 // listener is which of a proxy's listeners is used.
@@ -84,6 +85,12 @@ var scenarios = []scenario{
 	}, {
 		name: "latency", about: "latency added to a direct request at 70 % of nginx's peak rate, requests at random moments, 64 connections",
 		measured: addedLatency, connections: 64, path: item,
+	}, {
+		name: "overload", about: "three times what the backends can serve: 12 requests at a time, 6 ms each",
+		measured: goodput, connections: 64, path: "/limited/item",
+	}, {
+		name: "overload-cpu", about: "three times what the proxy's core can serve: it compresses 256 KiB of JSON with gzip",
+		measured: goodput, connections: 64, path: "/text", headers: []string{"Accept-Encoding: gzip"},
 	}, {
 		name: "idle", about: "memory with 10,000 idle keep-alive connections that had one request each",
 		measured: memory, connections: 10_000, path: item,

@@ -33,12 +33,17 @@ type settings struct {
 	// Hosts and Paths are other routes beside those that are asked for, so that
 	// there is something to choose among.
 	Hosts, Paths []string
+	// Workers is how many requests a limited backend serves at a time, AtOnce how many
+	// others have under overload; QueueLength how many requests wait for any of the
+	// backends, for QueueTimeout at most.
+	Workers, AtOnce, QueueLength int
+	QueueTimeout                 time.Duration
 	// Certificate and Key are PEM; also in the folder as cert.pem, key.pem and both.pem.
 	Certificate, Key string
 }
 
 func newSettings(dir string) (settings, error) {
-	s := settings{Dir: dir, Host: host, APIKey: apiKey}
+	s := settings{Dir: dir, Host: host, APIKey: apiKey, Workers: limitedWorkers, AtOnce: 16, QueueLength: 200, QueueTimeout: deadline - 50*time.Millisecond}
 	for _, address := range []*string{&s.HTTP, &s.H2C, &s.HTTPS, &s.TCP} {
 		var err error
 		if *address, err = freeAddress(); err != nil {
@@ -60,6 +65,9 @@ func newSettings(dir string) (settings, error) {
 	}
 	return s, nil
 }
+
+// Deep is a bound of one of three servers together with its share of the queue.
+func (s *settings) Deep(atOnce int) int { return atOnce + s.QueueLength/3 }
 
 // certificate makes a key on the curve P-256 and signs it with itself.
 func certificate() (certificate, key string, err error) {

@@ -8,7 +8,10 @@ import (
 )
 
 // sample is one run.
-type sample struct{ cpu, rate, p50, p99, added, resident float64 }
+type sample struct {
+	cpu, rate, p50, p99, added, resident float64
+	surge
+}
 
 // cost is what the ratios compare.
 func (s *sample) cost(m measurement) float64 {
@@ -34,6 +37,13 @@ type result struct {
 	// Added is how much higher P99 is than that of a direct request.
 	Added    float64 `json:"addedP99Micros,omitempty"`
 	Resident float64 `json:"residentMiB,omitempty"`
+	// Of overload; see surge.
+	Peak     float64 `json:"peakPerSecond,omitempty"`
+	Goodput  float64 `json:"goodputPerSecond,omitempty"`
+	Late     float64 `json:"late,omitempty"`
+	Refused  float64 `json:"refused,omitempty"`
+	Failed   float64 `json:"failed,omitempty"`
+	Recovery float64 `json:"recoverySeconds,omitempty"`
 	// Ratios are what the scenario measures relative to other proxies', by name.
 	Ratios map[string]float64 `json:"ratios,omitempty"`
 
@@ -67,6 +77,12 @@ func summarise(s *scenario, results []result) []result {
 		r.P99 = of(func(s *sample) float64 { return s.p99 })
 		r.Added = of(func(s *sample) float64 { return s.added })
 		r.Resident = of(func(s *sample) float64 { return s.resident })
+		r.Peak = of(func(s *sample) float64 { return s.peak })
+		r.Goodput = of(func(s *sample) float64 { return s.goodput })
+		r.Late = of(func(s *sample) float64 { return s.late })
+		r.Refused = of(func(s *sample) float64 { return s.refused })
+		r.Failed = of(func(s *sample) float64 { return s.failed })
+		r.Recovery = of(func(s *sample) float64 { return s.recovery })
 		r.Ratios = map[string]float64{}
 		for _, other := range results {
 			if other.Proxy == r.Proxy {
@@ -94,6 +110,8 @@ func (m measurement) head() string {
 		return "MiB\t/ nginx\t/ HAProxy\t"
 	case addedLatency:
 		return "added p99 µs\t/ nginx\t/ HAProxy\tp50 µs\tp99 µs\treq/s\t"
+	case goodput:
+		return "peak/s\tgood/s\tof the peak\tp50 ms\tp99 ms\tlate\trefused\tfailed\tMiB\trecovery s\t"
 	}
 	return "CPU µs/req\t/ nginx\t/ HAProxy\treq/s\tp50 µs\tp99 µs\tMiB\t"
 }
@@ -111,13 +129,20 @@ func (m measurement) row(r *result) string {
 		return fmt.Sprintf("%.1f\t%s\t", r.Resident, ratios)
 	case addedLatency:
 		return fmt.Sprintf("%.0f\t%s\t%.0f\t%.0f\t%.0f\t", r.Added, ratios, r.P50, r.P99, r.Rate)
+	case goodput:
+		return fmt.Sprintf("%.0f\t%.0f\t%.0f %%\t%.1f\t%.1f\t%.1f %%\t%.1f %%\t%.1f %%\t%.1f\t%.1f\t", r.Peak, r.Goodput, 100*r.Goodput/r.Peak,
+			r.P50/1e3, r.P99/1e3, 100*r.Late, 100*r.Refused, 100*r.Failed, r.Resident, r.Recovery)
 	}
 	return fmt.Sprintf("%.2f\t%s\t%.0f\t%.0f\t%.0f\t%.1f\t", r.CPU, ratios, r.Rate, r.P50, r.P99, r.Resident)
 }
 
 func print(w io.Writer, o *options, s *scenario, results []result) {
 	fmt.Fprintf(w, "\n%s: %s", s.name, s.about)
-	if s.measured != memory {
+	switch s.measured {
+	case memory:
+	case goodput:
+		fmt.Fprintf(w, "; %d rounds of %v, good within %v", o.rounds, o.duration, deadline)
+	default:
 		fmt.Fprintf(w, "; %d rounds of %v", o.rounds, o.duration)
 	}
 	fmt.Fprint(w, "\n\n")

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"time"
+)
+
+const (
+	// deadline is how long after it was due an answer is of use, and patience how
+	// long its client waits all the same, so that it is seen which come too late.
+	deadline = 250 * time.Millisecond
+	patience = time.Second
+	// tooMuch is how many times its peak a proxy is offered, and normal the share
+	// of the peak before and after.
+	tooMuch, normal = 3, 0.5
+	// clients is the most connections that the clients have.
+	clients = 8192
+)
+
+// surge is what one run of overload has shown, beside the latencies.
+type surge struct {
+	peak, goodput float64 // good answers a second: at most, and under overload
+	// What became of all others, as shares of what was offered: answered too late,
+	// refused by an answer, and neither.
+	late, refused, failed float64
+	recovery              float64 // seconds; infinite if it was not seen
+}
+
+// overload asks each proxy for more than it can give. Its peak is what it does
+// in a closed loop; then come requests at half of that rate, at three times that
+// rate, and at half of it again, whether or not they are answered. A good answer
+// is one with status 200 that comes within the deadline.
+func (t *testbed) overload() error {
+	return t.rounds(func(round int, p *proxy) (sample, error) {
+		if p.name == "headgate" && t.o.profile != "" && round == t.o.rounds-1 {
+			t.profile(p, t.o.profile, t.o.duration)
+		}
+		one, err := overloadOnce(t.ctx, t.o, t.s, p)
+		if err == nil {
+			fmt.Fprintf(os.Stderr, "%s %d/%d %-8s %.0f of %.0f/s, p99 %.1f ms, recovered after %.1f s\n",
+				t.s.name, round+1, t.o.rounds, p.name, one.goodput, one.peak, one.p99/1e3, one.recovery)
+		}
+		return one, err
+	})
+}
+
+func overloadOnce(ctx context.Context, o *options, s *scenario, p *proxy) (sample, error) {
+	peak, _, err := closedLoop(ctx, o, s, p, max(o.warmup, o.duration/6))
+	if err != nil {
+		return sample{}, fmt.Errorf("its peak: %w", err)
+	}
+	path, headers := s.asked(p)
+	g := &openClient{addresses: []string{p.HTTP}, path: path, headers: headers, most: clients, patience: patience}
+	around := max(2*time.Second, o.duration/10)
+	stop := p.watchMemory()
+	err = g.load(ctx, o.clientCore,
+		stage{normal * peak.rate, around}, stage{tooMuch * peak.rate, o.duration}, stage{normal * peak.rate, around})
+	mib := stop()
+	if err != nil {
+		return sample{}, err
+	}
+	before, during, after := split(g.outcomes, around, around+o.duration)
+	one := sample{resident: mib, surge: surge{peak: peak.rate}}
+	one.judge(during, o.duration)
+	one.recovery = recovery(before, after, around+o.duration, around)
+	return one, nil
+}
+
+// split divides outcomes by when they were due.
+func split(all []outcome, first, second time.Duration) (before, during, after []outcome) {
+	for _, r := range all {
+		switch {
+		case r.due < first:
+			before = append(before, r)
+		case r.due < second:
+			during = append(during, r)
+		default:
+			after = append(after, r)
+		}
+	}
+	return before, during, after
+}
+
+// judge counts what became of the requests of a while. The percentiles are of all
+// that were served, be it too late.
+func (s *sample) judge(outcomes []outcome, of time.Duration) {
+	var served []time.Duration
+	good := 0
+	for _, r := range outcomes {
+		switch {
+		case r.status == 200:
+			served = append(served, r.latency)
+			if r.latency <= deadline {
+				good++
+			} else {
+				s.late++
+			}
+		case r.status > 0:
+			s.refused++
+		default:
+			s.failed++
+		}
+	}
+	s.goodput = float64(good) / of.Seconds()
+	s.p50, s.p99 = percentiles(served)
+	for _, share := range []*float64{&s.late, &s.refused, &s.failed} {
+		*share /= float64(len(outcomes))
+	}
+}
+
+// recovery returns how many seconds after the overload all is as before: from
+// then on, for half a second, every request is served, and nine of ten within
+// twice what 99 of 100 took before.
+func recovery(before, after []outcome, from, length time.Duration) float64 {
+	var latencies []time.Duration
+	for _, r := range before {
+		if r.status == 200 {
+			latencies = append(latencies, r.latency)
+		}
+	}
+	_, p99 := percentiles(latencies)
+	usual := time.Duration(2 * p99 * float64(time.Microsecond))
+
+	const window, enough = 100 * time.Millisecond, 5
+	windows := make([]struct{ all, slow, unserved int }, length/window)
+	for _, r := range after {
+		w := &windows[min(int((r.due-from)/window), len(windows)-1)]
+		w.all++
+		if r.status != 200 {
+			w.unserved++
+		} else if r.latency > usual {
+			w.slow++
+		}
+	}
+	fine := 0
+	for i, w := range windows {
+		if fine++; w.unserved > 0 || 10*w.slow > w.all {
+			fine = 0
+		}
+		if fine == enough {
+			return (time.Duration(i+1-enough) * window).Seconds()
+		}
+	}
+	return math.Inf(1)
+}
+
+// watchMemory looks ten times a second, until stop, which returns the most MiB
+// that it has seen.
+func (p *proxy) watchMemory() (stop func() (mib float64)) {
+	quit, most := make(chan struct{}), make(chan float64)
+	go func() {
+		seen := 0.0
+		for {
+			if mib, err := p.resident(); err == nil {
+				seen = max(seen, mib)
+			}
+			select {
+			case <-quit:
+				most <- seen
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}()
+	return func() float64 {
+		close(quit)
+		return <-most
+	}
+}
