@@ -69,6 +69,8 @@ type Choice struct {
 	// Now rules out members that are ejected until later, in nanoseconds.
 	// PeakEWMA reads it too.
 	Now int64
+	// Settled rules out those whose ejection is over, too: it is not known how they are.
+	Settled bool
 	// Panic lets ejected members count like others.
 	Panic bool
 	// Full lets members be picked that have as many requests as they should,
@@ -89,7 +91,7 @@ func (c *Choice) Exclude(l *Load) {
 }
 
 func (c *Choice) allows(l *Load) bool {
-	if until := l.EjectedUntil.Load(); until > c.Now && !c.Panic {
+	if until := l.EjectedUntil.Load(); until != 0 && (until > c.Now || c.Settled) && !c.Panic {
 		return false
 	}
 	if l.Full() && !c.Unbounded {

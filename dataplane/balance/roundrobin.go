@@ -50,6 +50,11 @@ func (r *roundRobin) Pick(c Choice) int {
 			return i
 		}
 	}
+	if c.Tried[0] != nil {
+		// The next pick is the same request's. As many places further each time, it
+		// would meet the same few members as those of all others.
+		r.next.Add(rand.Uint64N(n))
+	}
 	return scan(r.members, &c)
 }
 

@@ -27,6 +27,8 @@ type Cluster struct {
 	// picking needs no clock. eject guards the change of ejections.
 	ejected atomic.Int32
 	eject   sync.Mutex
+	// outage says that none could be connected to when one last could not.
+	outage atomic.Bool
 	// inFlight counts the requests of all endpoints, gone ones included.
 	inFlight atomic.Int64
 	// retries counts those that are under way again.

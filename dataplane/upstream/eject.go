@@ -59,10 +59,9 @@ func (c *Cluster) refused(st *state, ep *endpoint, probe bool, cause error) {
 	if ep.gone || until == balance.Unhealthy || until > now && !probe {
 		return // others have found out before
 	}
-	if until == 0 {
-		if !c.othersThan(st, ep) {
-			return
-		}
+	if until == 0 && !c.othersThan(st, ep) {
+		c.outage.Store(true)
+		return
 	}
 	ep.strikes++
 	ep.ejections[ejectedConnect].Add(1)
@@ -88,6 +87,9 @@ func (c *Cluster) othersThan(st *state, ep *endpoint) bool {
 // accepted ends an ejection: the endpoint could be connected to. Whether an
 // unhealthy one is healthy again is for its checks to say.
 func (c *Cluster) accepted(ep *endpoint) {
+	if c.outage.Load() && c.outage.CompareAndSwap(true, false) {
+		c.probeAll()
+	}
 	if ep.load.EjectedUntil.Load() == 0 {
 		return
 	}
@@ -96,6 +98,21 @@ func (c *Cluster) accepted(ep *endpoint) {
 	if until := ep.load.EjectedUntil.Load(); until != 0 && until != balance.Unhealthy {
 		c.readmit(ep)
 		c.m.opts.Log.Info("Endpoint is back", "cluster", c.Key(), "endpoint", ep.address)
+	}
+}
+
+// probeAll ends the time of all ejections: one request finds out how each
+// endpoint is. After an outage of all, they are most likely back together, and
+// the first one that is found to be must not have all requests until the times of
+// the others are over.
+func (c *Cluster) probeAll() {
+	c.eject.Lock()
+	defer c.eject.Unlock()
+	now := c.m.now()
+	for ep := range c.state.Load().inUse {
+		if until := ep.load.EjectedUntil.Load(); until > now && until != balance.Unhealthy {
+			ep.load.EjectedUntil.Store(now)
+		}
 	}
 }
 

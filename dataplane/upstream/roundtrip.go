@@ -225,6 +225,7 @@ func (c *Cluster) pick(st *state, choice balance.Choice) (ep *endpoint, probe, f
 		return ep, false, full
 	}
 	choice.Now = c.m.now()
+	choice.Settled = choice.Tried[0] != nil // one endpoint in vain is enough for a request
 	var first int
 	first, choice.Panic = st.first()
 	for {

@@ -1,0 +1,92 @@
+package upstream
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestOutage has all endpoints refuse for a while, as when a node or a network is
+// gone, while clients go on asking. As soon as they are back, each has its share:
+// the first one that answers does not get it all.
+func TestOutage(t *testing.T) {
+	const each = 20
+	for _, down := range []time.Duration{100 * time.Millisecond, 5 * time.Second, time.Minute, time.Hour} {
+		t.Run(down.String(), func(t *testing.T) {
+			var backends []*backend
+			var addrs []netip.AddrPort
+			for range 10 {
+				b := newBackend(t, ok)
+				backends, addrs = append(backends, b), append(addrs, b.addr)
+			}
+			clock := newManualClock()
+			var out atomic.Bool
+			out.Store(true)
+			m := newManagerFor(t, Options{Now: clock.Now, SweepInterval: time.Hour, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+				if out.Load() {
+					return nil, syscall.ECONNREFUSED
+				}
+				return new(net.Dialer).DialContext(ctx, network, address)
+			}})
+			c := m.NewCluster(cfg(), endpoints(addrs...))
+			for range 200 {
+				fail(t, c, newExchange("GET", ""))
+				clock.advance(down / 200)
+			}
+			out.Store(false)
+			for range each * len(backends) {
+				send(t, c, "GET", "")
+			}
+			for _, b := range backends {
+				if n := b.requests.Load(); n < each/2 || n > each*2 {
+					t.Errorf("an endpoint has had %d requests of %d", n, each*len(backends))
+				}
+			}
+		})
+	}
+}
+
+// TestOutageOfMost has one endpoint come back alone: it has all, and the others
+// are asked for no more than one request each, which goes on to that one.
+func TestOutageOfMost(t *testing.T) {
+	back := newBackend(t, ok)
+	addrs := []netip.AddrPort{back.addr}
+	for range 9 {
+		addrs = append(addrs, refusing(t))
+	}
+	clock := newManualClock()
+	var out atomic.Bool
+	out.Store(true)
+	var refused atomic.Int64
+	m := newManagerFor(t, Options{Now: clock.Now, SweepInterval: time.Hour, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+		if out.Load() || address != back.addr.String() {
+			refused.Add(1)
+			return nil, syscall.ECONNREFUSED
+		}
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}})
+	c := m.NewCluster(cfg(), endpoints(addrs...))
+	for range 200 {
+		fail(t, c, newExchange("GET", ""))
+		clock.advance(50 * time.Millisecond)
+	}
+	out.Store(false)
+	for answered := false; !answered; {
+		ex := newExchange("GET", "")
+		lease, err := c.RoundTrip(ex)
+		if answered = err == nil; answered {
+			finish(t, ex, lease)
+		}
+	}
+	refused.Store(0)
+	for range 100 {
+		send(t, c, "GET", "")
+	}
+	if n := refused.Load(); n > 9 {
+		t.Errorf("the dead were tried %d times", n)
+	}
+}
