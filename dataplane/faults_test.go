@@ -41,9 +41,9 @@ type fault struct {
 	// has not answered), "response" (a quarter is sent), "end" (the endpoint has
 	// closed), or "again": amid the second request of a connection.
 	at string
-	// unanswered says that connecting comes to nothing, answers that the endpoint
-	// answers all the same.
-	unanswered, answers bool
+	// unanswered says that connecting comes to nothing, full that it does because
+	// the kernel drops the attempt, answers that the endpoint answers all the same.
+	unanswered, full, answers bool
 	// do is what happens to the connection with Headgate, the other one is the
 	// endpoint's own. What it leaves open stays open.
 	do func(with, endpoint *net.TCPConn)
@@ -59,6 +59,7 @@ var faults = []fault{
 	{name: "none", at: "end", do: closeNow},
 	{name: "connection refused", at: "dial"},
 	{name: "connection attempt unanswered", at: "dial", unanswered: true},
+	{name: "listen queue full", at: "dial", full: true},
 	{name: "accepted, then silent", at: "accept", timeout: soon, do: nothing},
 	{name: "the same, without `backendRequest`", at: "accept", silence: soon, do: nothing},
 	{name: "garbage", at: "accept", do: garbage},
@@ -130,7 +131,9 @@ func newFaulty(t testing.TB, f fault, serve func(*faulty) (addr string)) *faulty
 	p := &faulty{fault: f, arrived: make(chan bool, 8), goOn: make(chan bool), over: make(chan bool)}
 	p.endpoint = serve(p)
 	if f.at == "dial" {
-		p.addr = closed(t)
+		if p.addr = closed(t); f.full {
+			p.addr = fullQueue(t)
+		}
 		return p
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -437,7 +440,7 @@ func (f fault) seen(t *testing.T, by protocolTo) string {
 	w := by.world(way.addr)
 	cluster, _ := w.snap.Clusters.Get("a")
 	cluster.ConnectTimeout, cluster.Timeouts.Idle = f.silence, f.silence
-	if f.unanswered {
+	if f.unanswered || f.full {
 		cluster.ConnectTimeout = moment
 	}
 	if by.name == "TCP" {
