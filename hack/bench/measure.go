@@ -55,6 +55,8 @@ func measure(ctx context.Context, o *options, s *scenario, dir string) ([]result
 		}
 	case addedLatency:
 		err = t.addedLatency()
+	case addedCPUTime:
+		err = t.addedCPU()
 	case goodput:
 		err = t.overload()
 	default:

@@ -138,3 +138,13 @@ func TestOpenClientNotesEveryRequest(t *testing.T) {
 		t.Errorf("%d requests, %d of them in the first second", n, first)
 	}
 }
+
+func TestInterval(t *testing.T) {
+	mean, from, to := interval([]float64{1.01, 1.03, 1.02, 1.02, 1.00, 1.04})
+	if math.Abs(mean-1.02) > 0.001 || math.Abs(to-from-2*2.571*0.0139/math.Sqrt(6)) > 0.001 || from >= mean || to <= mean {
+		t.Errorf("%v, from %v to %v", mean, from, to)
+	}
+	if math.Abs(student(11)-2.201) > 0.02 || math.Abs(student(1000)-1.96) > 0.02 {
+		t.Errorf("%v, %v", student(11), student(1000))
+	}
+}

@@ -29,6 +29,7 @@ const (
 	cpuTime      measurement = iota // per request
 	memory                          // while connections are idle
 	addedLatency                    // to a direct request, at the 99th percentile
+	addedCPUTime                    // per request, of Headgate by what it also does
 	goodput                         // with three times the requests that can be served
 )
 
@@ -85,6 +86,9 @@ var scenarios = []scenario{
 	}, {
 		name: "latency", about: "latency added to a direct request at 70 % of nginx's peak rate, requests at random moments, 64 connections",
 		measured: addedLatency, connections: 64, path: item,
+	}, {
+		name: "watched", about: "what LeastRequest and outlier detection add to a small keep-alive GET of Headgate's, 64 connections",
+		measured: addedCPUTime, generate: wrk, connections: 64, path: item, headgatePath: "/watched/item",
 	}, {
 		name: "overload", about: "three times what the backends can serve: 12 requests at a time, 6 ms each",
 		measured: goodput, connections: 64, path: "/limited/item",

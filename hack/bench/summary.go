@@ -44,6 +44,11 @@ type result struct {
 	Refused  float64 `json:"refused,omitempty"`
 	Failed   float64 `json:"failed,omitempty"`
 	Recovery float64 `json:"recoverySeconds,omitempty"`
+	// Growth is the ratio of CPU to that of the other row of its scenario, From and To its
+	// confidence interval; see interval.
+	Growth float64 `json:"growth,omitempty"`
+	From   float64 `json:"growthFrom,omitempty"`
+	To     float64 `json:"growthTo,omitempty"`
 	// Ratios are what the scenario measures relative to other proxies', by name.
 	Ratios map[string]float64 `json:"ratios,omitempty"`
 
@@ -99,6 +104,14 @@ func summarise(s *scenario, results []result) []result {
 			}
 		}
 	}
+	if s.measured == addedCPUTime {
+		without, with := &results[0], &results[1]
+		var ratios []float64
+		for k := range with.runs {
+			ratios = append(ratios, with.runs[k].cpu/without.runs[k].cpu)
+		}
+		with.Growth, with.From, with.To = interval(ratios)
+	}
 	return results
 }
 
@@ -110,6 +123,8 @@ func (m measurement) head() string {
 		return "MiB\t/ nginx\t/ HAProxy\t"
 	case addedLatency:
 		return "added p99 µs\t/ nginx\t/ HAProxy\tp50 µs\tp99 µs\treq/s\t"
+	case addedCPUTime:
+		return "CPU µs/req\tratio\t95 %\treq/s\tp50 µs\tp99 µs\tMiB\t"
 	case goodput:
 		return "peak/s\tgood/s\tof the peak\tp50 ms\tp99 ms\tlate\trefused\tfailed\tMiB\trecovery s\t"
 	}
@@ -129,6 +144,12 @@ func (m measurement) row(r *result) string {
 		return fmt.Sprintf("%.1f\t%s\t", r.Resident, ratios)
 	case addedLatency:
 		return fmt.Sprintf("%.0f\t%s\t%.0f\t%.0f\t%.0f\t", r.Added, ratios, r.P50, r.P99, r.Rate)
+	case addedCPUTime:
+		growth, within := "1", "-"
+		if r.Growth > 0 {
+			growth, within = fmt.Sprintf("%.3f", r.Growth), fmt.Sprintf("%.3f to %.3f", r.From, r.To)
+		}
+		return fmt.Sprintf("%.2f\t%s\t%s\t%.0f\t%.0f\t%.0f\t%.1f\t", r.CPU, growth, within, r.Rate, r.P50, r.P99, r.Resident)
 	case goodput:
 		return fmt.Sprintf("%.0f\t%.0f\t%.0f %%\t%.1f\t%.1f\t%.1f %%\t%.1f %%\t%.1f %%\t%.1f\t%.1f\t", r.Peak, r.Goodput, 100*r.Goodput/r.Peak,
 			r.P50/1e3, r.P99/1e3, 100*r.Late, 100*r.Refused, 100*r.Failed, r.Resident, r.Recovery)
