@@ -1,19 +1,16 @@
 // Package ratelimit limits how often requests are let through, by token
 // buckets that this process keeps.
 //
-// A bucket is kept as the one instant at which it will be full again (the
-// generic cell rate algorithm), so that a changed limit applies to the buckets
-// that exist, and one that is full need not be kept at all. Buckets outlive
-// configuration changes under Limit.Key.
+// Buckets outlive configuration changes under Limit.Key.
 package ratelimit
 
 import (
-	"encoding/binary"
 	"fmt"
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/policy"
+	"github.com/headgate/headgate/dataplane/quota"
 )
 
 // Config is a rule's limits. A request needs room in all of them.
@@ -35,14 +32,6 @@ type Limit struct {
 	By []Part `json:"by,omitempty"`
 }
 
-// Part is a property of a request.
-type Part struct {
-	// Type is "ClientIP" (IPv6 by /64), "Consumer", "Header" or "Route".
-	Type string `json:"type"`
-	// Header is the field's name, for the type "Header".
-	Header string `json:"header,omitempty"`
-}
-
 // Kind implements policy.Config.
 func (*Config) Kind() string { return "ratelimit" }
 
@@ -61,16 +50,13 @@ func (c *Config) Build(env *policy.Env) (policy.Filter, error) {
 			f.release()
 			return policy.Filter{}, fmt.Errorf("ratelimit: limit %q: burst is too large", l.Name)
 		}
-		for j := range l.By {
-			take, err := l.By[j].compile()
-			if err != nil {
-				f.release()
-				return policy.Filter{}, err
-			}
-			live.parts = append(live.parts, take)
+		var err error
+		if live.key, err = compileKey(l.By); err != nil {
+			f.release()
+			return policy.Filter{}, err
 		}
 		var release func()
-		live.buckets, release = policy.Acquire(env.State, "ratelimit/"+l.Key, func() *buckets { return newBuckets(env.Now()) })
+		live.buckets, release = policy.Acquire(env.State, "ratelimit/"+l.Key, func() *quota.Buckets { return quota.NewBuckets(env.Now()) })
 		f.releases = append(f.releases, release)
 		f.limits = append(f.limits, live)
 		if i > 0 {
@@ -98,19 +84,20 @@ type limit struct {
 	Limit
 	// interval is the nanoseconds in which one token comes, capacity those in which all do.
 	interval, capacity int64
-	parts              []func(h hash, ex *exchange.Exchange) hash
-	buckets            *buckets
+	key                keyFunc
+	buckets            *quota.Buckets
 }
 
 func (f *filter) request(ex *exchange.Exchange) exchange.Verdict {
 	now := f.now()
 	for i := range f.limits {
 		l := &f.limits[i]
-		if wait := l.buckets.take(l.key(ex), now, l.interval, l.capacity); wait > 0 {
+		if wait := l.buckets.Take(l.key(ex, l.buckets.Seed), now, l.interval, l.capacity); wait > 0 {
 			// What was taken from the limits before is given back: a refused
 			// request does not count.
 			for j := range f.limits[:i] {
-				f.limits[j].buckets.giveBack(f.limits[j].key(ex), f.limits[j].interval)
+				taken := &f.limits[j]
+				taken.buckets.GiveBack(taken.key(ex, taken.buckets.Seed), taken.interval)
 			}
 			ex.Answer(429, "rate_limited", "Too many requests.\n")
 			ex.Response.Fields = append(ex.Response.Fields, exchange.Field{
@@ -132,7 +119,7 @@ func (f *filter) response(ex *exchange.Exchange) {
 			if i > 0 {
 				dst = append(dst, ", "...)
 			}
-			used := l.buckets.used(l.key(ex), now)
+			used := l.buckets.Used(l.key(ex, l.buckets.Seed), now)
 			dst = append(append(append(dst, '"'), l.Name...), `";r=`...)
 			dst = appendUint(dst, uint64(max(0, l.capacity-used)/l.interval))
 			dst = append(dst, ";t="...)
@@ -153,54 +140,4 @@ func appendUint(dst []byte, n uint64) []byte {
 		dst = appendUint(dst, n/10)
 	}
 	return append(dst, byte('0'+n%10))
-}
-
-// key returns what stands for the values of the key in this exchange.
-func (l *limit) key(ex *exchange.Exchange) uint64 {
-	h := newHash(l.buckets.seed)
-	for _, part := range l.parts {
-		h = part(h, ex)
-	}
-	return h.sum
-}
-
-func (p *Part) compile() (func(hash, *exchange.Exchange) hash, error) {
-	switch p.Type {
-	case "ClientIP":
-		return func(h hash, ex *exchange.Exchange) hash {
-			ip := ex.ClientIP.Unmap()
-			if ip.Is6() {
-				// A /64 is what one customer gets; counting addresses would
-				// give everybody 2^64 buckets.
-				a := ip.As16()
-				return h.number(binary.BigEndian.Uint64(a[:8]))
-			}
-			a := ip.As16()
-			return h.number(uint64(binary.BigEndian.Uint32(a[12:])))
-		}, nil
-	case "Consumer":
-		return func(h hash, ex *exchange.Exchange) hash { return h.text(ex.Consumer.Name) }, nil
-	case "Header":
-		if p.Header == "" {
-			return nil, fmt.Errorf("ratelimit: a key of type Header without a header")
-		}
-		name, key := p.Header, exchange.KeyOf(p.Header)
-		return func(h hash, ex *exchange.Exchange) hash {
-			value := ""
-			if key != exchange.KeyOther {
-				value = ex.In.Fields.Value(key)
-			} else {
-				value, _ = ex.In.Fields.Get(name)
-			}
-			return h.text(value)
-		}, nil
-	case "Route":
-		return func(h hash, ex *exchange.Exchange) hash {
-			if r := ex.Route; r != nil {
-				return h.text(r.Kind).text(r.Namespace).text(r.Name)
-			}
-			return h
-		}, nil
-	}
-	return nil, fmt.Errorf("ratelimit: unknown key type %q", p.Type)
 }

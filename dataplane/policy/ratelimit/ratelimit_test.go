@@ -205,62 +205,6 @@ func TestConcurrentRequestsAreCountedExactly(t *testing.T) {
 	}
 }
 
-func TestMemoryIsBoundedAndOffendersAreRemembered(t *testing.T) {
-	env, clock := newEnv()
-	b := newBuckets(clock.now())
-	const interval, capacity = int64(time.Minute), int64(100 * time.Minute)
-	offender := uint64(0xfeed)
-	for range 100 {
-		if b.take(offender, env.Now(), interval, capacity) != 0 {
-			t.Fatal("the burst did not pass")
-		}
-	}
-	for i := range uint64(2_000_000) {
-		b.take(newHash(b.seed).number(i).sum, env.Now(), interval, capacity)
-	}
-	slots := 0
-	for i := range b.shards {
-		slots += len(b.shards[i].sets) * ways
-	}
-	if want := shardCount * maxSets * ways; slots > want {
-		t.Errorf("%d slots, more than %d", slots, want)
-	}
-	if b.take(offender, env.Now(), interval, capacity) == 0 {
-		t.Error("who used up the limit was forgotten for those who came once")
-	}
-}
-
-func TestFullBucketsMakeRoom(t *testing.T) {
-	_, clock := newEnv()
-	b := newBuckets(clock.now())
-	for i := range uint64(100_000) {
-		b.take(newHash(b.seed).number(i).sum, clock.now(), int64(time.Millisecond), int64(time.Second))
-		clock.advance(time.Millisecond)
-	}
-	slots := 0
-	for i := range b.shards {
-		slots += len(b.shards[i].sets) * ways
-	}
-	if slots > 4*shardCount*ways {
-		t.Errorf("%d slots for one bucket at a time", slots)
-	}
-}
-
-func TestGrowthKeepsBuckets(t *testing.T) {
-	_, clock := newEnv()
-	b := newBuckets(clock.now())
-	sum := func(i uint64) uint64 { return newHash(b.seed).number(i).sum }
-	const n = 20_000
-	for i := range uint64(n) {
-		b.take(sum(i), clock.now(), int64(time.Second), int64(time.Second))
-	}
-	for i := range uint64(n) {
-		if b.take(sum(i), clock.now(), int64(time.Second), int64(time.Second)) == 0 {
-			t.Fatalf("bucket %d was forgotten", i)
-		}
-	}
-}
-
 func TestBuildRefuses(t *testing.T) {
 	for name, l := range map[string]Limit{
 		"no requests": {Name: "a", Key: "a", Per: time.Second, Burst: 1},
