@@ -134,6 +134,7 @@ func newBounds(o h1.ServerOptions) *bounds {
 	return &bounds{o.Complete(), (&h2.ServerOptions{
 		MaxHeaderBytes: o.MaxHeaderBytes,
 		MaxHeaderCount: o.MaxHeaderCount,
+		MaxRequests:    o.MaxRequests,
 		HeaderTimeout:  o.HeaderTimeout,
 		IdleTimeout:    o.IdleTimeout,
 		RestAfter:      o.RestAfter,
@@ -147,6 +148,7 @@ func (b *bounds) http3() *h3.ServerOptions {
 	return &h3.ServerOptions{
 		MaxHeaderBytes: o.MaxHeaderBytes,
 		MaxHeaderCount: o.MaxHeaderCount,
+		MaxRequests:    o.MaxRequests,
 		HeaderTimeout:  o.HeaderTimeout,
 		IdleTimeout:    o.IdleTimeout,
 		BodyTimeout:    o.BodyTimeout,
@@ -178,6 +180,10 @@ func boundsOf(clients []*snapshot.Client) *bounds {
 		o := optionsOf(c)
 		loosest.MaxHeaderBytes = max(loosest.MaxHeaderBytes, o.MaxHeaderBytes)
 		loosest.MaxHeaderCount = max(loosest.MaxHeaderCount, o.MaxHeaderCount)
+		// The strictest of this one: the client merely connects again.
+		if o.MaxRequests > 0 && (loosest.MaxRequests == 0 || o.MaxRequests < loosest.MaxRequests) {
+			loosest.MaxRequests = o.MaxRequests
+		}
 		loosest.HeaderTimeout = max(loosest.HeaderTimeout, o.HeaderTimeout)
 		loosest.IdleTimeout = max(loosest.IdleTimeout, o.IdleTimeout)
 		loosest.BodyTimeout = max(loosest.BodyTimeout, o.BodyTimeout)
@@ -193,6 +199,7 @@ func optionsOf(c *snapshot.Client) h1.ServerOptions {
 	}
 	set(&o.MaxHeaderBytes, c.HeaderBytes)
 	set(&o.MaxHeaderCount, c.Headers)
+	set(&o.MaxRequests, c.MaxRequestsPerConnection)
 	set(&o.HeaderTimeout, c.HeaderTimeout)
 	set(&o.IdleTimeout, c.IdleTimeout)
 	set(&o.BodyTimeout, c.BodyTimeout)

@@ -37,7 +37,7 @@ type ListenerPolicyList struct {
 }
 
 // ListenerPolicySpec says how clients are treated.
-// +kubebuilder:validation:XValidation:message="one of trustedProxies, proxyProtocol, limits, timeouts, tls and http3 must be set",rule="has(self.trustedProxies) || has(self.proxyProtocol) || has(self.limits) || has(self.timeouts) || has(self.tls) || has(self.http3)"
+// +kubebuilder:validation:XValidation:message="one of trustedProxies, proxyProtocol, connections, limits, timeouts, tls and http3 must be set",rule="has(self.trustedProxies) || has(self.proxyProtocol) || has(self.connections) || has(self.limits) || has(self.timeouts) || has(self.tls) || has(self.http3)"
 type ListenerPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
 	// +required
@@ -66,6 +66,9 @@ type ListenerPolicySpec struct {
 	// listeners of a port must have the same, or no header is read there.
 	// +optional
 	ProxyProtocol *ListenerProxyProtocol `json:"proxyProtocol,omitempty"`
+	// Connections bound how many connections clients have, and for how long.
+	// +optional
+	Connections *ClientConnections `json:"connections,omitempty"`
 	// Limits bound what a client may send.
 	// +optional
 	Limits *ClientLimits `json:"limits,omitempty"`
@@ -249,6 +252,67 @@ type SubjectAltName struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=2048
 	Value string `json:"value"`
+}
+
+// ClientConnections bound how many connections clients have, and for how long.
+// Connections are counted by each Headgate process for itself, and before it is
+// known which listener they are for: of listeners that share a port, the least of
+// max, maxPerClient and ratePerClient holds for the port. A connection above a
+// bound is closed at once, before TLS. For UDP the flows are counted, and for
+// HTTP/3 the connections apart from those over TCP.
+// +kubebuilder:validation:MinProperties=1
+// +kubebuilder:validation:XValidation:message="maxAgeGrace is what follows maxAge",rule="!has(self.maxAgeGrace) || has(self.maxAge)"
+type ClientConnections struct {
+	// Max is how many connections may be open at a time.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000000
+	Max *int32 `json:"max,omitempty"`
+	// MaxPerClient is how many connections a client may have open at a time. A
+	// client is an address, behind proxyProtocol the one that its header names,
+	// and of IPv6 a /64. Connections of trustedProxies are many clients', and are
+	// not bounded per client.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=10000000
+	MaxPerClient *int32 `json:"maxPerClient,omitempty"`
+	// RatePerClient is how often a client may open a connection.
+	// +optional
+	RatePerClient *ConnectionRate `json:"ratePerClient,omitempty"`
+	// MaxAge is after how long a client is told to use another connection, give or
+	// take a tenth, from 1s to 720h: by Connection: close on its next response, or
+	// GOAWAY. What is in progress goes on to its end. Of listeners of a port
+	// without TLS, the least holds for all. Connections that are passed on unread
+	// are closed. The default is no bound.
+	// +optional
+	MaxAge *gatewayv1.Duration `json:"maxAge,omitempty"`
+	// MaxAgeGrace is for how long after maxAge what is in progress may go on,
+	// before the connection is cut off, from 1s to 24h. The default is no bound.
+	// +optional
+	MaxAgeGrace *gatewayv1.Duration `json:"maxAgeGrace,omitempty"`
+	// MaxRequests is with how many requests a connection ends, as by maxAge.
+	// The default is no bound.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000000000
+	MaxRequests *int32 `json:"maxRequests,omitempty"`
+}
+
+// ConnectionRate is a token bucket for each client.
+type ConnectionRate struct {
+	// Connections is how many connections are let in in the time of per.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000000
+	Connections int32 `json:"connections"`
+	// Per is the time in which so many are let in, from 1ms to 24h.
+	// +required
+	Per gatewayv1.Duration `json:"per"`
+	// Burst is how many may come at once after a pause. The default is connections.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000000
+	Burst *int32 `json:"burst,omitempty"`
 }
 
 // ClientLimits bound what a client may send.

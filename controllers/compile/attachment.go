@@ -44,6 +44,9 @@ type policyIndex interface {
 	// proxyProtocol returns whose PROXY protocol headers a socket's listeners
 	// take, nil for nobody's. Where they do not agree it is nil, and status says so.
 	proxyProtocol(shared []*listener) *snapshot.ProxyProtocol
+	// connections returns what bounds the connections of a socket, given the
+	// listeners that share it; nil for nothing.
+	connections(shared []*listener) *snapshot.ConnectionLimits
 	// tls adds what policies and the listener's own options say to its TLS.
 	tls(l *listener, t *snapshot.TLS)
 	// http3 returns how a listener speaks HTTP/3, nil if it does not.

@@ -30,11 +30,7 @@ var backendProtocols = map[v1alpha1.BackendProtocol]string{"HTTP1": "http1", "HT
 
 func compileBackendPolicy(c *policyCompiler) {
 	spec := &c.object.(*v1alpha1.BackendPolicy).Spec
-	set := func(name string, findings int, apply clusterSetting) {
-		if len(c.findings) == findings {
-			c.sets(name, apply)
-		}
-	}
+	set := func(name string, findings int, apply clusterSetting) { c.setsIfGood(name, findings, apply) }
 	if spec.Balance != nil {
 		before := len(c.findings)
 		apply := compileBalance(c, spec.Balance)
@@ -63,7 +59,7 @@ func compileBackendPolicy(c *policyCompiler) {
 			}
 		}
 	}
-	compileConnections(c, spec, set)
+	compileBackendConnections(c, spec, set)
 	if p := spec.ProxyProtocol; p != nil {
 		before := len(c.findings)
 		version := string(p.Version)
@@ -104,10 +100,7 @@ func compileBackendPolicy(c *policyCompiler) {
 	}
 	if spec.Retry != nil {
 		before := len(c.findings)
-		retry := compileRetry(c, spec.Retry)
-		if len(c.findings) == before {
-			c.sets("retry", retry)
-		}
+		c.setsIfGood("retry", before, compileRetry(c, spec.Retry))
 	}
 	if spec.RetryBudget != nil {
 		before := len(c.findings)
@@ -115,10 +108,7 @@ func compileBackendPolicy(c *policyCompiler) {
 	}
 	if spec.Fault != nil {
 		before := len(c.findings)
-		made := compileFault(c, spec.Fault)
-		if len(c.findings) == before {
-			c.sets("fault", made)
-		}
+		c.setsIfGood("fault", before, compileFault(c, spec.Fault))
 	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
 		c.invalid("spec", "it sets nothing", "what is to hold beside targetRefs")

@@ -72,6 +72,9 @@ func (d *dumper) ports() {
 		if p.ProxyProtocol != nil {
 			text += " proxyProtocol=" + toJSON(p.ProxyProtocol)
 		}
+		if p.Connections != nil {
+			text += " connections=" + toJSON(p.Connections)
+		}
 		d.line("%s", text)
 		for _, l := range p.Listeners {
 			text := fmt.Sprintf("  %s %s", l.Key, l.Protocol)

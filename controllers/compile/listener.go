@@ -416,13 +416,14 @@ func (s sockets) ports(policies policyIndex) []*snapshot.Port {
 		}
 		slices.SortFunc(listeners, func(x, y *snapshot.Listener) int { return cmp.Compare(x.Key, y.Key) })
 		port := add(key.transport, key.number, listeners)
+		port.Connections = policies.connections(shared.listeners)
 		if key.transport == "tcp" {
 			port.ProxyProtocol = policies.proxyProtocol(shared.listeners)
 		}
 		for number, speaks := range over {
 			if speaks == shared {
 				// All of them, so that over UDP too none takes another's hosts.
-				add("udp", number, listeners)
+				add("udp", number, listeners).Connections = port.Connections
 			}
 		}
 	}

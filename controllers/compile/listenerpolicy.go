@@ -18,9 +18,7 @@ type clientSetting func(*snapshot.Client)
 func compileListenerPolicy(c *policyCompiler) {
 	spec := &c.object.(*v1alpha1.ListenerPolicy).Spec
 	set := func(name string, findings int, apply clientSetting) {
-		if len(c.findings) == findings {
-			c.sets(name, apply)
-		}
+		c.setsIfGood(name, findings, apply)
 	}
 	if len(spec.TrustedProxies) > 0 {
 		before := len(c.findings)
@@ -29,6 +27,9 @@ func compileListenerPolicy(c *policyCompiler) {
 	}
 	if spec.ProxyProtocol != nil {
 		compileProxyProtocol(c, spec.ProxyProtocol)
+	}
+	if spec.Connections != nil {
+		compileClientConnections(c, spec.Connections)
 	}
 	if l := spec.Limits; l != nil {
 		if l.HeaderBytes != nil {
@@ -67,7 +68,7 @@ func compileListenerPolicy(c *policyCompiler) {
 		compileHTTP3(c, spec.HTTP3)
 	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
-		c.invalid("spec", "it sets nothing", "trustedProxies, proxyProtocol, limits, timeouts, tls or http3")
+		c.invalid("spec", "it sets nothing", "trustedProxies, proxyProtocol, connections, limits, timeouts, tls or http3")
 	}
 }
 

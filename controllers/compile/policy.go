@@ -64,6 +64,14 @@ func (c *policyCompiler) sets(name string, value any) {
 	c.stanzas = append(c.stanzas, stanza{name: name, value: value})
 }
 
+// setsIfGood adds a stanza unless something was found wrong since the findings
+// were counted.
+func (c *policyCompiler) setsIfGood(name string, findings int, value any) {
+	if len(c.findings) == findings {
+		c.sets(name, value)
+	}
+}
+
 // guards adds a stanza that lets nothing through if something was found
 // wrong since the findings were counted.
 func (c *policyCompiler) guards(name string, value any, findings int) {

@@ -77,11 +77,15 @@ func (x *policies) checkListeners(set *objects.Set, p *compiledPolicy, at place,
 			fail("spec."+name, who+" "+reach.not, reach.want)
 		}
 	}
-	if p.stanza(proxyProtocolStanza) == nil {
+	if at.object.Kind == "ListenerSet" {
+		for i := range p.stanzas {
+			if name := p.stanzas[i].name; isOfPort(name) {
+				fail("spec."+name, "the ports of "+at.object.String()+" are its Gateway's", "the Gateway as target")
+			}
+		}
 		return
 	}
-	if at.object.Kind == "ListenerSet" {
-		fail("spec."+proxyProtocolStanza, "the ports of "+at.object.String()+" are its Gateway's", "the Gateway as target")
+	if p.stanza(proxyProtocolStanza) == nil {
 		return
 	}
 	for _, l := range listeners {
@@ -114,11 +118,11 @@ func reachOf(stanza string) reach {
 	switch {
 	case strings.HasPrefix(stanza, "tls."):
 		return reach{terminatesTLS, "terminates no TLS", "a listener with protocol HTTPS, or TLS with mode Terminate"}
-	case stanza == proxyProtocolStanza:
+	case stanza == proxyProtocolStanza, stanza == connectionStanzas+"maxAge":
 		return reach{takesConnections, "takes no connections", "a listener with protocol HTTP, HTTPS, TLS or TCP"}
 	case stanza == http3Stanza:
 		return reach{speaksHTTPS, "speaks no HTTPS", "a listener with protocol HTTPS"}
-	case stanza == "timeouts.idle":
+	case stanza == "timeouts.idle", isOfPort(stanza):
 		return reach{func(*gatewayv1.Listener) bool { return true }, "", ""}
 	}
 	return reach{takesRequests, "takes no requests", "a listener with protocol HTTP or HTTPS"}

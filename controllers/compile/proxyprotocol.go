@@ -2,7 +2,6 @@ package compile
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/dataplane/snapshot"
@@ -42,12 +41,9 @@ func (x *policies) proxyProtocolAt(places []place) (*snapshot.ProxyProtocol, att
 
 // proxyProtocol implements policyIndex. One listener's trust must not reach the
 // clients of another that shares its port: so nobody is trusted unless all agree.
-// The Gateway's own listeners, that is: whoever adds one by a ListenerSet takes
-// the port as it is, and cannot break it.
+// The Gateway's own listeners, that is: others cannot break it.
 func (x *policies) proxyProtocol(shared []*listener) *snapshot.ProxyProtocol {
-	if own := slices.DeleteFunc(slices.Clone(shared), (*listener).isAdded); len(own) > 0 {
-		shared = own
-	}
+	shared = ownOf(shared)
 	var first *snapshot.ProxyProtocol
 	other := ""
 	for i, l := range shared {

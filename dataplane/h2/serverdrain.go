@@ -32,6 +32,12 @@ func (c *ServerConn) Announce() { c.Drain() }
 func (c *ServerConn) Drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.startDrain()
+	c.flushAside()
+}
+
+// startDrain is Drain that leaves writing to the caller. mu is held.
+func (c *ServerConn) startDrain() {
 	if c.drain != notDraining || c.err != nil || c.ending {
 		return
 	}
@@ -44,7 +50,6 @@ func (c *ServerConn) Drain() {
 		c.lastGoAway()
 		c.flushAside()
 	})
-	c.flushAside()
 }
 
 // lastGoAway names the last stream that is served. mu is held.

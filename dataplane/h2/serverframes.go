@@ -111,6 +111,10 @@ func (c *ServerConn) takeHeaders(h frameHeader, payload []byte) *connError {
 	default:
 		if c.drain != drainingLast {
 			c.lastID = h.stream
+			// Clients number their streams one after another, RFC 9113 section 5.1.1.
+			if most := c.opts.MaxRequests; most > 0 && int(h.stream/2)+1 >= most {
+				c.startDrain() // read flushes it
+			}
 			b.refused = len(c.streams) >= c.opts.MaxStreams || c.serving >= 2*c.opts.MaxStreams
 			if !b.refused {
 				b.st = newStream(c, h.stream)

@@ -23,6 +23,9 @@ type ServerOptions struct {
 	MaxHeaderCount int
 	// MaxBody is the longest content in bytes (no bound); beyond it 413.
 	MaxBody int64
+	// MaxRequests is with how many requests a connection is drained (no bound).
+	// Those that are on their way by then are served.
+	MaxRequests int
 	// StreamWindow is how much content of one request is held at first (64
 	// KiB), MaxStreamWindow how much at most, once the path has proved to be
 	// long and fat enough (1 MiB). A connection's windows are four times theirs.

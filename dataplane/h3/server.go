@@ -119,7 +119,11 @@ func (c *ServerConn) accept() {
 				c.idle.Read(0)
 			}
 		}
+		full := c.opts.MaxRequests > 0 && int64(st.id/4)+1 >= int64(c.opts.MaxRequests)
 		c.mu.Unlock()
+		if full {
+			c.Drain()
+		}
 		if rejected {
 			str.CancelRead(RequestRejected.stream())
 			str.CancelWrite(RequestRejected.stream())

@@ -21,6 +21,7 @@ type Packets struct {
 	p        *Proxy
 	socket   *net.UDPConn
 	listener func() string
+	admit    func(client netip.Addr) (leave func(), reason string)
 
 	mu     sync.Mutex
 	flows  map[netip.AddrPort]*flow
@@ -33,6 +34,7 @@ type flow struct {
 	client   netip.AddrPort
 	up       net.Conn
 	release  func()
+	leave    func()
 	way      *way
 	idle     time.Duration
 	deadline deadline.Conn
@@ -42,9 +44,10 @@ type flow struct {
 }
 
 // Packets passes on what the socket receives to backends of the listener that
-// the function names at the time when a flow begins.
-func (p *Proxy) Packets(socket *net.UDPConn, listener func() string) *Packets {
-	return &Packets{p: p, socket: socket, listener: listener, flows: map[netip.AddrPort]*flow{}}
+// the function names at the time when a flow begins. admit makes room for a flow
+// of a client, or says why there is none; leave is called when the flow is over.
+func (p *Proxy) Packets(socket *net.UDPConn, listener func() string, admit func(client netip.Addr) (leave func(), reason string)) *Packets {
+	return &Packets{p: p, socket: socket, listener: listener, admit: admit, flows: map[netip.AddrPort]*flow{}}
 }
 
 // maxDatagram is above the largest payload of a UDP datagram.
@@ -105,19 +108,26 @@ func (s *Packets) begin(client netip.AddrPort, n int) *flow {
 		way.metrics.Refused(way.reason)
 		return nil
 	}
+	leave, refused := s.admit(client.Addr().Unmap())
+	if refused != "" {
+		way.metrics.Refused(refused)
+		return nil
+	}
 	began := time.Now()
 	up, release, err := way.cluster.Datagrams(client.Addr().Unmap())
 	if err != nil {
+		leave()
 		s.p.opts.Log.V(1).Info("Flow refused", "client", client, "error", err.Error())
 		way.metrics.Refused(reasonOf(err))
 		return nil
 	}
-	f := &flow{client: client, up: up, release: release, way: way, idle: cmp.Or(way.idle, s.p.opts.FlowTimeout), began: began}
+	f := &flow{client: client, up: up, release: release, leave: leave, way: way, idle: cmp.Or(way.idle, s.p.opts.FlowTimeout), began: began}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		_ = up.Close()
 		release()
+		leave()
 		return nil
 	}
 	way.metrics.Begin()
@@ -142,6 +152,7 @@ func (s *Packets) answer(f *flow) {
 		endpoint := f.up.RemoteAddr().String()
 		_ = f.up.Close()
 		f.release()
+		f.leave()
 		if closed {
 			reason = reasonDrained
 		}

@@ -45,6 +45,7 @@ const (
 	reasonIdle          = "idle_timeout"
 	reasonDrained       = "drained"
 	reasonClosed        = "closed" // by Headgate, which ends
+	reasonMaxAge        = "max_age"
 )
 
 // Stream passes c on to a backend of the listener, by the server name that the
@@ -232,6 +233,12 @@ func (s *Stream) Drain() {
 			_ = s.Close()
 		})
 	}
+}
+
+// Expire is Close for a connection that has lasted as long as it may.
+func (s *Stream) Expire() {
+	s.because(reasonMaxAge)
+	_ = s.Close()
 }
 
 // Close ends both connections at once.

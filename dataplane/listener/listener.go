@@ -25,6 +25,7 @@ import (
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/l4"
 	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/quota"
 	"github.com/headgate/headgate/dataplane/snapshot"
 	"github.com/headgate/headgate/dataplane/staple"
 )
@@ -389,6 +390,7 @@ func newPort(s *Set, cfg *snapshot.Port) *port {
 		conns:   map[*conn]struct{}{},
 	}
 	p.outer = p.newOuter()
+	p.admission.port, p.admission.clients = p, quota.NewCounts()
 	for _, address := range s.opts.Addresses {
 		p.sockets = append(p.sockets, &socket{
 			address: net.JoinHostPort(address, strconv.Itoa(int(cfg.Number))),

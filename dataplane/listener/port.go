@@ -30,7 +30,9 @@ type port struct {
 	table   atomic.Pointer[table]
 	raw     atomic.Pointer[raw]
 	trusted atomic.Pointer[trustedSources] // nil without PROXY protocol
-	sockets []*socket                      // guarded by set.mu
+	// admission bounds the connections.
+	admission admission
+	sockets   []*socket // guarded by set.mu
 	// transports are what QUIC sockets are of, until the port is drained; guarded by set.mu.
 	transports []*transport
 
@@ -40,6 +42,7 @@ type port struct {
 
 	mu    sync.Mutex
 	conns map[*conn]struct{}
+	ages  *time.Timer // nil unless one of them grows old
 }
 
 // conn is an open connection.
@@ -50,9 +53,14 @@ type conn struct {
 	info    *exchange.Conn
 	since   time.Time
 	session Session // nil before the handshake is over; guarded by port.mu
+	// aging has how old it may become; nil if nothing says so.
+	aging *snapshot.Client
 	// Of parking, which guards them: the descriptor, and until when it may wait.
 	fd    int32
 	until time.Time
+
+	counted bool  // admission.leaveClient must follow
+	stage   uint8 // of its age; guarded by port.mu
 }
 
 const (
@@ -84,6 +92,11 @@ func (p *port) accept(ln *net.TCPListener) {
 		nc, err := ln.AcceptTCP()
 		if err == nil {
 			backoff = 0
+			if !p.admission.enter(addrPort(nc.RemoteAddr()).Addr()) {
+				refuse(nc)
+				<-room
+				continue
+			}
 			p.busy.Add(1)
 			go p.serve(nc)
 			continue
@@ -121,6 +134,10 @@ func (p *port) stop() {
 	p.accepting.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.ages != nil {
+		p.ages.Stop()
+		p.ages = nil
+	}
 	for c := range p.conns {
 		c.drain()
 	}
@@ -170,6 +187,9 @@ func (c *conn) greet() {
 		c.drain()
 	case c.port.set.announcing.Load():
 		c.announce()
+	}
+	if c.aging != nil {
+		c.port.watchAges()
 	}
 }
 
@@ -231,6 +251,10 @@ func (p *port) run(c *conn) {
 		delete(p.conns, c)
 		p.mu.Unlock()
 		p.metrics.Closed()
+		if c.counted {
+			p.admission.leaveClient(c.info.Remote.Addr())
+		}
+		p.admission.leave()
 		<-p.set.room
 		p.busy.Done()
 	}()
@@ -268,7 +292,12 @@ func (p *port) open(c *conn) bool {
 		p.set.opts.Log.V(1).Info("No PROXY protocol header", "port", p.key, "remote", info.Remote, "error", err.Error())
 		return false
 	}
-	session, err := p.session(nc, rest, info)
+	var refused string
+	if c.counted, refused = p.admission.enterClient(info.Remote.Addr(), c.since); refused != "" {
+		refuse(nc)
+		return false
+	}
+	session, err := p.session(c, rest)
 	if err != nil {
 		p.metrics.Rejected("tls_handshake")
 		p.set.opts.Log.V(1).Info("TLS handshake failed", "port", p.key, "remote", info.Remote, "error", err.Error())
@@ -281,21 +310,29 @@ func (p *port) open(c *conn) bool {
 	return true
 }
 
+// refuse cuts off a connection that there is no room for. The kernel is to keep
+// nothing of it either.
+func refuse(nc *net.TCPConn) {
+	_ = nc.SetLinger(0)
+	_ = nc.Close()
+}
+
 // session puts a connection into the hands of who serves it, after a TLS
 // handshake if it begins with one. head is what was already read from it.
-func (p *port) session(nc *net.TCPConn, head []byte, info *exchange.Conn) (Session, error) {
-	raw := p.raw.Load()
+func (p *port) session(c *conn, head []byte) (Session, error) {
+	nc, info := c.tcp, c.info
+	t, raw := p.table.Load(), p.raw.Load()
+	c.aging = t.aging
 	if raw.whole != "" {
 		return p.set.opts.Raw.Stream(nc, info, raw.whole, "", head), nil
 	}
-	t := p.table.Load()
 	codecs := p.set.opts.Codecs
 	codec, clients, stream := &codecs[len(codecs)-1], t.clients, net.Conn(nc)
 	if len(head) > 0 {
 		stream = &unread{TCPConn: nc, head: head}
 	}
 	if raw.passthrough {
-		session, rest, err := p.sniff(raw, nc, stream, info)
+		session, rest, err := p.sniff(raw, c, stream)
 		if session != nil || err != nil {
 			return session, err
 		}
@@ -306,6 +343,7 @@ func (p *port) session(nc *net.TCPConn, head []byte, info *exchange.Conn) (Sessi
 		if err != nil {
 			return nil, err
 		}
+		c.aging = agingOf(picked.client)
 		if raw.terminated[picked.listener] {
 			return p.set.opts.Raw.Stream(secure, info, picked.listener, info.TLS.ServerName, nil), nil
 		}

@@ -76,7 +76,10 @@ func (s *Set) transport(address string) (*transport, error) {
 	t := &transport{socket: socket, address: address, users: 1}
 	t.Conn = socket
 	t.ConnContext = t.attempt
-	t.VerifySourceAddress = func(net.Addr) bool { return t.shaking.Load() > maxUnverified }
+	t.VerifySourceAddress = func(client net.Addr) bool {
+		// Nor may anybody use up what another client may have.
+		return t.shaking.Load() > maxUnverified || t.port.Load().admission.crowded(addrPort(client).Addr())
+	}
 	s.transports[address] = t
 	return t, nil
 }
@@ -93,11 +96,16 @@ func (s *Set) release(t *transport) {
 
 // attempt is quic.Transport.ConnContext: it makes room for a connection, or
 // refuses it.
-func (t *transport) attempt(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
-	p := t.port.Load()
+func (t *transport) attempt(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
+	p, client := t.port.Load(), addrPort(info.RemoteAddr).Addr()
+	leave, refused := p.admission.flow(client)
+	if refused != "" {
+		return nil, errRoom
+	}
 	select {
 	case p.set.room <- struct{}{}:
 	default:
+		leave()
 		p.metrics.Rejected("limit")
 		return nil, errRoom
 	}
@@ -105,6 +113,7 @@ func (t *transport) attempt(ctx context.Context, _ *quic.ClientInfo) (context.Co
 	t.shaking.Add(1)
 	context.AfterFunc(ctx, func() {
 		<-p.set.room
+		leave()
 		t.settle(a)
 		if !a.accepted.Swap(true) {
 			p.rejectQUIC(context.Cause(ctx))
@@ -212,6 +221,7 @@ func (p *port) serveQUIC(t *transport, qc *quic.Conn, a *attempt) {
 		TLS: a.picked.settled(&state),
 	}
 	defer info.End()
+	c.info, c.aging = info, agingOf(a.picked.client)
 	session := p.set.opts.QUIC.New(qc, info, a.picked.client)
 	p.mu.Lock()
 	c.session = session

@@ -5,7 +5,6 @@ import (
 	"net"
 	"time"
 
-	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/l4"
 	"github.com/headgate/headgate/dataplane/route"
 	"github.com/headgate/headgate/dataplane/snapshot"
@@ -42,10 +41,11 @@ func newRaw(cfg *snapshot.Port) *raw {
 	return r
 }
 
-// sniff reads a ClientHello from stream, which is nc with what was already read
+// sniff reads a ClientHello from stream, which is the connection with what was already read
 // from it, and returns the session of the listener that passes it through, or
 // else the connection with nothing taken from it.
-func (p *port) sniff(r *raw, nc *net.TCPConn, stream net.Conn, info *exchange.Conn) (Session, net.Conn, error) {
+func (p *port) sniff(r *raw, c *conn, stream net.Conn) (Session, net.Conn, error) {
+	nc, info := c.tcp, c.info
 	_ = nc.SetReadDeadline(time.Now().Add(p.set.opts.HandshakeTimeout))
 	name, head, err := l4.ReadHello(stream)
 	if err != nil {
@@ -57,7 +57,7 @@ func (p *port) sniff(r *raw, nc *net.TCPConn, stream net.Conn, info *exchange.Co
 		return nil, nil, fmt.Errorf("no listener takes server name %q", name)
 	}
 	if l.TLS == nil {
-		info.ServerName = name
+		info.ServerName, c.aging = name, agingOf(l.Client)
 		return p.set.opts.Raw.Stream(nc, info, l.Key, name, head), nil, nil
 	}
 	return nil, &unread{TCPConn: nc, head: head}, nil
@@ -85,7 +85,7 @@ func (k *socket) bindPackets(p *port) error {
 	if err == nil {
 		var conn *net.UDPConn
 		if conn, err = net.ListenUDP("udp", address); err == nil {
-			k.packets = p.set.opts.Raw.Packets(conn, func() string { return p.raw.Load().whole })
+			k.packets = p.set.opts.Raw.Packets(conn, func() string { return p.raw.Load().whole }, p.admission.flow)
 			k.local, k.err = conn.LocalAddr(), nil
 			p.busy.Add(1)
 			go func(packets Session) {

@@ -24,6 +24,7 @@ import (
 type table struct {
 	tls     bool
 	clients []*snapshot.Client // of all listeners; nil elements for defaults
+	aging   *snapshot.Client   // of these, by agingOf
 	// earlyData says that one of the listeners takes requests before the
 	// handshake is over.
 	earlyData bool
@@ -88,8 +89,9 @@ func (p *port) update(cfg *snapshot.Port) error {
 			t.names = t.names.With(l.Hostname, now)
 		}
 	}
+	t.aging = agingOf(t.clients...)
 	trusted, err := newTrustedSources(cfg.ProxyProtocol)
-	errs = append(errs, err)
+	errs = append(errs, err, p.admission.update(cfg.Connections))
 	p.trusted.Store(trusted)
 	p.table.Store(t)
 	if !p.quic { // they are the TCP port's too

@@ -19,9 +19,35 @@ type Port struct {
 	// ProxyProtocol, if not nil, is read from connections before all else: it is
 	// not known yet which listener they are for.
 	ProxyProtocol *ProxyProtocol `json:"proxyProtocol,omitempty"`
+	// Connections, if not nil, bounds how many there are: before it is known which
+	// listener they are for.
+	Connections *ConnectionLimits `json:"connections,omitempty"`
 	// Listeners are sorted by Key. At most one of them takes a request: the one
 	// whose Hostname matches most specifically (listener isolation, GEP-957).
 	Listeners []*Listener `json:"listeners"`
+}
+
+// ConnectionLimits bound a port's connections: QUIC's where it is of UDP for
+// HTTP/3, and flows where its datagrams are passed on. Zero values mean no bound.
+type ConnectionLimits struct {
+	// Max is how many may be open at a time.
+	Max int `json:"max,omitempty"`
+	// MaxPerClient is how many a client may have open at a time, by its address
+	// behind the PROXY protocol; of IPv6 by its /64.
+	MaxPerClient int `json:"maxPerClient,omitempty"`
+	// RatePerClient is how often a client may open one.
+	RatePerClient *ConnectionRate `json:"ratePerClient,omitempty"`
+	// Exempt are CIDRs of proxies, whose connections are many clients': they are
+	// not bounded per client. Sorted.
+	Exempt []string `json:"exempt,omitempty"`
+}
+
+// ConnectionRate is a token bucket: Connections may be opened in the time of Per,
+// and Burst at once after a pause; all above 0.
+type ConnectionRate struct {
+	Connections int           `json:"connections"`
+	Per         time.Duration `json:"per"`
+	Burst       int           `json:"burst"`
 }
 
 // ProxyProtocol says who may say for whom a connection is made.
@@ -137,7 +163,7 @@ type Certificate struct {
 }
 
 // Client is how a listener treats its clients. Zero values mean the defaults.
-// Listeners that read no requests go by IdleTimeout alone.
+// Listeners that read no requests go by IdleTimeout and MaxConnectionAge alone.
 type Client struct {
 	// TrustedProxies are CIDRs whose X-Forwarded-* and Forwarded are believed.
 	TrustedProxies []string `json:"trustedProxies,omitempty"`
@@ -155,4 +181,12 @@ type Client struct {
 	// BodyTimeout is how long a client may be silent while its content is
 	// awaited, or take nothing of a response.
 	BodyTimeout time.Duration `json:"bodyTimeout,omitempty"`
+	// MaxConnectionAge is after how long a connection is told to end, give or
+	// take a tenth, and MaxConnectionAgeGrace how long it has then before it is
+	// cut off; without, what is in progress goes on to its end. Connections that
+	// are passed on unread cannot be told: they are cut off when both are over.
+	MaxConnectionAge      time.Duration `json:"maxConnectionAge,omitempty"`
+	MaxConnectionAgeGrace time.Duration `json:"maxConnectionAgeGrace,omitempty"`
+	// MaxRequestsPerConnection is with how many requests a connection ends.
+	MaxRequestsPerConnection int `json:"maxRequestsPerConnection,omitempty"`
 }

@@ -9,10 +9,10 @@ import (
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
-// compileConnections compiles what a BackendPolicy says of connections: how they
+// compileBackendConnections compiles what a BackendPolicy says of connections: how they
 // are made, kept and given up. set sets a stanza, unless there have been findings
 // since there were so many.
-func compileConnections(c *policyCompiler, spec *v1alpha1.BackendPolicySpec, set func(name string, findings int, apply clusterSetting)) {
+func compileBackendConnections(c *policyCompiler, spec *v1alpha1.BackendPolicySpec, set func(name string, findings int, apply clusterSetting)) {
 	if spec.Pool != nil {
 		compilePool(c, spec.Pool, set)
 	}
