@@ -14,6 +14,29 @@ func NextCookie(cookies string) (pair, name, value, rest string) {
 	return pair, name, value, rest
 }
 
+// Cookie returns the value of the first cookie with this name.
+func (f Fields) Cookie(name string) (value string, ok bool) {
+	for i := range f {
+		if f[i].Key != KeyCookie {
+			continue
+		}
+		for rest := f[i].Value; rest != ""; {
+			var n, v string
+			if _, n, v, rest = NextCookie(rest); n == name {
+				return v, true
+			}
+		}
+	}
+	return "", false
+}
+
+// NewCookie is a cookie that the client is given with the response.
+type NewCookie struct {
+	Name, Value string
+	// SetCookie is the field value of Set-Cookie, RFC 6265 section 4.1.
+	SetCookie string
+}
+
 // EditCookies rewrites the Cookie lines so that they have only the pairs for
 // which keep is true. A line of which nothing is left goes.
 func (f *Fields) EditCookies(a *Arena, keep func(name, value string) bool) {

@@ -69,6 +69,10 @@ type Exchange struct {
 	// ResponseEdits are changes of the response's fields that a filter decided on
 	// the way in; its Response hook makes them.
 	ResponseEdits []Edit
+	// NewCookies are what hashing gives a client that has nothing to be known by:
+	// the next time, it has them. Set by package hashkey; the pipeline sends them
+	// with what an endpoint answers.
+	NewCookies []NewCookie
 	// Session is whom the exchange is for; the zero Session is anybody. Set by
 	// the pipeline, kept by package upstream.
 	Session Session
@@ -333,6 +337,7 @@ func (ex *Exchange) Reset() {
 	ex.Timeouts = Timeouts{}
 	ex.Session, ex.Avoid = Session{}, ex.Avoid[:0]
 	ex.ResponseEdits = ex.ResponseEdits[:0]
+	ex.NewCookies = ex.NewCookies[:0]
 	ex.Received, ex.Sent = 0, 0
 	ex.abandoned.reset()
 	ex.static = staticBody{}
