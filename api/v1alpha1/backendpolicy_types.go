@@ -40,6 +40,7 @@ type BackendPolicyList struct {
 // BackendPolicySpec says how to use a backend.
 // +kubebuilder:validation:MinProperties=2
 // +kubebuilder:validation:XValidation:message="calls of GRPCRoutes are always in HTTP/2, so protocol says nothing at one",rule="!has(self.protocol) || self.targetRefs.all(t, t.kind != 'GRPCRoute')"
+// +kubebuilder:validation:XValidation:message="split is about the backendRefs of rules, so it can only be set at HTTPRoutes and GRPCRoutes",rule="!has(self.split) || self.targetRefs.all(t, t.kind in ['HTTPRoute', 'GRPCRoute'])"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
 	// +required
@@ -134,6 +135,22 @@ type BackendPolicySpec struct {
 	// TCPRoutes and TLSRoutes do not fail by it. It is replaced as a whole.
 	// +optional
 	Fault *Fault `json:"fault,omitempty"`
+	// Split keeps a client at one of a rule's backendRefs: their weights share the
+	// clients, in place of the requests. It is for HTTPRoutes, GRPCRoutes and their
+	// rules. It is replaced as a whole.
+	// +optional
+	Split *Split `json:"split,omitempty"`
+}
+
+// Split says how a rule's clients are shared among its backendRefs. Who is at one
+// stays there until weights change, and then as few move as can be: from 90 and 10
+// to 80 and 20, every ninth of those at the first. A session of
+// sessionPersistence goes before it.
+type Split struct {
+	// HashOn says what a client is known by: the first of these that a request
+	// has. One that has none of them is sent by weight alone.
+	// +required
+	HashOn HashKeys `json:"hashOn"`
 }
 
 // ProxyProtocolVersion is a version of the PROXY protocol.

@@ -23,11 +23,7 @@ type Balance struct {
 	// Connections and flows of TCPRoutes, TLSRoutes and UDPRoutes go by the
 	// client's address alone.
 	// +optional
-	// +listType=atomic
-	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=8
-	// +kubebuilder:validation:XValidation:message="a request always has a path and a client, and a cookie with setCookie: nothing can follow them",rule="self.all(k, !(k.type in ['ClientIP', 'Path'] || has(k.setCookie)) || k == self[size(self)-1])"
-	HashOn []HashKey `json:"hashOn,omitempty"`
+	HashOn HashKeys `json:"hashOn,omitempty"`
 	// HashBalanceFactor bounds what an endpoint may have in flight with RingHash
 	// and Maglev, in percent of its share of all requests in flight: with 125, a
 	// quarter more. What it has no room for goes to the next one on the ring or in
@@ -131,7 +127,7 @@ const (
 )
 
 // HashKeyType is a property of a request.
-// +kubebuilder:validation:Enum=ClientIP;Consumer;Cookie;Header;Path;QueryParam
+// +kubebuilder:validation:Enum=ClientIP;Consumer;Cookie;Expression;Header;Path;QueryParam
 type HashKeyType string
 
 const (
@@ -141,6 +137,8 @@ const (
 	HashConsumer HashKeyType = "Consumer"
 	// HashCookie is the value of a cookie.
 	HashCookie HashKeyType = "Cookie"
+	// HashExpression is what an expression in CEL comes to.
+	HashExpression HashKeyType = "Expression"
 	// HashHeader is the value of a header field, of several lines the first.
 	HashHeader HashKeyType = "Header"
 	// HashPath is the path, as it is sent to the endpoint.
@@ -149,8 +147,16 @@ const (
 	HashQueryParam HashKeyType = "QueryParam"
 )
 
-// HashKey is what requests with the same value of go to the same endpoint.
+// HashKeys are properties of requests, of which the first that a request has counts.
+// +listType=atomic
+// +kubebuilder:validation:MinItems=1
+// +kubebuilder:validation:MaxItems=8
+// +kubebuilder:validation:XValidation:message="a request always has a path and a client, and a cookie with setCookie: nothing can follow them",rule="self.all(k, !(k.type in ['ClientIP', 'Path'] || has(k.setCookie)) || k == self[size(self)-1])"
+type HashKeys []HashKey
+
+// HashKey is what requests with the same value of are kept together by.
 // Headers, cookies, path and query are as the endpoint gets them.
+// +kubebuilder:validation:XValidation:message="expression must be set if type is Expression, and only then",rule="(self.type == 'Expression') == has(self.expression)"
 // +kubebuilder:validation:XValidation:message="name must be set if type is Cookie, Header or QueryParam, and only then",rule="(self.type in ['Cookie', 'Header', 'QueryParam']) == has(self.name)"
 // +kubebuilder:validation:XValidation:message="setCookie can only be set with type Cookie",rule="!has(self.setCookie) || self.type == 'Cookie'"
 // +kubebuilder:validation:XValidation:message="name must be the name of a cookie or header field: a token",rule=`!has(self.name) || self.type == "QueryParam" || self.name.matches("^[A-Za-z0-9!#$%&'*+.^_\\x60|~-]+$")`
@@ -163,6 +169,13 @@ type HashKey struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
 	Name *string `json:"name,omitempty"`
+	// Expression in CEL makes the key from what the request has; it must come to a
+	// string. A request for which it cannot be evaluated, or is empty, does not
+	// have the key. docs/expressions.md says what there is to ask for.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Expression *string `json:"expression,omitempty"`
 	// SetCookie gives clients that do not have the cookie one with a random
 	// value, so that all that follows goes to one endpoint.
 	// +optional

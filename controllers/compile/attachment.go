@@ -62,6 +62,9 @@ type policyIndex interface {
 	cluster(at backendUse, c *snapshot.Cluster) (target string)
 	// backend returns what the same policies say of the backend as the rule uses it.
 	backend(at backendUse) backendSettings
+	// split returns how the policies at a rule share its clients among its backends,
+	// nil if they share the requests.
+	split(route *form, rule int) *snapshot.Split
 	// attachedTo returns the policies that target an object, sorted.
 	attachedTo(target objects.Ref) []objects.Ref
 	// flaw returns why a policy cannot be a rule's filter, "" if it can.

@@ -110,6 +110,10 @@ func compileBackendPolicy(c *policyCompiler) {
 		before := len(c.findings)
 		c.setsIfGood("fault", before, compileFault(c, spec.Fault))
 	}
+	if spec.Split != nil {
+		before := len(c.findings)
+		c.setsIfGood("split", before, compileSplit(c, spec))
+	}
 	if len(c.stanzas) == 0 && len(c.findings) == 0 {
 		c.invalid("spec", "it sets nothing", "what is to hold beside targetRefs")
 	}

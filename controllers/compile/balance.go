@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,7 +21,6 @@ import (
 var (
 	algorithms = balance.Algorithms()
 	localities = []string{"Any", "PreferSameZone", "PreferSameNode", "OnlySameZone", "OnlySameNode"}
-	hashKeys   = []string{"ClientIP", "Consumer", "Cookie", "Header", "Path", "QueryParam"}
 )
 
 const balanceField = "spec.balance"
@@ -44,7 +42,7 @@ func compileBalance(c *policyCompiler, spec *v1alpha1.Balance) clusterSetting {
 	}
 	hashes := algorithm == "RingHash" || algorithm == "Maglev"
 	if balanceUses(c, "hashOn", len(spec.HashOn) > 0, hashes, true, "RingHash and Maglev") {
-		out.HashOn = compileHashOn(c, spec.HashOn)
+		out.HashOn = compileHashOn(c, balanceField, spec.HashOn)
 	}
 	if balanceUses(c, "hashBalanceFactor", spec.HashBalanceFactor != nil, hashes, false, "RingHash and Maglev") {
 		out.HashBalanceFactor = percent("hashBalanceFactor", spec.HashBalanceFactor, 0, 100, 10_000)
@@ -107,44 +105,6 @@ func compileSlowStart(c *policyCompiler, spec *v1alpha1.SlowStart) *snapshot.Slo
 	}
 	return out
 }
-
-// compileHashOn reads what to hash on.
-func compileHashOn(c *policyCompiler, keys []v1alpha1.HashKey) (out []snapshot.HashKey) {
-	for i, k := range keys {
-		field := fmt.Sprintf("hashOn[%d]", i)
-		key := snapshot.HashKey{Type: balanceOneOf(c, field+".type", string(k.Type), hashKeys), Name: valueOr(k.Name, "")}
-		field = balanceField + "." + field
-		named := key.Type == "Cookie" || key.Type == "Header" || key.Type == "QueryParam"
-		switch {
-		case named && key.Name == "":
-			c.invalid(field+".name", "it is not set", "the name that the type "+key.Type+" needs")
-		case !named && k.Name != nil:
-			c.invalid(field+".name", "the type "+key.Type+" has no name", "no name")
-		case named && key.Type != "QueryParam" && !isToken(key.Name):
-			c.invalid(field+".name", fmt.Sprintf("%q is no token", key.Name), "the name of a cookie or header field")
-		}
-		if set := k.SetCookie; set != nil {
-			if key.Type != "Cookie" {
-				c.invalid(field+".setCookie", "the type "+key.Type+" is no cookie", "no setCookie")
-			}
-			key.SetCookie = &snapshot.HashCookie{
-				MaxAge: c.duration(field+".setCookie.maxAge", set.MaxAge, 0, time.Second, 87_600*time.Hour),
-				Path:   valueOr(set.Path, "/"),
-			}
-			if path := key.SetCookie.Path; len(path) > 1024 || !cookiePath.MatchString(path) {
-				c.invalid(field+".setCookie.path", fmt.Sprintf("%q is no path of a cookie", key.SetCookie.Path), `a path from "/" on, without ";"`)
-			}
-		}
-		if i < len(keys)-1 && (key.Type == "ClientIP" || key.Type == "Path" || key.SetCookie != nil) {
-			c.invalid(field, "every request has it, so that what follows is never reached", "it at the end")
-		}
-		out = append(out, key)
-	}
-	return out
-}
-
-// cookiePath is what a Path attribute may be, RFC 6265 section 4.1.1.
-var cookiePath = regexp.MustCompile(`^/[!-:<-~]*$`)
 
 // localityOf is what a Service says with trafficDistribution, KEP-4444 and
 // KEP-3015. A value that is not known means no preference, as there. Its

@@ -154,6 +154,9 @@ func ruleText(r *snapshot.Rule) string {
 		if b.Weight != 1 {
 			text += fmt.Sprintf("×%d", b.Weight)
 		}
+		if b.Name != "" {
+			text += fmt.Sprintf("(%q)", b.Name)
+		}
 		text += filtersText(b.Filters) + mirrorsText(b.Mirrors)
 		if b.Retry != nil {
 			text += " retry=" + toJSON(b.Retry)
@@ -168,6 +171,9 @@ func ruleText(r *snapshot.Rule) string {
 	}
 	if r.BackendTimeout != 0 {
 		text += fmt.Sprintf(" backendRequest=%s", r.BackendTimeout)
+	}
+	if r.Split != nil {
+		text += " split=" + toJSON(r.Split)
 	}
 	if r.SessionPersistence != nil {
 		text += " sessionPersistence=" + toJSON(r.SessionPersistence)

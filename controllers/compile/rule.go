@@ -133,6 +133,7 @@ func (c *ruleCompiler) compile() *compiledRule {
 func (c *ruleCompiler) compileBackends(rule *gatewayv1.HTTPRouteRule, field string, prefixes bool, out *compiledRule) {
 	total := uint64(0)
 	var cors [][]policy.Config
+	out.base.Split = c.frame.policies.split(c.object, c.index)
 	for i := range rule.BackendRefs {
 		ref := &rule.BackendRefs[i]
 		at := fmt.Sprintf("%s[%d]", field, i)
@@ -143,6 +144,9 @@ func (c *ruleCompiler) compileBackends(rule *gatewayv1.HTTPRouteRule, field stri
 				c.invalid(gatewayv1.RouteReasonUnsupportedValue, at+".weight", fmt.Sprintf("%d is out of range", *ref.Weight), "0 to 1000000")
 				backend.Weight = 0
 			}
+		}
+		if out.base.Split != nil {
+			backend.Name = backendName(&ref.BackendObjectReference, c.object.Namespace, out.base.Backends)
 		}
 		total += uint64(backend.Weight)
 		own := c.compileFilters(ref.Filters, filterPlace{field: at + ".filters", prefixes: prefixes, backend: true})

@@ -16,7 +16,12 @@ type ipHash struct {
 	weighted bool
 }
 
-func newIPHash(_ *Config, members []Member) Picker {
+func newIPHash(_ *Config, members []Member) Picker { return NewRendezvous(members) }
+
+// NewRendezvous returns a picker by weighted rendezvous hashing, which keeps
+// whatever Choice.Hash is of. If a member's weight changes, that moves from or to
+// it just the share by which it does.
+func NewRendezvous(members []Member) Picker {
 	h := &ipHash{members: members, seeds: make([]uint64, len(members)), weighted: weights(members) != nil}
 	for i := range members {
 		h.seeds[i] = HashString(members[i].ID)

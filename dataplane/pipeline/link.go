@@ -289,6 +289,7 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 		r.weights += b.Weight
 	}
 	l.sessions(r, cfg)
+	l.split(r, cfg)
 	return r
 }
 

@@ -167,9 +167,7 @@ func (p *Pipeline) Serve(ex *exchange.Exchange) {
 		ex.Response.Fields.DelKey(exchange.KeyAltSvc)
 		ex.Response.Fields = append(ex.Response.Fields, exchange.Field{Key: exchange.KeyAltSvc, Name: "Alt-Svc", Value: l.altSvc})
 	}
-	if st.backend != nil && st.backend.session != nil {
-		st.saveSession(ex)
-	}
+	st.saveClient(ex)
 	// Last, so that filters see the status that is meant.
 	answerGRPC(ex)
 	st.tunnel = ex.Response.Tunnel != nil

@@ -12,7 +12,7 @@ import (
 )
 
 // choose returns the backend for the request: that of its session, whatever the
-// weights say, or else one by weight. lost says that the session must not go on
+// weights say, or else one by split or weight. lost says that the session must not go on
 // anywhere else than at a backend that the rule does not have any more.
 func (st *state) choose(ex *exchange.Exchange, r *rule) (b *backend, lost bool) {
 	if len(r.sessions) > 0 && st.session == nil {
@@ -29,16 +29,24 @@ func (st *state) choose(ex *exchange.Exchange, r *rule) (b *backend, lost bool) 
 				return b, false
 			}
 		}
-		return r.pick(), p.Strict()
+		return r.pick(ex), p.Strict()
 	}
-	return r.pick(), false
+	return r.pick(ex), false
 }
 
-// saveSession tells the client to whom its session is bound now. It comes
-// behind all filters: what they keep of a response is for other clients, too.
-func (st *state) saveSession(ex *exchange.Exchange) {
+// saveClient tells the client how it is known from now on: by the cookies that
+// it was hashed by, and to whom its session is bound. It comes behind all filters:
+// what they keep of a response is for other clients, too.
+func (st *state) saveClient(ex *exchange.Exchange) {
 	if st.lease == nil || ex.Response.Local {
 		return // nobody but us has answered
+	}
+	for i := range ex.NewCookies {
+		ex.Response.Fields = append(ex.Response.Fields,
+			exchange.Field{Key: exchange.KeySetCookie, Name: "Set-Cookie", Value: ex.NewCookies[i].SetCookie})
+	}
+	if st.backend.session == nil {
+		return
 	}
 	endpoint, ok := exchange.EndpointID(ex.Upstream.Endpoint)
 	if !ok {

@@ -43,8 +43,8 @@ func sticky() *snapshot.SessionPersistence {
 	}
 }
 
-// split is a route to both clusters.
-func split(a, b uint32, edit func(*snapshot.Rule)) *snapshot.Route {
+// between is a route to both clusters.
+func between(a, b uint32, edit func(*snapshot.Rule)) *snapshot.Route {
 	return to("a", func(r *snapshot.Route) {
 		r.Rule.Backends = []snapshot.Backend{{Cluster: "a", Weight: a}, {Cluster: "b", Weight: b}}
 		edit(r.Rule)
@@ -76,13 +76,13 @@ func TestSessionBeatsWeights(t *testing.T) {
 		},
 	} {
 		b, clusters := newServed(t)
-		b.host(gateway, "*", split(1, 0, edit))
+		b.host(gateway, "*", between(1, 0, edit))
 		b.must()
 		cluster, cookie := b.serve(request("GET /"))
 		if cluster != "a" || !strings.HasPrefix(cookie, "sid=") {
 			t.Fatalf("%s: answered by %q with %q", name, cluster, cookie)
 		}
-		b.host(gateway, "*", split(0, 1, edit))
+		b.host(gateway, "*", between(0, 1, edit))
 		b.must()
 		for range 5 {
 			if cluster, again := b.serve(request("GET /", "Cookie: "+cookie)); cluster != "a" || again != "" {
@@ -110,7 +110,7 @@ func TestSessionBeatsWeights(t *testing.T) {
 // TestSessionOfOneBackend has persistence at one of two backends only.
 func TestSessionOfOneBackend(t *testing.T) {
 	b, _ := newServed(t)
-	b.host(gateway, "*", split(1, 1, func(r *snapshot.Rule) { r.Backends[0].SessionPersistence = sticky() }))
+	b.host(gateway, "*", between(1, 1, func(r *snapshot.Rule) { r.Backends[0].SessionPersistence = sticky() }))
 	b.must()
 	cookie := ""
 	for range 100 {
@@ -137,7 +137,7 @@ func TestSessionOfBackendThatIsGone(t *testing.T) {
 			r.SessionPersistence = sticky()
 			r.SessionPersistence.Strict = strict
 		}
-		b.host(gateway, "*", split(1, 0, persistent))
+		b.host(gateway, "*", between(1, 0, persistent))
 		b.must()
 		_, cookie := b.serve(request("GET /"))
 		b.host(gateway, "*", to("b", func(r *snapshot.Route) { persistent(r.Rule) }))
@@ -197,7 +197,7 @@ func TestNoSessionWithoutAnswer(t *testing.T) {
 func TestSessionKeyOfProcess(t *testing.T) {
 	b, _ := newServed(t)
 	unkeyed := func(edit func(*snapshot.SessionPersistence)) *snapshot.Route {
-		return split(1, 1, func(r *snapshot.Rule) {
+		return between(1, 1, func(r *snapshot.Rule) {
 			r.SessionPersistence = sticky()
 			r.SessionPersistence.Keys = nil
 			edit(r.SessionPersistence)

@@ -64,6 +64,9 @@ type rule struct {
 	filters  []filter
 	backends []backend // those with a weight or sessions
 	weights  uint32    // their sum
+	// split shares the clients among the backends with a weight; nil shares the
+	// requests.
+	split *split
 	// sessions are those of the backends, each once.
 	sessions []*session.Persistence
 
@@ -137,13 +140,19 @@ func (l *listener) misdirects(c *exchange.Conn) bool {
 	return c.TLS.Listener != l.key
 }
 
-// pick returns a backend with the probability of its weight; nil if there is none.
-func (r *rule) pick() *backend {
+// pick returns the client's backend, or where clients have none one with the
+// probability of its weight; nil if there is none.
+func (r *rule) pick(ex *exchange.Exchange) *backend {
 	switch {
 	case r.weights == 0:
 		return nil
 	case len(r.backends) == 1:
 		return &r.backends[0]
+	}
+	if r.split != nil {
+		if b := r.split.pick(ex); b != nil {
+			return b
+		}
 	}
 	n := rand.Uint32N(r.weights)
 	for i := range r.backends {

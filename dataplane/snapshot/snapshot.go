@@ -102,6 +102,8 @@ type Rule struct {
 	Filters []policy.Config `json:"filters,omitempty"`
 	// Backends share the requests by weight. Empty if a filter always answers.
 	Backends []Backend `json:"backends,omitempty"`
+	// Split, if not nil, shares the clients instead.
+	Split *Split `json:"split,omitempty"`
 	// Mirrors get a copy of a share of the requests; their answers are dropped.
 	Mirrors []Mirror `json:"mirrors,omitempty"`
 	// RequestTimeout bounds the exchange, BackendTimeout each try; 0 is none.
@@ -186,8 +188,19 @@ type SessionCookie struct {
 	SameSite string `json:"sameSite"`
 }
 
+// Split keeps a client at one of a rule's backends, as long as the weights allow.
+// If they change, as few clients move as can be.
+type Split struct {
+	// HashOn is what a client is known by: the first of these that a request has. A
+	// request that has none of them goes by weight alone.
+	HashOn []HashKey `json:"hashOn"`
+}
+
 // Backend is a weighted backendRef.
 type Backend struct {
+	// Name tells the backend from the rule's others, whatever their order and
+	// weights are. It is set where the rule has a Split.
+	Name string `json:"name,omitempty"`
 	// Cluster is a key of Snapshot.Clusters, or "" if the reference does not
 	// resolve: its share of the requests is answered 500.
 	Cluster string          `json:"cluster,omitempty"`
@@ -510,10 +523,14 @@ type SlowStart struct {
 
 // HashKey is a property of a request.
 type HashKey struct {
-	// Type is "ClientIP", "Consumer", "Cookie", "Header", "Path" or "QueryParam".
+	// Type is "ClientIP", "Consumer", "Cookie", "Expression", "Header", "Path" or
+	// "QueryParam".
 	Type string `json:"type"`
 	// Name is that of the cookie, header field or query parameter.
 	Name string `json:"name,omitempty"`
+	// Expression is one of package expression whose result is a string: the key. A
+	// request for which it cannot be evaluated, or is "", does not have it.
+	Expression string `json:"expression,omitempty"`
 	// SetCookie gives clients without the cookie one; nil does not.
 	SetCookie *HashCookie `json:"setCookie,omitempty"`
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h2"
+	"github.com/headgate/headgate/dataplane/hashkey"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -50,6 +51,7 @@ type Cluster struct {
 	http2     *h2.ClientOptions
 	health    *snapshot.HealthCheck // as cfg has it; another pointer only if it differs
 	budget    *retryBudget          // as cfg has it; another one only if it differs
+	keys      hashkey.Keys          // as cfg has them, compiled
 	eps       *snapshot.Endpoints
 	hosts     map[question]*subscription
 	resolving chan struct{}
@@ -72,10 +74,10 @@ type state struct {
 	terms
 	tlsErr error
 
-	// hashes says that the algorithm wants a hash, of the first of hashOn that a
+	// hashes says that the algorithm wants a hash, of the first of keys that a
 	// request has; timed that it goes by latencies.
 	hashes, timed bool
-	hashOn        []snapshot.HashKey
+	keys          hashkey.Keys
 
 	// breaker is noBounds where there is none. maxConnections bounds those of each
 	// endpoint; 0 means any number.
@@ -197,6 +199,9 @@ func (c *Cluster) setConfig(cfg *snapshot.Cluster) {
 	if before == nil || !reflect.DeepEqual(before.RetryBudget, cfg.RetryBudget) {
 		c.budget = newRetryBudget(cfg.RetryBudget)
 	}
+	if before == nil || !reflect.DeepEqual(hashOn(&before.Balance), hashOn(&cfg.Balance)) {
+		c.setKeys()
+	}
 	if before == nil || before.Protocol != cfg.Protocol || !reflect.DeepEqual(before.TLS, cfg.TLS) {
 		c.tls, c.tlsErr = clientTLS(cfg.TLS, c.protocol())
 		if c.tlsErr != nil {
@@ -283,6 +288,9 @@ func (c *Cluster) rebuild() {
 		outliers:       c.cfg.OutlierDetection,
 		slowStart:      c.cfg.Balance.SlowStart,
 		loadReports:    c.cfg.Balance.LoadReports,
+		hashes:         len(hashOn(&c.cfg.Balance)) > 0,
+		keys:           c.keys,
+		timed:          c.cfg.Balance.Algorithm == "PeakEWMA",
 		budget:         c.budget,
 		terms:          c.terms(),
 		tlsErr:         c.tlsErr,
@@ -290,7 +298,6 @@ func (c *Cluster) rebuild() {
 	}
 	st.pool.MaxIdle = cmp.Or(st.pool.MaxIdle, 256)
 	st.pool.IdleTimeout = cmp.Or(st.pool.IdleTimeout, time.Minute)
-	st.setAlgorithm(&c.cfg.Balance)
 	if c.resolving != nil {
 		st.resolving = c.resolving
 	}

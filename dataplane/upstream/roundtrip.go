@@ -48,9 +48,8 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	if ex.Session.Strict {
 		return c.tryOnly(ex, st, choice)
 	}
-	newCookie := ""
 	if st.hashes {
-		choice.Hash, newCookie = st.hash(ex)
+		choice.Hash = st.hash(ex)
 	}
 	avoiding := len(ex.Avoid) > 0
 	if avoiding {
@@ -85,10 +84,6 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		}
 		k, err := c.try(ex, st, ep, probe)
 		if err == nil {
-			if newCookie != "" {
-				ex.Response.Fields = append(ex.Response.Fields,
-					exchange.Field{Key: exchange.KeySetCookie, Name: "Set-Cookie", Value: newCookie})
-			}
 			return k, nil
 		}
 		if ex.Abandoned() {

@@ -76,9 +76,11 @@ func (p page) objects(section string) string {
 	block, common := p.sections[section], p.common
 	if rest, ok := strings.CutPrefix(block, "spec:\n"); ok {
 		block = p.policy + rest
-	} else { // it has a Backend of its own
-		i := strings.LastIndex(common, "---\n")
-		common = common[:i]
+	} else { // it has a Backend of its own, or a route, too
+		common = common[:strings.LastIndex(common, "---\n")]
+		if strings.Contains(block, "kind: HTTPRoute\n") {
+			common = common[:strings.LastIndex(common, "---\n")]
+		}
 	}
 	return class + "---\n" + common + "---\n" + block
 }
@@ -374,6 +376,29 @@ var tests = map[string]func(s *site){
 	},
 	"by header": func(s *site) {
 		s.sticks(s.without(), func(key string) string { name, _ := s.ask(s.client, "/", "X-Tenant", key); return name })
+	},
+	"by several things": func(s *site) {
+		s.sticks(s.without(), func(key string) string { name, _ := s.ask(s.client, "/"+key, "X-Tenant", "blue"); return name })
+		s.apply(s.yaml)
+		s.sticks(s.without(), func(key string) string { name, _ := s.ask(s.client, "/", "X-Tenant", key); return name })
+	},
+	"split_clients": func(s *site) {
+		next := 0
+		for i := range 400 {
+			user := fmt.Sprint("user-", i)
+			at, _ := s.ask(s.client, "/", "X-User", user)
+			for range 2 {
+				if again, _ := s.ask(s.client, "/", "X-User", user); (again == "c") != (at == "c") {
+					s.t.Errorf("%s was with %s and then with %s", user, at, again)
+				}
+			}
+			if at == "c" {
+				next++
+			}
+		}
+		if next < 60 || next > 140 { // 100 by the weights, give or take 4.6 standard deviations
+			s.t.Errorf("%d of 400 users are with the next version", next)
+		}
 	},
 	"first": func(s *site) {
 		s.want(s.shares(10), 10, 0, 0)
