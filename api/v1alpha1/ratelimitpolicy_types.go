@@ -1,12 +1,14 @@
 package v1alpha1
 
 import (
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// RateLimitPolicy limits how often something is requested. A request that exceeds
-// a limit is answered 429. Each Headgate process counts for itself.
+// RateLimitPolicy limits how often something is requested, how much of it at a
+// time, and how fast its content passes. A request that exceeds a limit is
+// answered 429; content waits. Each Headgate process counts for itself.
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:storageversion
@@ -35,7 +37,9 @@ type RateLimitPolicyList struct {
 	Items           []RateLimitPolicy `json:"items"`
 }
 
-// RateLimitPolicySpec says what is limited.
+// RateLimitPolicySpec says what is limited. Limits of one name, of policies at
+// different targets, replace one another.
+// +kubebuilder:validation:XValidation:message="one of limits, concurrency and bandwidth must be set",rule="has(self.limits) || has(self.concurrency) || has(self.bandwidth)"
 type RateLimitPolicySpec struct {
 	// TargetRefs are what the policy attaches to. Without any, it holds for the
 	// rules of HTTPRoutes and GRPCRoutes that name it in an ExtensionRef filter.
@@ -52,13 +56,98 @@ type RateLimitPolicySpec struct {
 	// +optional
 	Enforced bool `json:"enforced,omitempty"`
 	// Limits are counted independently; a request needs room in all of them.
-	// Limits of one name, of policies at different targets, replace one another.
-	// +required
+	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=8
-	Limits []RateLimit `json:"limits"`
+	// +kubebuilder:validation:XValidation:message="a key of type Request is for bandwidth",rule="self.all(l, !has(l.key) || l.key.all(k, k.type != 'Request'))"
+	Limits []RateLimit `json:"limits,omitempty"`
+	// Concurrency is how many requests are served at a time. A request needs room
+	// in all of these.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:XValidation:message="a key of type Request is for bandwidth",rule="self.all(l, !has(l.key) || l.key.all(k, k.type != 'Request'))"
+	Concurrency []ConcurrencyLimit `json:"concurrency,omitempty"`
+	// Bandwidth is how fast the content of requests and responses passes: as fast
+	// as the slowest of these lets it.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=8
+	Bandwidth []BandwidthLimit `json:"bandwidth,omitempty"`
+}
+
+// ConcurrencyLimit counts the requests that are being served for each value of
+// its key, from when they are let through to the end of their response, or of
+// their tunnel. The counts are shared by everything below the policy's target.
+type ConcurrencyLimit struct {
+	// Name tells the limit from others.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	Name string `json:"name"`
+	// Requests is how many are served at a time; one more is answered 429.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000000
+	Requests int32 `json:"requests"`
+	// Key is what has a count of its own: each combination of the values of these
+	// parts. The default is one count for all requests.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=4
+	Key []RateLimitKey `json:"key,omitempty"`
+}
+
+// BandwidthDirection says whose content is meant.
+// +kubebuilder:validation:Enum=Request;Response
+type BandwidthDirection string
+
+const (
+	// BandwidthRequest is what clients send.
+	BandwidthRequest BandwidthDirection = "Request"
+	// BandwidthResponse is what clients get.
+	BandwidthResponse BandwidthDirection = "Response"
+)
+
+// BandwidthLimit is a token bucket of bytes for each value of its key. The
+// buckets are shared by everything below the policy's target.
+type BandwidthLimit struct {
+	// Name tells the limit from others, also in metrics.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	Name string `json:"name"`
+	// Direction says whose content is slowed down: the requests' or the responses'.
+	// Of WebSockets and other tunnels it is what the client sends or gets.
+	// +optional
+	// +kubebuilder:default=Response
+	Direction BandwidthDirection `json:"direction,omitempty"`
+	// BytesPerSecond is how fast content passes, such as 512Ki or 10Mi; from 1Ki to 1Ti.
+	// +required
+	BytesPerSecond resource.Quantity `json:"bytesPerSecond"`
+	// Burst is how much passes at once after a pause, at most what passes in a
+	// day. The default is bytesPerSecond.
+	// +optional
+	Burst *resource.Quantity `json:"burst,omitempty"`
+	// After is how much of each content passes first and is not counted. The
+	// default is none.
+	// +optional
+	After *resource.Quantity `json:"after,omitempty"`
+	// Key is what has a bucket of its own: each combination of the values of these
+	// parts, or each request. The default is one bucket for all.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=4
+	// +kubebuilder:validation:XValidation:message="a key of type Request has no other parts",rule="self.size() == 1 || self.all(k, k.type != 'Request')"
+	Key []RateLimitKey `json:"key,omitempty"`
 }
 
 // RateLimit is a token bucket for each value of its key. The buckets are
@@ -93,7 +182,7 @@ type RateLimit struct {
 }
 
 // RateLimitKeyType is a property of a request.
-// +kubebuilder:validation:Enum=ClientIP;Consumer;Header;Route
+// +kubebuilder:validation:Enum=ClientIP;Consumer;Header;Route;Request
 type RateLimitKeyType string
 
 const (
@@ -106,6 +195,9 @@ const (
 	RateLimitHeader RateLimitKeyType = "Header"
 	// RateLimitRoute is the route that the request matched.
 	RateLimitRoute RateLimitKeyType = "Route"
+	// RateLimitRequest is each request for itself. It is for bandwidth, and has
+	// no other parts beside it.
+	RateLimitRequest RateLimitKeyType = "Request"
 )
 
 // RateLimitKey is one part of a limit's key.

@@ -77,7 +77,7 @@ func init() {
 		// stranger cannot use up a consumer's share; before all that costs more.
 		rateLimitPolicies: {
 			name: "RateLimitPolicy", list: listOf[*v1alpha1.RateLimitPolicy], targets: routeTargets,
-			compile: compileRateLimitPolicy, filters: rateLimitFilters,
+			compile: compileRateLimitPolicy, filters: rateLimitFilters, responses: rateLimitResponses,
 		},
 		gatewayAPIFilters: {own: func(o ownFilters) []policy.Config { return o.configs }},
 		// After the rule's own filters: a policy has the last word on what they

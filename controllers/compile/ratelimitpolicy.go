@@ -5,6 +5,8 @@ import (
 	"math"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/resource"
+
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/policy/ratelimit"
@@ -12,23 +14,35 @@ import (
 
 func compileRateLimitPolicy(c *policyCompiler) {
 	spec := &c.object.(*v1alpha1.RateLimitPolicy).Spec
-	if len(spec.Limits) == 0 {
-		c.invalid("spec.limits", "there is no limit", "at least one")
+	if len(spec.Limits)+len(spec.Concurrency)+len(spec.Bandwidth) == 0 {
+		c.invalid("spec", "there is no limit", "limits, concurrency or bandwidth")
 	}
+	// A limit that cannot be understood is left out; the others hold.
 	for i := range spec.Limits {
-		before := len(c.findings)
-		field := fmt.Sprintf("spec.limits[%d]", i)
 		limit := &spec.Limits[i]
-		name := fmt.Sprintf("limits[%s]", limit.Name)
-		if c.stanza(name) != nil {
-			c.invalid(field+".name", fmt.Sprintf("there are two limits named %q", limit.Name), "a name for each")
-			continue
-		}
-		// A limit that cannot be understood is left out; the others hold.
-		if value := c.limit(field, limit); len(c.findings) == before {
-			c.sets(name, value)
-		}
+		c.named("limits", i, limit.Name, func(field string) any { return c.limit(field, limit) })
 	}
+	for i := range spec.Concurrency {
+		limit := &spec.Concurrency[i]
+		c.named("concurrency", i, limit.Name, func(field string) any { return c.concurrency(field, limit) })
+	}
+	for i := range spec.Bandwidth {
+		limit := &spec.Bandwidth[i]
+		c.named("bandwidth", i, limit.Name, func(field string) any { return c.bandwidth(field, limit) })
+	}
+}
+
+// named sets the stanza of one of a list's elements, which have names.
+func (c *policyCompiler) named(list string, i int, name string, compile func(field string) any) {
+	before := len(c.findings)
+	field := fmt.Sprintf("spec.%s[%d]", list, i)
+	stanza := fmt.Sprintf("%s[%s]", list, name)
+	if c.stanza(stanza) != nil {
+		c.invalid(field+".name", fmt.Sprintf("there are two of %s named %q", list, name), "a name for each")
+		return
+	}
+	value := compile(field)
+	c.setsIfGood(stanza, before, value)
 }
 
 func (c *policyCompiler) limit(field string, spec *v1alpha1.RateLimit) ratelimit.Limit {
@@ -41,34 +55,127 @@ func (c *policyCompiler) limit(field string, spec *v1alpha1.RateLimit) ratelimit
 	} else if limit.Burst > math.MaxInt64/4/(int64(limit.Per)/limit.Requests) {
 		c.invalid(field+".burst", "a burst is at most what is let through in 73 years", "a smaller burst")
 	}
-	for i := range spec.Key {
-		k := &spec.Key[i]
+	limit.By = c.key(field+".key", spec.Key)
+	return limit
+}
+
+func (c *policyCompiler) concurrency(field string, spec *v1alpha1.ConcurrencyLimit) ratelimit.ConcurrencyLimit {
+	return ratelimit.ConcurrencyLimit{
+		Name:     spec.Name,
+		Requests: int(number(c, field+".requests", &spec.Requests, 1, 1, 1_000_000)),
+		By:       c.key(field+".key", spec.Key),
+	}
+}
+
+// bandwidthLimit is a stanza's value.
+type bandwidthLimit struct {
+	ratelimit.BandwidthLimit
+	direction v1alpha1.BandwidthDirection
+}
+
+func (c *policyCompiler) bandwidth(field string, spec *v1alpha1.BandwidthLimit) bandwidthLimit {
+	limit := bandwidthLimit{direction: spec.Direction}
+	switch spec.Direction {
+	case v1alpha1.BandwidthRequest, v1alpha1.BandwidthResponse:
+	case "":
+		limit.direction = v1alpha1.BandwidthResponse
+	default:
+		c.invalid(field+".direction", fmt.Sprintf("%q is not a direction", spec.Direction), "Request or Response")
+	}
+	limit.Name = spec.Name
+	limit.BytesPerSecond = c.quantity(field+".bytesPerSecond", &spec.BytesPerSecond, 1<<10, 1<<10, 1<<40)
+	limit.Burst = c.quantity(field+".burst", spec.Burst, limit.BytesPerSecond, 1, 86400*limit.BytesPerSecond)
+	limit.After = c.quantity(field+".after", spec.After, 0, 0, 1<<50)
+	if len(spec.Key) == 1 && spec.Key[0].Type == v1alpha1.RateLimitRequest && spec.Key[0].Header == nil {
+		limit.EachRequest = true
+	} else {
+		limit.By = c.key(field+".key", spec.Key)
+	}
+	return limit
+}
+
+// quantity reads a number of bytes within bounds; without one, it is unset.
+func (c *policyCompiler) quantity(field string, q *resource.Quantity, unset, least, most int64) int64 {
+	if q == nil {
+		return unset
+	}
+	n := q.Value()
+	if resource.NewQuantity(n, q.Format).Cmp(*q) != 0 || n < least || n > most {
+		c.invalid(field, fmt.Sprintf("%s is out of bounds", q), fmt.Sprintf("a number of bytes from %s to %s",
+			resource.NewQuantity(least, resource.BinarySI), resource.NewQuantity(most, resource.BinarySI)))
+		return unset
+	}
+	return n
+}
+
+// key compiles what has a bucket or a count of its own.
+func (c *policyCompiler) key(field string, spec []v1alpha1.RateLimitKey) (parts []ratelimit.Part) {
+	for i := range spec {
+		k := &spec[i]
 		part := ratelimit.Part{Type: string(k.Type)}
 		if k.Header != nil {
 			part.Header = string(*k.Header)
 		}
-		at := fmt.Sprintf("%s.key[%d]", field, i)
+		at := fmt.Sprintf("%s[%d]", field, i)
 		switch k.Type {
 		case v1alpha1.RateLimitClientIP, v1alpha1.RateLimitConsumer, v1alpha1.RateLimitRoute, v1alpha1.RateLimitHeader:
+		case v1alpha1.RateLimitRequest:
+			c.invalid(at+".type", "each request has a bucket of its own for bandwidth alone, and by no other parts", "one of ClientIP, Consumer, Header, Route")
 		default:
 			c.invalid(at+".type", fmt.Sprintf("%q is not a property of a request", k.Type), "one of ClientIP, Consumer, Header, Route")
 		}
 		if (k.Type == v1alpha1.RateLimitHeader) != (part.Header != "") {
 			c.invalid(at+".header", "header goes with the type Header, and only with it", "type: Header with header: NAME")
 		}
-		limit.By = append(limit.By, part)
+		parts = append(parts, part)
 	}
-	return limit
+	return parts
 }
 
-func rateLimitFilters(e effective) []policy.Config {
-	var config ratelimit.Config
-	for _, w := range e {
-		limit := w.stanza.value.(ratelimit.Limit)
-		// The buckets belong to the policy at its target: whatever is below
-		// that shares them, and nothing else does.
-		limit.Key = fmt.Sprintf("%s/%s/%s at %s", w.policy.ref.Namespace, w.policy.ref.Name, limit.Name, w.place)
-		config.Limits = append(config.Limits, limit)
+// shared names what is counted for a stanza: it belongs to the policy at its
+// target. Whatever is below that shares it, and nothing else does.
+func (w *winner) shared(name string) string {
+	return fmt.Sprintf("%s/%s/%s at %s", w.policy.ref.Namespace, w.policy.ref.Name, name, w.place)
+}
+
+func rateLimitFilters(e effective) (filters []policy.Config) {
+	var limits ratelimit.Config
+	var concurrency ratelimit.Concurrency
+	for i := range e {
+		w := &e[i]
+		switch limit := w.stanza.value.(type) {
+		case ratelimit.Limit:
+			limit.Key = w.shared(limit.Name)
+			limits.Limits = append(limits.Limits, limit)
+		case ratelimit.ConcurrencyLimit:
+			limit.Key = w.shared(limit.Name)
+			concurrency.Limits = append(concurrency.Limits, limit)
+		}
+	}
+	// What is refused because of others at the same time uses up no tokens.
+	if len(concurrency.Limits) > 0 {
+		filters = append(filters, &concurrency)
+	}
+	if len(limits.Limits) > 0 {
+		filters = append(filters, &limits)
+	}
+	return append(filters, bandwidthOf(e, v1alpha1.BandwidthRequest)...)
+}
+
+// rateLimitResponses are slowed down when all else has been done to them, so that
+// what counts is what is sent.
+func rateLimitResponses(e effective) []policy.Config {
+	return bandwidthOf(e, v1alpha1.BandwidthResponse)
+}
+
+func bandwidthOf(e effective, direction v1alpha1.BandwidthDirection) []policy.Config {
+	config := ratelimit.Bandwidth{Direction: string(direction)}
+	for i := range e {
+		w := &e[i]
+		if limit, ok := w.stanza.value.(bandwidthLimit); ok && limit.direction == direction {
+			limit.Key, limit.Policy = w.shared(limit.Name), w.policy.ref.Kind+"/"+w.policy.ref.Namespace+"/"+w.policy.ref.Name
+			config.Limits = append(config.Limits, limit.BandwidthLimit)
+		}
 	}
 	if len(config.Limits) == 0 {
 		return nil

@@ -114,6 +114,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		queueLengthDesc, queueWaitDesc, circuitOpenDesc, logDroppedDesc,
 		l4ConnectionsDesc, l4ActiveDesc, l4ReceivedDesc, l4SentDesc,
 		externalAuthDesc, externalAuthDurationDesc,
+		bandwidthBytesDesc, bandwidthWaitDesc,
 	} {
 		ch <- d
 	}
@@ -129,6 +130,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ports := slices.Collect(maps.Values(c.m.ports))
 	unread := slices.Collect(maps.Values(c.m.l4))
 	externalAuth := slices.Collect(maps.Values(c.m.externalAuth))
+	bandwidth := slices.Collect(maps.Values(c.m.bandwidth))
 	c.m.mu.Unlock()
 
 	for _, r := range routes {
@@ -145,6 +147,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, a := range externalAuth {
 		a.collect(ch)
+	}
+	for _, b := range bandwidth {
+		b.collect(ch)
 	}
 	c.m.local.collect(ch, localDesc)
 	if each := c.m.endpoints.Load(); each != nil {

@@ -22,6 +22,7 @@ type Metrics struct {
 	l4     map[RouteLabels]*L4
 	// externalAuth is by policy.
 	externalAuth map[string]*ExternalAuth
+	bandwidth    map[BandwidthLabels]*Bandwidth
 
 	local     reasons
 	snapshots *snapshots
@@ -40,6 +41,7 @@ func NewMetrics(version string) *Metrics {
 		l4:       map[RouteLabels]*L4{},
 
 		externalAuth: map[string]*ExternalAuth{},
+		bandwidth:    map[BandwidthLabels]*Bandwidth{},
 	}
 	m.snapshots = newSnapshots(m.registry)
 	m.registry.MustRegister(

@@ -346,7 +346,7 @@ func (l *linker) filters(r *rule, configs []policy.Config) []filter {
 		if f.Release != nil {
 			r.release = append(r.release, f.Release)
 		}
-		live = append(live, filter{f.Request, f.Response, f.BodyLimit})
+		live = append(live, filter{f.Request, f.Response, f.Done, f.BodyLimit})
 	}
 	return live
 }

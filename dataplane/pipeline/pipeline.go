@@ -284,8 +284,7 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 	// The rule's filters, in the order that compile gave them: cheap guards
 	// before those that hold the content, and a filter's content is only read
 	// when those before it let the request pass.
-	var verdict exchange.Verdict
-	if st.passed, verdict = st.run(ex, r.filters); verdict == exchange.Answered {
+	if st.run(ex, r.filters, &st.passed) == exchange.Answered {
 		return
 	}
 
@@ -305,7 +304,7 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 		return
 	}
 	st.backend = b
-	if st.backendPassed, verdict = st.run(ex, b.filters); verdict == exchange.Answered {
+	if st.run(ex, b.filters, &st.backendPassed) == exchange.Answered {
 		return
 	}
 
@@ -345,21 +344,23 @@ func (r *rule) try(ex *exchange.Exchange, b *backend) (exchange.Lease, error) {
 	return b.cluster.RoundTrip(ex)
 }
 
-// run runs request hooks until one answers, and says how many let the request pass.
-func (st *state) run(ex *exchange.Exchange, filters []filter) (passed int, verdict exchange.Verdict) {
+// run runs request hooks until one answers, and counts those that let the request
+// pass: one by one, so that they are done with also if the next one panics.
+func (st *state) run(ex *exchange.Exchange, filters []filter, passed *int) exchange.Verdict {
 	for i := range filters {
 		f := &filters[i]
 		if f.bodyLimit > 0 && !st.hold(ex, f.bodyLimit) {
-			return i, exchange.Answered
+			return exchange.Answered
 		}
 		if f.request != nil && f.request(ex) == exchange.Answered {
-			return i, exchange.Answered
+			return exchange.Answered
 		}
+		*passed = i + 1
 		if f.bodyLimit > 0 {
 			st.held.rewind()
 		}
 	}
-	return len(filters), exchange.Continue
+	return exchange.Continue
 }
 
 // count begins to count the exchange. It is called once, as soon as it is
@@ -386,6 +387,12 @@ func (p *Pipeline) Done(ex *exchange.Exchange, err error) {
 		p.opts.Metrics.LocalReply(ex.Response.LocalReason)
 	}
 	p.opts.AccessLog.Log(ex, total, err)
+	if st.backend != nil {
+		done(ex, st.backend.filters[:st.backendPassed])
+	}
+	if st.rule != nil {
+		done(ex, st.rule.filters[:st.passed])
+	}
 
 	// The response's body and strings are the lease's, so it goes last.
 	closeBody(ex.Response.Body)
@@ -400,6 +407,14 @@ func (p *Pipeline) Done(ex *exchange.Exchange, err error) {
 	}
 	*st = state{held: held, replay: replayBody{kept: kept}, session: st.session}
 	p.inFlight.Add(-1)
+}
+
+func done(ex *exchange.Exchange, passed []filter) {
+	for i := range passed {
+		if passed[i].done != nil {
+			passed[i].done(ex)
+		}
+	}
 }
 
 func closeBody(b exchange.Body) {

@@ -82,6 +82,7 @@ type rule struct {
 type filter struct {
 	request   func(*exchange.Exchange) exchange.Verdict
 	response  func(*exchange.Exchange)
+	done      func(*exchange.Exchange)
 	bodyLimit int64
 }
 

@@ -43,6 +43,9 @@ type Filter struct {
 	// request passed this filter, also Headgate's own answers. It may edit
 	// ex.Response.
 	Response func(ex *exchange.Exchange)
+	// Done runs when the exchange is over, its tunnel included, for every exchange
+	// whose request passed this filter.
+	Done func(ex *exchange.Exchange)
 	// BodyLimit, if above 0, asks for the whole request content to be held in
 	// memory before Request runs: ex.Out.Body is then Ready throughout, and what
 	// Request reads of it is there again for who comes next. Content of more than

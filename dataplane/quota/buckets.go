@@ -37,11 +37,33 @@ type shard struct {
 
 type set [ways]slot
 
-// slot is one bucket: free if its fullAt has passed. fullAt counts nanoseconds from Buckets.base.
+// slot is one bucket: free if its fullAt has passed.
 type slot struct {
-	key    Key
-	fullAt int64
+	key Key
+	Bucket
 }
+
+// Bucket is a single token bucket, full at first. Its times are nanoseconds of any
+// clock, above 0. It belongs to one goroutine.
+type Bucket struct{ fullAt int64 }
+
+func (b *Bucket) take(t, cost, capacity int64) (wait int64) {
+	from := max(b.fullAt, t)
+	if over := from + cost - t - capacity; over > 0 {
+		return over
+	}
+	b.fullAt = from + cost
+	return 0
+}
+
+// Reserve is as of Buckets, at time t.
+func (b *Bucket) Reserve(t, cost, capacity int64) (wait int64) {
+	b.fullAt = max(b.fullAt, t) + cost
+	return max(0, b.fullAt-t-capacity)
+}
+
+// Used is as of Buckets, at time t.
+func (b *Bucket) Used(t int64) int64 { return max(0, b.fullAt-t) }
 
 // NewBuckets returns buckets that are all full. now and the times that are
 // given later are of one clock.
@@ -58,13 +80,7 @@ func (b *Buckets) Take(key Key, now time.Time, cost, capacity int64) (wait int64
 	s := &b.shards[key%shardCount]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	slot := s.of(key, t)
-	from := max(slot.fullAt, t)
-	if over := from + cost - t - capacity; over > 0 {
-		return over
-	}
-	slot.fullAt = from + cost
-	return 0
+	return s.of(key, t).take(t, cost, capacity)
 }
 
 // Reserve is Take that takes the tokens in any case: they are the caller's after
@@ -74,9 +90,7 @@ func (b *Buckets) Reserve(key Key, now time.Time, cost, capacity int64) (wait in
 	s := &b.shards[key%shardCount]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	slot := s.of(key, t)
-	slot.fullAt = max(slot.fullAt, t) + cost
-	return max(0, slot.fullAt-t-capacity)
+	return s.of(key, t).Reserve(t, cost, capacity)
 }
 
 // GiveBack puts tokens back that were just taken.
@@ -96,7 +110,7 @@ func (b *Buckets) Used(key Key, now time.Time) int64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if slot := s.find(key); slot != nil {
-		return max(0, slot.fullAt-t)
+		return slot.Used(t)
 	}
 	return 0
 }
@@ -143,7 +157,7 @@ func (s *shard) claim(key Key, t int64) *slot {
 			s.grow()
 			continue
 		}
-		*least = slot{key: key, fullAt: t}
+		*least = slot{key, Bucket{t}}
 		return least
 	}
 }
