@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // backends are where the proxies send what they get.
@@ -20,6 +22,9 @@ type backends struct {
 	GRPC     string   // nghttpd, which answers as a gRPC server does
 	Echo     string   // this program, see echo
 	Limited  []string // this program, see limited
+
+	restart []func() (pid int, err error) // of each of Backends
+	pids    []int
 }
 
 const (
@@ -57,9 +62,12 @@ func (p *processes) backends(o *options, dir string) (*backends, error) {
 			return nil, err
 		}
 		logs := filepath.Join(sub, "log")
-		if _, err := p.start(o.clientCore, logs, "nginx", "-p", sub, "-c", file); err != nil {
+		start := func() (pid int, err error) { return p.start(o.clientCore, logs, "nginx", "-p", sub, "-c", file) }
+		pid, err := start()
+		if err != nil {
 			return nil, err
 		}
+		b.pids, b.restart = append(b.pids, pid), append(b.restart, start)
 		if err := answers(p.ctx, s.HTTP, "/", nil); err != nil {
 			return nil, withLog(err, logs)
 		}
@@ -107,6 +115,25 @@ func (p *processes) backends(o *options, dir string) (*backends, error) {
 		}
 	}
 	return &b, nil
+}
+
+// interrupt ends all of Backends after a while, and starts them again after another
+// one.
+func (b *backends) interrupt(p *processes, after, length time.Duration) error {
+	time.Sleep(after)
+	for _, pid := range b.pids {
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+			return err
+		}
+	}
+	time.Sleep(length)
+	for i, restart := range b.restart {
+		var err error
+		if b.pids[i], err = restart(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // catalogue returns text in JSON that compresses as such texts do.

@@ -78,7 +78,7 @@ func TestConfigurations(t *testing.T) {
 		if name == "backend.conf" {
 			continue
 		}
-		for _, want := range append(append([]string{host, "/catalogue", "/echo", "/bench.Catalogue", "/limited", "/text", "/watched"}, s.Hosts...), s.Paths...) {
+		for _, want := range append(append([]string{host, "/catalogue", "/echo", "/bench.Catalogue", "/limited", "/text"}, s.Hosts...), s.Paths...) {
 			if !strings.Contains(string(text), want) {
 				t.Errorf("%s lacks %s", name, want)
 			}

@@ -57,8 +57,12 @@ func measure(ctx context.Context, o *options, s *scenario, dir string) ([]result
 		err = t.addedLatency()
 	case addedCPUTime:
 		err = t.addedCPU()
-	case goodput:
+	case overloaded:
 		err = t.overload()
+	case spiked:
+		err = t.spike()
+	case interrupted:
+		err = t.outage()
 	default:
 		err = t.cpuTime()
 	}

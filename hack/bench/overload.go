@@ -1,10 +1,11 @@
 package main
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -20,9 +21,9 @@ const (
 	clients = 8192
 )
 
-// surge is what one run of overload has shown, beside the latencies.
+// surge is what one run has shown, beside the latencies.
 type surge struct {
-	peak, goodput float64 // good answers a second: at most, and under overload
+	most, goodput float64 // good answers a second: as many as there could be, and as there were
 	// What became of all others, as shares of what was offered: answered too late,
 	// refused by an answer, and neither.
 	late, refused, failed float64
@@ -34,39 +35,90 @@ type surge struct {
 // rate, and at half of it again, whether or not they are answered. A good answer
 // is one with status 200 that comes within the deadline.
 func (t *testbed) overload() error {
+	return t.surges(func(p *proxy) (sample, error) {
+		peak, _, err := closedLoop(t.ctx, t.o, t.s, p, max(t.o.warmup, t.o.duration/6))
+		if err != nil {
+			return sample{}, fmt.Errorf("its peak: %w", err)
+		}
+		around := max(2*time.Second, t.o.duration/10)
+		before, during, after, mib, err := t.offer(p,
+			stage{normal * peak.rate, around}, stage{tooMuch * peak.rate, t.o.duration}, stage{normal * peak.rate, around}, nil)
+		one := sample{resident: mib, surge: surge{most: peak.rate}}
+		one.judge(during, t.o.duration)
+		one.recovery = recovery(before, after, around+t.o.duration, around)
+		return one, err
+	})
+}
+
+// A spike is from few requests a second to twenty times as many.
+const (
+	fewRequests  = 500
+	manyRequests = 20 * fewRequests
+)
+
+// spike has each proxy, which has only just started, get twenty times the load from
+// one moment to the next. What counts is the first second.
+func (t *testbed) spike() error {
+	once := *t.o
+	once.rounds = 1 // they are cold but once
+	t.o = &once
+	return t.surges(func(p *proxy) (sample, error) {
+		const around, length = 2 * time.Second, time.Second
+		before, during, after, mib, err := t.offer(p,
+			stage{fewRequests, around}, stage{manyRequests, length}, stage{manyRequests, around}, nil)
+		one := sample{resident: mib, surge: surge{most: manyRequests}}
+		one.judge(during, length)
+		one.recovery = recovery(before, after, around+length, around)
+		return one, err
+	})
+}
+
+// outage has all backends end for a while and start again, under one load all the
+// time. What counts is what comes then: how long it takes until all is as before.
+func (t *testbed) outage() error {
+	return t.surges(func(p *proxy) (sample, error) {
+		const around, length, rate = 3 * time.Second, 5 * time.Second, 6 * fewRequests
+		var failed error
+		before, _, after, mib, err := t.offer(p, stage{rate, around}, stage{rate, length}, stage{rate, 10 * around}, func() {
+			failed = t.backends.interrupt(t.processes, around, length)
+		})
+		one := sample{resident: mib, surge: surge{most: rate}}
+		one.judge(after, 10*around)
+		one.recovery = recovery(before, after, around+length, 10*around)
+		return one, errors.Join(err, failed)
+	})
+}
+
+// surges runs every proxy once a round.
+func (t *testbed) surges(run func(p *proxy) (sample, error)) error {
 	return t.rounds(func(round int, p *proxy) (sample, error) {
 		if p.name == "headgate" && t.o.profile != "" && round == t.o.rounds-1 {
 			t.profile(p, t.o.profile, t.o.duration)
 		}
-		one, err := overloadOnce(t.ctx, t.o, t.s, p)
+		one, err := run(p)
 		if err == nil {
 			fmt.Fprintf(os.Stderr, "%s %d/%d %-8s %.0f of %.0f/s, p99 %.1f ms, recovered after %.1f s\n",
-				t.s.name, round+1, t.o.rounds, p.name, one.goodput, one.peak, one.p99/1e3, one.recovery)
+				t.s.name, round+1, t.o.rounds, p.name, one.goodput, one.most, one.p99/1e3, one.recovery)
 		}
 		return one, err
 	})
 }
 
-func overloadOnce(ctx context.Context, o *options, s *scenario, p *proxy) (sample, error) {
-	peak, _, err := closedLoop(ctx, o, s, p, max(o.warmup, o.duration/6))
-	if err != nil {
-		return sample{}, fmt.Errorf("its peak: %w", err)
-	}
-	path, headers := s.asked(p)
+// offer loads a proxy in three stages, and returns what became of the requests of
+// each, and the most memory that the proxy had. meanwhile begins with the first.
+func (t *testbed) offer(p *proxy, first, second, third stage, meanwhile func()) (before, during, after []outcome, mib float64, err error) {
+	path, headers := t.s.asked(p)
 	g := &openClient{addresses: []string{p.HTTP}, path: path, headers: headers, most: clients, patience: patience}
-	around := max(2*time.Second, o.duration/10)
 	stop := p.watchMemory()
-	err = g.load(ctx, o.clientCore,
-		stage{normal * peak.rate, around}, stage{tooMuch * peak.rate, o.duration}, stage{normal * peak.rate, around})
-	mib := stop()
-	if err != nil {
-		return sample{}, err
+	var group sync.WaitGroup
+	if meanwhile != nil {
+		group.Go(meanwhile)
 	}
-	before, during, after := split(g.outcomes, around, around+o.duration)
-	one := sample{resident: mib, surge: surge{peak: peak.rate}}
-	one.judge(during, o.duration)
-	one.recovery = recovery(before, after, around+o.duration, around)
-	return one, nil
+	err = g.load(t.ctx, t.o.clientCore, first, second, third)
+	group.Wait()
+	mib = stop()
+	before, during, after = split(g.outcomes, first.duration, first.duration+second.duration)
+	return before, during, after, mib, err
 }
 
 // split divides outcomes by when they were due.

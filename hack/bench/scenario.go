@@ -30,7 +30,9 @@ const (
 	memory                          // while connections are idle
 	addedLatency                    // to a direct request, at the 99th percentile
 	addedCPUTime                    // per request, of Headgate by what it also does
-	goodput                         // with three times the requests that can be served
+	overloaded                      // goodput with three times the requests that can be served
+	spiked                          // goodput with twenty times the requests from one moment to the next
+	interrupted                     // goodput behind an outage of all backends
 )
 
 // listener is which of a proxy's listeners is used.
@@ -91,10 +93,19 @@ var scenarios = []scenario{
 		measured: addedCPUTime, generate: wrk, connections: 64, path: item, headgatePath: "/watched/item",
 	}, {
 		name: "overload", about: "three times what the backends can serve: 12 requests at a time, 6 ms each",
-		measured: goodput, connections: 64, path: "/limited/item",
+		measured: overloaded, connections: 64, path: "/limited/item",
 	}, {
 		name: "overload-cpu", about: "three times what the proxy's core can serve: it compresses 256 KiB of JSON with gzip",
-		measured: goodput, connections: 64, path: "/text", headers: []string{"Accept-Encoding: gzip"},
+		measured: overloaded, connections: 64, path: "/text", headers: []string{"Accept-Encoding: gzip"},
+	}, {
+		name: "overload-free", about: "the same without any bounds but those that the proxies have by themselves",
+		measured: overloaded, connections: 64, path: "/free-text", headers: []string{"Accept-Encoding: gzip"},
+	}, {
+		name: "spike", about: "the first second of 10,000 small GETs a second behind 500, after the proxy's start",
+		measured: spiked, path: item,
+	}, {
+		name: "outage", about: "3,000 small GETs a second, behind 5 s without any backend",
+		measured: interrupted, path: item,
 	}, {
 		name: "idle", about: "memory with 10,000 idle keep-alive connections that had one request each",
 		measured: memory, connections: 10_000, path: item,

@@ -37,8 +37,8 @@ type result struct {
 	// Added is how much higher P99 is than that of a direct request.
 	Added    float64 `json:"addedP99Micros,omitempty"`
 	Resident float64 `json:"residentMiB,omitempty"`
-	// Of overload; see surge.
-	Peak     float64 `json:"peakPerSecond,omitempty"`
+	// Of overload and spikes; see surge.
+	Most     float64 `json:"mostPerSecond,omitempty"`
 	Goodput  float64 `json:"goodputPerSecond,omitempty"`
 	Late     float64 `json:"late,omitempty"`
 	Refused  float64 `json:"refused,omitempty"`
@@ -82,7 +82,7 @@ func summarise(s *scenario, results []result) []result {
 		r.P99 = of(func(s *sample) float64 { return s.p99 })
 		r.Added = of(func(s *sample) float64 { return s.added })
 		r.Resident = of(func(s *sample) float64 { return s.resident })
-		r.Peak = of(func(s *sample) float64 { return s.peak })
+		r.Most = of(func(s *sample) float64 { return s.most })
 		r.Goodput = of(func(s *sample) float64 { return s.goodput })
 		r.Late = of(func(s *sample) float64 { return s.late })
 		r.Refused = of(func(s *sample) float64 { return s.refused })
@@ -125,8 +125,8 @@ func (m measurement) head() string {
 		return "added p99 µs\t/ nginx\t/ HAProxy\tp50 µs\tp99 µs\treq/s\t"
 	case addedCPUTime:
 		return "CPU µs/req\tratio\t95 %\treq/s\tp50 µs\tp99 µs\tMiB\t"
-	case goodput:
-		return "peak/s\tgood/s\tof the peak\tp50 ms\tp99 ms\tlate\trefused\tfailed\tMiB\trecovery s\t"
+	case overloaded, spiked, interrupted:
+		return "at most/s\tgood/s\tshare\tp50 ms\tp99 ms\tlate\trefused\tfailed\tMiB\trecovery s\t"
 	}
 	return "CPU µs/req\t/ nginx\t/ HAProxy\treq/s\tp50 µs\tp99 µs\tMiB\t"
 }
@@ -150,8 +150,8 @@ func (m measurement) row(r *result) string {
 			growth, within = fmt.Sprintf("%.3f", r.Growth), fmt.Sprintf("%.3f to %.3f", r.From, r.To)
 		}
 		return fmt.Sprintf("%.2f\t%s\t%s\t%.0f\t%.0f\t%.0f\t%.1f\t", r.CPU, growth, within, r.Rate, r.P50, r.P99, r.Resident)
-	case goodput:
-		return fmt.Sprintf("%.0f\t%.0f\t%.0f %%\t%.1f\t%.1f\t%.1f %%\t%.1f %%\t%.1f %%\t%.1f\t%.1f\t", r.Peak, r.Goodput, 100*r.Goodput/r.Peak,
+	case overloaded, spiked, interrupted:
+		return fmt.Sprintf("%.0f\t%.0f\t%.0f %%\t%.1f\t%.1f\t%.1f %%\t%.1f %%\t%.1f %%\t%.1f\t%.1f\t", r.Most, r.Goodput, 100*r.Goodput/r.Most,
 			r.P50/1e3, r.P99/1e3, 100*r.Late, 100*r.Refused, 100*r.Failed, r.Resident, r.Recovery)
 	}
 	return fmt.Sprintf("%.2f\t%s\t%.0f\t%.0f\t%.0f\t%.1f\t", r.CPU, ratios, r.Rate, r.P50, r.P99, r.Resident)
@@ -161,7 +161,11 @@ func print(w io.Writer, o *options, s *scenario, results []result) {
 	fmt.Fprintf(w, "\n%s: %s", s.name, s.about)
 	switch s.measured {
 	case memory:
-	case goodput:
+	case spiked:
+		fmt.Fprintf(w, "; good within %v", deadline)
+	case interrupted:
+		fmt.Fprintf(w, "; %d rounds, good within %v", o.rounds, deadline)
+	case overloaded:
 		fmt.Fprintf(w, "; %d rounds of %v, good within %v", o.rounds, o.duration, deadline)
 	default:
 		fmt.Fprintf(w, "; %d rounds of %v", o.rounds, o.duration)
