@@ -57,6 +57,8 @@ func measure(ctx context.Context, o *options, s *scenario, dir string) ([]result
 		err = t.addedLatency()
 	case addedCPUTime:
 		err = t.addedCPU()
+	case updated:
+		err = t.rollout()
 	case overloaded:
 		err = t.overload()
 	case spiked:

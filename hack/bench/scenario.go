@@ -32,6 +32,7 @@ const (
 	addedCPUTime                    // per request, of Headgate by what it also does
 	overloaded                      // goodput with three times the requests that can be served
 	spiked                          // goodput with twenty times the requests from one moment to the next
+	updated                         // what fails during a rolling update
 	interrupted                     // goodput behind an outage of all backends
 )
 
@@ -91,6 +92,9 @@ var scenarios = []scenario{
 	}, {
 		name: "watched", about: "what LeastRequest and outlier detection add to a small keep-alive GET of Headgate's, 64 connections",
 		measured: addedCPUTime, generate: wrk, connections: 64, path: item, headgatePath: "/watched/item",
+	}, {
+		name: "rollout", about: "a rolling update of a backend of Headgate's with 10 endpoints, under as many requests as there can be on 64 connections",
+		measured: updated, connections: 64, path: "/rolling/item",
 	}, {
 		name: "overload", about: "three times what the backends can serve: 12 requests at a time, 6 ms each",
 		measured: overloaded, connections: 64, path: "/limited/item",

@@ -125,6 +125,8 @@ func (m measurement) head() string {
 		return "added p99 µs\t/ nginx\t/ HAProxy\tp50 µs\tp99 µs\treq/s\t"
 	case addedCPUTime:
 		return "CPU µs/req\tratio\t95 %\treq/s\tp50 µs\tp99 µs\tMiB\t"
+	case updated:
+		return "failed\treq/s\tp50 µs\tp99 µs\tMiB\t"
 	case overloaded, spiked, interrupted:
 		return "at most/s\tgood/s\tshare\tp50 ms\tp99 ms\tlate\trefused\tfailed\tMiB\trecovery s\t"
 	}
@@ -150,6 +152,8 @@ func (m measurement) row(r *result) string {
 			growth, within = fmt.Sprintf("%.3f", r.Growth), fmt.Sprintf("%.3f to %.3f", r.From, r.To)
 		}
 		return fmt.Sprintf("%.2f\t%s\t%s\t%.0f\t%.0f\t%.0f\t%.1f\t", r.CPU, growth, within, r.Rate, r.P50, r.P99, r.Resident)
+	case updated:
+		return fmt.Sprintf("0\t%.0f\t%.0f\t%.0f\t%.1f\t", r.Rate, r.P50, r.P99, r.Resident) // or it would have ended
 	case overloaded, spiked, interrupted:
 		return fmt.Sprintf("%.0f\t%.0f\t%.0f %%\t%.1f\t%.1f\t%.1f %%\t%.1f %%\t%.1f %%\t%.1f\t%.1f\t", r.Most, r.Goodput, 100*r.Goodput/r.Most,
 			r.P50/1e3, r.P99/1e3, 100*r.Late, 100*r.Refused, 100*r.Failed, r.Resident, r.Recovery)
@@ -163,6 +167,8 @@ func print(w io.Writer, o *options, s *scenario, results []result) {
 	case memory:
 	case spiked:
 		fmt.Fprintf(w, "; good within %v", deadline)
+	case updated:
+		fmt.Fprintf(w, "; %d rounds", o.rounds)
 	case interrupted:
 		fmt.Fprintf(w, "; %d rounds, good within %v", o.rounds, deadline)
 	case overloaded:
