@@ -114,7 +114,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		queueLengthDesc, queueWaitDesc, circuitOpenDesc, logDroppedDesc,
 		l4ConnectionsDesc, l4ActiveDesc, l4ReceivedDesc, l4SentDesc,
 		externalAuthDesc, externalAuthDurationDesc,
-		bandwidthBytesDesc, bandwidthWaitDesc,
+		bandwidthBytesDesc, bandwidthWaitDesc, mirrorRequestsDesc, mirrorDurationDesc,
 	} {
 		ch <- d
 	}
@@ -131,6 +131,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	unread := slices.Collect(maps.Values(c.m.l4))
 	externalAuth := slices.Collect(maps.Values(c.m.externalAuth))
 	bandwidth := slices.Collect(maps.Values(c.m.bandwidth))
+	mirrors := slices.Collect(maps.Values(c.m.mirrors))
 	c.m.mu.Unlock()
 
 	for _, r := range routes {
@@ -150,6 +151,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, b := range bandwidth {
 		b.collect(ch)
+	}
+	for _, r := range mirrors {
+		r.collect(ch)
 	}
 	c.m.local.collect(ch, localDesc)
 	if each := c.m.endpoints.Load(); each != nil {

@@ -23,6 +23,7 @@ type Metrics struct {
 	// externalAuth is by policy.
 	externalAuth map[string]*ExternalAuth
 	bandwidth    map[BandwidthLabels]*Bandwidth
+	mirrors      map[RouteLabels]*Mirror
 
 	local     reasons
 	snapshots *snapshots
@@ -42,6 +43,7 @@ func NewMetrics(version string) *Metrics {
 
 		externalAuth: map[string]*ExternalAuth{},
 		bandwidth:    map[BandwidthLabels]*Bandwidth{},
+		mirrors:      map[RouteLabels]*Mirror{},
 	}
 	m.snapshots = newSnapshots(m.registry)
 	m.registry.MustRegister(

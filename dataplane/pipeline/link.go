@@ -271,7 +271,7 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 	r.metrics = l.metrics(r, labels)
 	r.filters = l.filters(r, cfg.Filters)
 
-	mirrors := slices.Clip(l.mirrors(r, cfg.Mirrors))
+	mirrors := slices.Clip(l.mirrors(r, cfg.Mirrors, labels))
 	for i := range cfg.Backends {
 		b := &cfg.Backends[i]
 		if b.Weight == 0 && b.SessionPersistence == nil && cfg.SessionPersistence == nil {
@@ -284,7 +284,7 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 		labels.Cluster = b.Cluster
 		live.metrics = l.metrics(r, labels)
 		live.filters = l.filters(r, b.Filters)
-		live.mirrors = append(mirrors, l.mirrors(r, b.Mirrors)...)
+		live.mirrors = append(mirrors, l.mirrors(r, b.Mirrors, labels)...)
 		r.backends = append(r.backends, live)
 		r.weights += b.Weight
 	}
@@ -293,12 +293,15 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 	return r
 }
 
-func (l *linker) mirrors(r *rule, configs []snapshot.Mirror) []mirror {
+func (l *linker) mirrors(r *rule, configs []snapshot.Mirror, labels observe.RouteLabels) []mirror {
 	var live []mirror
 	for i := range configs {
 		m := &configs[i]
 		if c := l.find(r, m.Cluster); c != nil && m.Denominator > 0 {
-			live = append(live, mirror{c, m.Numerator, m.Denominator})
+			labels.Cluster = m.Cluster
+			metrics := l.p.opts.Metrics.Mirror(labels)
+			r.release = append(r.release, metrics.Release)
+			live = append(live, mirror{c, m.Numerator, m.Denominator, metrics})
 		}
 	}
 	return live

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/observe"
 )
 
 const (
@@ -20,22 +21,29 @@ const (
 // of its own on a goroutine of its own, made now and sent when the original's
 // content, if any, has been read by the backend: so that the original neither
 // waits nor fails for it. Where the copies in flight are as many as may be, or
-// the content is too large, there is no copy.
-func (p *Pipeline) mirror(ex *exchange.Exchange, r *rule, b *backend) {
-	if ex.Out.Upgrade != "" || ex.Out.Length > mirrorContent {
+// the content is too large, there is no copy. What both are answered is compared
+// in metrics.
+func (p *Pipeline) mirror(ex *exchange.Exchange, st *state) {
+	if ex.Out.Upgrade != "" {
 		return
 	}
 	var tee *teeBody
-	for i := range b.mirrors {
-		m := &b.mirrors[i]
+	for i := range st.backend.mirrors {
+		m := &st.backend.mirrors[i]
 		if m.cluster == nil || !m.sampled() {
+			continue
+		}
+		if ex.Out.Length > mirrorContent {
+			m.metrics.Dropped()
 			continue
 		}
 		if p.mirrored.Add(1) > int64(p.opts.MaxMirrors) {
 			p.mirrored.Add(-1)
+			m.metrics.Dropped()
 			continue
 		}
-		c := newCopy(ex, m.cluster, r)
+		c := newCopy(ex, m, st.rule)
+		st.copies = append(st.copies, c)
 		if ex.Out.Body == nil {
 			p.launch(c, nil)
 			continue
@@ -51,11 +59,16 @@ func (p *Pipeline) mirror(ex *exchange.Exchange, r *rule, b *backend) {
 // copied is a request for a mirror.
 type copied struct {
 	ex      *exchange.Exchange
-	cluster Cluster
+	to      *mirror
 	timeout time.Duration
+	began   time.Time // the request that it is of
+
+	// Who has his reply last, of the two, compares them.
+	primary, mirror observe.Reply
+	replies         atomic.Int32
 }
 
-func newCopy(ex *exchange.Exchange, to Cluster, r *rule) *copied {
+func newCopy(ex *exchange.Exchange, to *mirror, r *rule) *copied {
 	dup := &exchange.Exchange{Conn: ex.Conn, Client: deaf{}, ClientIP: ex.ClientIP, Route: ex.Route}
 	own := func(s string) string { return dup.Arena.Concat(s) }
 	out := &dup.Out
@@ -73,7 +86,22 @@ func newCopy(ex *exchange.Exchange, to Cluster, r *rule) *copied {
 	if timeout == 0 {
 		timeout = mirrorTimeout
 	}
-	return &copied{dup, to, timeout}
+	return &copied{ex: dup, to: to, timeout: timeout, began: time.Now()}
+}
+
+// answered says what the request that it is of was answered, before filters have
+// changed that.
+func (c *copied) answered(ex *exchange.Exchange, err error) {
+	if err == nil {
+		c.primary = observe.Reply{Status: ex.Response.Status, Length: ex.Response.Length, Took: time.Since(c.began)}
+	}
+	c.replied()
+}
+
+func (c *copied) replied() {
+	if c.replies.Add(1) == 2 {
+		c.to.metrics.Compared(c.primary, c.mirror)
+	}
 }
 
 func (p *Pipeline) launch(c *copied, content []byte) {
@@ -86,19 +114,24 @@ func (p *Pipeline) launch(c *copied, content []byte) {
 }
 
 func (c *copied) send(content []byte) {
+	defer c.replied()
 	ex := c.ex
 	ex.Start = time.Now()
 	ex.Deadline = ex.Start.Add(c.timeout)
 	if content != nil {
 		ex.Out.Body, ex.Out.Length = &heldBody{content: content}, int64(len(content))
 	}
-	lease, err := c.cluster.RoundTrip(ex)
+	lease, err := c.to.cluster.RoundTrip(ex)
 	if err != nil {
 		return
 	}
+	c.mirror = observe.Reply{Status: ex.Response.Status, Length: ex.Response.Length, Took: time.Since(ex.Start)}
 	// Read to its end, so that the connection can be used again.
 	for body := ex.Response.Body; body != nil; {
 		if _, err := body.Next(); err != nil {
+			if err != io.EOF {
+				c.mirror.Status = 0
+			}
 			break
 		}
 	}
@@ -163,8 +196,12 @@ func (b *teeBody) Close() {
 func (b *teeBody) end() bool { return b.over.CompareAndSwap(false, true) }
 
 func (b *teeBody) drop() {
-	if b.end() {
-		b.p.mirrored.Add(-int64(len(b.copies)))
+	if !b.end() {
+		return
+	}
+	b.p.mirrored.Add(-int64(len(b.copies)))
+	for _, c := range b.copies {
+		c.to.metrics.Dropped()
 	}
 }
 

@@ -124,6 +124,8 @@ type state struct {
 	held    heldBody
 	limited limitedBody
 	replay  replayBody
+	// copies are those of the request that are compared with it.
+	copies  []*copied
 	session *session.State // kept for the exchanges that come; nil before the first that needs it
 	// cookiePath is that of the match, for the session's cookie.
 	cookiePath string
@@ -310,7 +312,7 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 
 	// Mirrors get what the backend gets, so after all filters.
 	if len(b.mirrors) > 0 {
-		p.mirror(ex, r, b)
+		p.mirror(ex, st)
 	}
 
 	var lease exchange.Lease
@@ -319,6 +321,9 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 		lease, err = r.try(ex, b)
 	} else {
 		lease, err = st.retry(ex)
+	}
+	for _, c := range st.copies {
+		c.answered(ex, err)
 	}
 	if err != nil {
 		p.fail(ex, err)

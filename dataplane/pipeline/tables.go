@@ -102,6 +102,7 @@ type backend struct {
 type mirror struct {
 	cluster                Cluster
 	numerator, denominator uint32
+	metrics                *observe.Mirror
 }
 
 // listener returns the listener that takes the request: of those that share
