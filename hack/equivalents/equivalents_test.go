@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,7 +77,7 @@ func (p page) objects(section string) string {
 	block, common := p.sections[section], p.common
 	if rest, ok := strings.CutPrefix(block, "spec:\n"); ok {
 		block = p.policy + rest
-	} else { // it has a Backend of its own, or a route, too
+	} else if strings.Contains(block, "kind: Backend\n") { // and a route, too
 		common = common[:strings.LastIndex(common, "---\n")]
 		if strings.Contains(block, "kind: HTTPRoute\n") {
 			common = common[:strings.LastIndex(common, "---\n")]
@@ -119,6 +120,9 @@ func newSite(t *testing.T, yaml string) *site {
 			w.Header().Set("Server-Name", one.name)
 			if one.ill.Load() {
 				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			if r.URL.Path == "/large" {
+				_, _ = w.Write(make([]byte, 48<<10))
 			}
 			if r.URL.Path == "/hold" {
 				s.held.Add(1)
@@ -318,6 +322,17 @@ func (s *site) sticks(less string, ask func(key string) (server string)) {
 	}
 }
 
+// keepsOut holds as many connections as there may be, and sees that there is no
+// room for another.
+func (s *site) keepsOut(n int) {
+	s.t.Helper()
+	s.hold(n)
+	if resp, err := s.newClient().Get(s.url); err == nil {
+		resp.Body.Close()
+		s.t.Errorf("one more than %d connections was answered %d", n, resp.StatusCode)
+	}
+}
+
 // without is the YAML without the third server.
 func (s *site) without() string {
 	return strings.ReplaceAll(s.yaml, "  - {ip: 127.0.0.1, port: 9003}\n", "")
@@ -511,6 +526,41 @@ var tests = map[string]func(s *site){
 			if from := one.from.Load(); from != "127.0.0.7" {
 				s.t.Errorf("connected from %v", from)
 			}
+		}
+	},
+	"requests of a client": func(s *site) {
+		s.hold(2)
+		if _, status := s.ask(s.client, "/"); status != 429 {
+			s.t.Errorf("a third at a time is answered %d", status)
+		}
+	},
+	"connections of a client": func(s *site) { s.keepsOut(2) },
+	"connections of all":      func(s *site) { s.keepsOut(3) },
+	"requests of a connection": func(s *site) {
+		connections := map[string]bool{}
+		for range 6 {
+			req, err := http.NewRequest("GET", s.url, nil)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			trace := &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { connections[c.Conn.LocalAddr().String()] = true }}
+			resp, err := s.client.Do(req.WithContext(httptrace.WithClientTrace(context.Background(), trace)))
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			_, _ = io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+		}
+		if len(connections) != 3 {
+			s.t.Errorf("%d connections for 6 requests, want 3", len(connections))
+		}
+	},
+	"bandwidth": func(s *site) {
+		began := time.Now()
+		s.ask(s.client, "/large")
+		// 16 KiB at once, and the burst of as much as passes in a second.
+		if took := time.Since(began); took < time.Second {
+			s.t.Errorf("48 KiB passed in %s", took)
 		}
 	},
 	"keepalive": func(s *site) {
