@@ -39,6 +39,7 @@ type BackendPolicyList struct {
 
 // BackendPolicySpec says how to use a backend.
 // +kubebuilder:validation:MinProperties=2
+// +kubebuilder:validation:XValidation:message="connections that begin with a client's PROXY protocol header cannot be made ahead: pool has no minIdle and preconnectPercent with proxyProtocol",rule="!has(self.proxyProtocol) || !has(self.pool) || (!has(self.pool.minIdle) && !has(self.pool.preconnectPercent))"
 // +kubebuilder:validation:XValidation:message="calls of GRPCRoutes are always in HTTP/2, so protocol says nothing at one",rule="!has(self.protocol) || self.targetRefs.all(t, t.kind != 'GRPCRoute')"
 // +kubebuilder:validation:XValidation:message="split is about the backendRefs of rules, so it can only be set at HTTPRoutes and GRPCRoutes",rule="!has(self.split) || self.targetRefs.all(t, t.kind in ['HTTPRoute', 'GRPCRoute'])"
 type BackendPolicySpec struct {

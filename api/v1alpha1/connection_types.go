@@ -5,7 +5,8 @@ import gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 // ConnectionPool says how many idle connections are kept to each endpoint, and
 // how long a connection is used. It is for requests: the connections of TCPRoutes
 // and TLSRoutes are made for one client's, and end with it.
-// +kubebuilder:validation:XValidation:message="one of maxIdle, idleTimeout, maxAge and maxRequests must be set",rule="has(self.maxIdle) || has(self.idleTimeout) || has(self.maxAge) || has(self.maxRequests)"
+// +kubebuilder:validation:XValidation:message="one of maxIdle, minIdle, preconnectPercent, idleTimeout, maxAge and maxRequests must be set",rule="has(self.maxIdle) || has(self.minIdle) || has(self.preconnectPercent) || has(self.idleTimeout) || has(self.maxAge) || has(self.maxRequests)"
+// +kubebuilder:validation:XValidation:message="minIdle must not be more than maxIdle, which is 256 unless it is set",rule="!has(self.minIdle) || self.minIdle <= (has(self.maxIdle) ? self.maxIdle : 256)"
 type ConnectionPool struct {
 	// MaxIdle is how many idle connections are kept to each endpoint. The
 	// default is 256.
@@ -13,6 +14,21 @@ type ConnectionPool struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65536
 	MaxIdle *int32 `json:"maxIdle,omitempty"`
+	// MinIdle is how many idle connections there are to each endpoint, ahead of the
+	// requests that want them. A new endpoint gets requests when the first one is
+	// made. Of HTTP/2, there is one, idle or not. By default none are made ahead.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	MinIdle *int32 `json:"minIdle,omitempty"`
+	// PreconnectPercent is how many connections there are to each endpoint, idle
+	// ones included, in percent of the most that were in use at a time during the
+	// last one to two of idleTimeout; of a new endpoint, of what the others had on
+	// average. Those that lack are made ahead, as for minIdle, up to maxIdle. By default none are.
+	// +optional
+	// +kubebuilder:validation:Minimum=100
+	// +kubebuilder:validation:Maximum=300
+	PreconnectPercent *int32 `json:"preconnectPercent,omitempty"`
 	// IdleTimeout is after how long an idle connection is closed, from 1s to
 	// 1h. The default is 60s.
 	// +optional

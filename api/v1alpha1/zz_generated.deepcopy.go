@@ -879,6 +879,16 @@ func (in *ConnectionPool) DeepCopyInto(out *ConnectionPool) {
 		*out = new(int32)
 		**out = **in
 	}
+	if in.MinIdle != nil {
+		in, out := &in.MinIdle, &out.MinIdle
+		*out = new(int32)
+		**out = **in
+	}
+	if in.PreconnectPercent != nil {
+		in, out := &in.PreconnectPercent, &out.PreconnectPercent
+		*out = new(int32)
+		**out = **in
+	}
 	if in.IdleTimeout != nil {
 		in, out := &in.IdleTimeout, &out.IdleTimeout
 		*out = new(v1.Duration)

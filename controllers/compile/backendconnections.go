@@ -14,7 +14,7 @@ import (
 // since there were so many.
 func compileBackendConnections(c *policyCompiler, spec *v1alpha1.BackendPolicySpec, set func(name string, findings int, apply clusterSetting)) {
 	if spec.Pool != nil {
-		compilePool(c, spec.Pool, set)
+		compilePool(c, spec.Pool, spec.ProxyProtocol != nil, set)
 	}
 	if spec.SourceAddresses != nil {
 		before := len(c.findings)
@@ -51,11 +51,31 @@ func compileBackendConnections(c *policyCompiler, spec *v1alpha1.BackendPolicySp
 	}
 }
 
-func compilePool(c *policyCompiler, p *v1alpha1.ConnectionPool, set func(name string, findings int, apply clusterSetting)) {
+// compilePool is compileConnections for the pool; introduced says that connections
+// begin with a PROXY protocol header.
+func compilePool(c *policyCompiler, p *v1alpha1.ConnectionPool, introduced bool, set func(name string, findings int, apply clusterSetting)) {
 	if p.MaxIdle != nil {
 		before := len(c.findings)
 		n := number(c, "spec.pool.maxIdle", p.MaxIdle, 0, 1, 65536)
 		set("pool.maxIdle", before, func(cl *snapshot.Cluster) { cl.Pool.MaxIdle = int(n) })
+	}
+	notIntroduced := func(field string) {
+		if introduced {
+			c.invalid(field, "connections that begin with a client's PROXY protocol header cannot be made ahead of the client", "none of it, or no proxyProtocol")
+		}
+	}
+	if p.MinIdle != nil {
+		before := len(c.findings)
+		most := valueOr(p.MaxIdle, 256)
+		n := number(c, "spec.pool.minIdle", p.MinIdle, 0, 1, max(1, min(1000, most)))
+		notIntroduced("spec.pool.minIdle")
+		set("pool.minIdle", before, func(cl *snapshot.Cluster) { cl.Pool.MinIdle = int(n) })
+	}
+	if p.PreconnectPercent != nil {
+		before := len(c.findings)
+		n := number(c, "spec.pool.preconnectPercent", p.PreconnectPercent, 0, 100, 300)
+		notIntroduced("spec.pool.preconnectPercent")
+		set("pool.preconnectPercent", before, func(cl *snapshot.Cluster) { cl.Pool.PreconnectPercent = int(n) })
 	}
 	if p.IdleTimeout != nil {
 		before := len(c.findings)

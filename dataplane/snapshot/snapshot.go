@@ -277,6 +277,13 @@ type Timeouts struct {
 type Pool struct {
 	// MaxIdle bounds the idle connections; 0 means 256.
 	MaxIdle int `json:"maxIdle,omitempty"`
+	// MinIdle connections are kept idle, and made ahead of the requests that want
+	// them; no more than MaxIdle. Of HTTP/2, one is. 0 means none.
+	MinIdle int `json:"minIdle,omitempty"`
+	// PreconnectPercent is how many connections there are, idle ones included, in
+	// percent of the most that were in use at a time in the last one to two
+	// IdleTimeouts. They are made ahead. 0 means none.
+	PreconnectPercent int `json:"preconnectPercent,omitempty"`
 	// IdleTimeout closes idle connections; 0 means 60 s.
 	IdleTimeout time.Duration `json:"idleTimeout,omitempty"`
 	// MaxAge is after how long a connection gets no more requests, give or take a

@@ -86,7 +86,7 @@ func (c *Cluster) setBounds(st *state) {
 func (ep *endpoint) setBound() {
 	st := ep.cluster.state.Load()
 	carried := st.breaker.PerEndpoint.MaxConnections
-	if st.protocol == protocolHTTP2 || st.protocol == protocolALPN && ep.speaksHTTP2.Load() {
+	if st.muxed(ep) {
 		carried *= int(ep.streams.Load()) // 0 while that is not known
 	}
 	ep.load.MaxInFlight.Store(int64(least(st.breaker.PerEndpoint.MaxRequests, carried)))

@@ -65,6 +65,7 @@ type state struct {
 	connectTimeout time.Duration
 	timeouts       snapshot.Timeouts
 	pool           snapshot.Pool // with its defaults
+	warms          bool          // whether connections are made ahead, see warm.go
 	outliers       *snapshot.OutlierDetection
 	slowStart      *snapshot.SlowStart
 	loadReports    bool
@@ -298,17 +299,16 @@ func (c *Cluster) rebuild() {
 	}
 	st.pool.MaxIdle = cmp.Or(st.pool.MaxIdle, 256)
 	st.pool.IdleTimeout = cmp.Or(st.pool.IdleTimeout, time.Minute)
+	// A client's PROXY header cannot be sent ahead of it, nor what its TCP connection will say.
+	st.warms = (st.pool.MinIdle > 0 || st.pool.PreconnectPercent > 0) && st.proxyProtocol == 0 && st.tlsErr == nil &&
+		(st.protocol == protocolHTTP1 || st.protocol == protocolHTTP2 || st.protocol == protocolALPN)
 	if c.resolving != nil {
 		st.resolving = c.resolving
 	}
 	c.setTiers(st)
 	c.setBounds(st)
 	if len(c.byAddr) > 0 { // those of a first set have nobody to leave requests to
-		for i := range members {
-			if ep := members[i].ep; c.byAddr[ep.addr] == nil {
-				ep.startSlowly(st, c.m.now())
-			}
-		}
+		c.welcome(st)
 	}
 	c.state.Store(st)
 
@@ -327,7 +327,29 @@ func (c *Cluster) rebuild() {
 		}
 	}
 	c.byAddr = stays
+	c.warmUp(st)
 	c.serveQueue() // there may be more room, or nothing any more
+}
+
+// welcome begins with the endpoints of a set that are new in it. c.byAddr are
+// those of the one before.
+func (c *Cluster) welcome(st *state) {
+	now, known := c.m.now(), false
+	for ep := range st.inUse {
+		known = known || c.byAddr[ep.addr] != nil && ep.load.EjectedUntil.Load() == 0
+	}
+	for ep := range st.inUse {
+		if c.byAddr[ep.addr] != nil {
+			continue
+		}
+		ep.startSlowly(st, now)
+		if st.warms {
+			c.expect(ep, now)
+			if known {
+				c.hold(st, ep)
+			}
+		}
+	}
 }
 
 // members lists the endpoints that are configured and those that hosts resolve
@@ -434,6 +456,7 @@ type EndpointState struct {
 	// -1 if it is draining.
 	Tier int `json:"tier"`
 	// State is "ready", "full" (it has as many requests as it may), "draining",
+	// "warming" (it gets requests when a first connection has been made),
 	// "ejected" (it refused a connection or is an outlier, and is tried again
 	// later) or "unhealthy" (its health checks failed).
 	State string `json:"state"`
@@ -481,6 +504,8 @@ func (c *Cluster) State() []EndpointState {
 			s.State = "unhealthy"
 		case m.draining:
 			s.State = "draining"
+		case until != 0 && m.ep.held.Load():
+			s.State = "warming"
 		case until != 0:
 			s.State = "ejected"
 		case m.ep.load.Full():

@@ -37,34 +37,50 @@ const (
 // connect makes a connection to an endpoint, for which the caller has reserved,
 // and ejects the endpoint if it can't.
 func (c *Cluster) connect(ex *exchange.Exchange, st *state, ep *endpoint, probe bool) (net.Conn, *exchange.UpstreamError) {
+	ctx, done := patience(ex, st.connectTimeout)
+	nc, failed := c.attempt(ctx, st, ep, ex.Conn)
+	own := done()
+	switch {
+	case failed == nil:
+		return nc, nil
+	case own && failed.Reason == reasonConnectTime:
+		// It is not known whether the endpoint would have answered in its time.
+		failed.Reason = reasonTimeout
+		if probe {
+			c.refused(st, ep, probe, failed.Err)
+		}
+	case !ours(failed.Reason):
+		c.refused(st, ep, probe, failed.Err)
+	}
+	return nil, failed
+}
+
+// attempt makes a connection to an endpoint, for which the caller has reserved, on
+// behalf of a client if from is not nil. It counts the outcome, and a success
+// ends an ejection.
+func (c *Cluster) attempt(ctx context.Context, st *state, ep *endpoint, from *exchange.Conn) (net.Conn, *exchange.UpstreamError) {
 	if st.tlsErr != nil {
 		ep.unreserve()
 		return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonTLSConfig, Err: st.tlsErr}
 	}
-	ctx, done := patience(ex, st.connectTimeout)
-	nc, reason, err := c.dial(ctx, st, ep.tls.settings(st.tls), ep.address, ex.Conn)
-	own := done()
-	if err == nil {
-		ep.connects.Add(1)
-		c.accepted(ep)
-		ep.tls.succeeded()
-		return nc, nil
+	nc, reason, err := c.dial(ctx, st, ep.tls.settings(st.tls), ep.address, from)
+	if err != nil {
+		ep.unreserve()
+		ep.failures.Add(1)
+		ep.connectFailures.Add(1)
+		ep.tlsFailed(st, reason, err)
+		return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reason, Err: err}
 	}
-	ep.unreserve()
-	ep.failures.Add(1)
-	ep.connectFailures.Add(1)
-	ep.tlsFailed(st, reason, err)
-	switch {
-	case own && reason == reasonConnectTime:
-		// It is not known whether the endpoint would have answered in its time.
-		reason = reasonTimeout
-		if probe {
-			c.refused(st, ep, probe, err)
-		}
-	case reason != reasonResources && reason != reasonSource: // which are not the endpoint's fault
-		c.refused(st, ep, probe, err)
-	}
-	return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reason, Err: err}
+	ep.connects.Add(1)
+	c.accepted(ep)
+	ep.tls.succeeded()
+	return nc, nil
+}
+
+// ours reports whether an attempt to connect has failed by a fault that is not the
+// endpoint's.
+func ours(reason string) bool {
+	return reason == reasonResources || reason == reasonSource || reason == reasonTLSConfig
 }
 
 func tooMany(ep *endpoint) *exchange.UpstreamError {

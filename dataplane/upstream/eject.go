@@ -96,7 +96,11 @@ func (c *Cluster) accepted(ep *endpoint) {
 	c.eject.Lock()
 	defer c.eject.Unlock()
 	if until := ep.load.EjectedUntil.Load(); until != 0 && until != balance.Unhealthy {
+		held := ep.held.Load()
 		c.readmit(ep)
+		if held {
+			return // it was not away
+		}
 		c.m.opts.Log.Info("Endpoint is back", "cluster", c.Key(), "endpoint", ep.address)
 	}
 }
@@ -118,6 +122,7 @@ func (c *Cluster) probeAll() {
 
 // takeOut keeps requests from the endpoint until then. c.eject is held.
 func (c *Cluster) takeOut(ep *endpoint, until int64) {
+	ep.held.Store(false)
 	if ep.load.EjectedUntil.Swap(until) == 0 {
 		c.ejected.Add(1)
 		ep.tier.down.Add(ep.tierWeight)
@@ -131,5 +136,6 @@ func (c *Cluster) readmit(ep *endpoint) {
 		ep.tier.down.Add(-ep.tierWeight)
 		ep.startSlowly(c.state.Load(), c.m.now())
 	}
+	ep.held.Store(false)
 	ep.strikes = 0
 }

@@ -44,13 +44,22 @@ type endpoint struct {
 	tier       *tier
 	tierWeight int64
 	gone       bool
+	// held says that it is out of use until a connection has been made ahead; it
+	// changes under Cluster.eject. queued is warmer's.
+	held   atomic.Bool
+	queued bool
 
 	// mu guards what follows, and what is in the pools.
 	mu sync.Mutex
 	// total counts the connections, idle, in use and being made, and idle those
-	// that are.
-	total, idle int
-	retired     bool
+	// that are; making those that are being made ahead of requests.
+	total, idle, making int
+	ahead               *ahead // nil if there is none
+	// peak and lastPeak are how many were in use at most, since peakSince and in
+	// the time before that; see warm.go.
+	peak, lastPeak int
+	peakSince      int64
+	retired        bool
 	// shared has the connections that carry anybody's exchanges, bound those that
 	// are said to be one client's: see proxyproto.go.
 	shared pool
@@ -82,6 +91,8 @@ type conn struct {
 	// idleSince is when it was put back, on the Manager's coarse clock.
 	idleSince int64
 	life      lifetime
+	// look is a watch like quiet, for who looks without using the connection.
+	look *watch
 }
 
 var _ use = (*conn)(nil)
@@ -178,6 +189,7 @@ func (p *pool) get(on terms, care bool) *conn {
 		p.idle[n-1] = nil
 		p.idle = p.idle[:n-1]
 		p.ep.idle--
+		p.ep.notePeak()
 		p.ep.mu.Unlock()
 		if k.terms == on && !(care && k.quiet != nil && !k.quiet.quiet()) {
 			return k
@@ -190,11 +202,14 @@ func (p *pool) get(on terms, care bool) *conn {
 func (p *pool) put(k *conn) bool {
 	ep := p.ep
 	st := ep.cluster.state.Load()
-	k.idleSince = ep.cluster.m.coarse.Load()
 	k.life.requests++
-	if k.life.over(&st.pool, k.idleSince) {
-		return false
-	}
+	return !k.life.over(&st.pool, ep.cluster.m.coarse.Load()) && p.keep(st, k)
+}
+
+// keep is put for a connection that may have been in use or not.
+func (p *pool) keep(st *state, k *conn) bool {
+	ep := p.ep
+	k.idleSince = ep.cluster.m.coarse.Load()
 	ep.mu.Lock()
 	defer ep.mu.Unlock()
 	if ep.retired || p.gone || ep.idle >= st.pool.MaxIdle || k.terms != st.terms {
@@ -233,6 +248,7 @@ func (ep *endpoint) reserveLocked() bool {
 		return false
 	}
 	ep.total++
+	ep.notePeak()
 	return true
 }
 
@@ -248,18 +264,33 @@ func (ep *endpoint) unreserve() {
 	ep.mu.Unlock()
 }
 
-// sweep closes connections that have been idle for too long or whose lifetime is over.
+// sweep closes connections that have been idle for too long, but for as many as
+// the pool is to have, and those whose lifetime is over.
 func (ep *endpoint) sweep(st *state, now int64) {
 	then := now - int64(st.pool.IdleTimeout)
+	wanted, muxes := 0, 0
+	if st.warms {
+		ep.mu.Lock()
+		ep.turnPeak(st, now)
+		wanted, muxes = ep.wanted(st), len(ep.shared.muxes)
+		ep.mu.Unlock()
+	}
 	ep.drainMuxes(func(k *mux) bool {
-		return k.used.Load() < then && k.client.Load().Open == 0 || k.life.over(&st.pool, now)
+		idle := k.used.Load() < then && k.client.Load().Open == 0 && !(wanted > 0 && muxes == 1)
+		if idle || k.life.over(&st.pool, now) {
+			muxes--
+			return true
+		}
+		return false
 	})
 	ep.mu.Lock()
 	var old []*conn
 	for p := range ep.pools {
 		kept := p.idle[:0]
-		for _, k := range p.idle {
-			if k.idleSince < then || k.life.over(&st.pool, now) {
+		for i, k := range p.idle {
+			// Those that are kept for longer may have been closed by the endpoint.
+			idle := k.idleSince < then && len(p.idle)-i > wanted || i < wanted && !k.alive()
+			if idle || k.life.over(&st.pool, now) {
 				old = append(old, k)
 			} else {
 				kept = append(kept, k)
@@ -274,6 +305,19 @@ func (ep *endpoint) sweep(st *state, now int64) {
 	for _, k := range old {
 		k.discard()
 	}
+}
+
+// alive reports whether an idle connection is open and silent, as far as can be
+// known. ep.mu is held.
+func (k *conn) alive() bool {
+	w := k.quiet
+	if w == nil {
+		if k.look == nil {
+			k.look = watchSocket(k.client.NC)
+		}
+		w = k.look
+	}
+	return w.raw == nil || w.quiet()
 }
 
 func (ep *endpoint) closeIdle() {

@@ -156,32 +156,42 @@ func (c *Cluster) dialStream(ex *exchange.Exchange, st *state, p *pool, probe bo
 	ep := p.ep
 	nc, err := c.connect(ex, st, ep, probe)
 	if err == nil && st.protocol == protocolALPN && !isHTTP2(nc) {
-		// It spoke HTTP/2 before, and does not any more.
-		ep.mu.Lock()
-		p.dialing--
-		ep.speaksHTTP2.Store(false)
-		p.wakeWaiters(nil)
-		ep.mu.Unlock()
+		p.notMuxed()
 		return p.newConn(st, nc), nil
 	}
 	if err != nil {
-		ep.mu.Lock()
-		defer ep.mu.Unlock()
-		p.dialing--
-		if p.dialing == 0 && len(p.muxes) == 0 {
-			if err.Reason == reasonTimeout {
-				p.wakeWaiters(nil) // it was this exchange's time that was over
-			} else {
-				p.wakeWaiters(err)
-			}
-		}
+		p.undialed(err)
 		return nil, err
 	}
-	s := p.addMux(st, nc)
+	s := p.addMux(st, nc, true)
 	if s == nil {
 		return nil, noStreams(ep)
 	}
 	return s, nil
+}
+
+// undialed has a connection that counts in p.dialing fail.
+func (p *pool) undialed(err *exchange.UpstreamError) {
+	p.ep.mu.Lock()
+	defer p.ep.mu.Unlock()
+	p.dialing--
+	if p.dialing == 0 && len(p.muxes) == 0 {
+		if err.Reason == reasonTimeout {
+			p.wakeWaiters(nil) // it was one exchange's time that was over
+		} else {
+			p.wakeWaiters(err)
+		}
+	}
+}
+
+// notMuxed is undialed for a connection to who spoke HTTP/2 before, and does not
+// any more.
+func (p *pool) notMuxed() {
+	p.ep.mu.Lock()
+	defer p.ep.mu.Unlock()
+	p.dialing--
+	p.ep.speaksHTTP2.Store(false)
+	p.wakeWaiters(nil)
 }
 
 func noStreams(ep *endpoint) *exchange.UpstreamError {
@@ -190,8 +200,8 @@ func noStreams(ep *endpoint) *exchange.UpstreamError {
 }
 
 // addMux adds a new connection, which is counted in p.dialing, and opens its
-// first stream; nil if it can't.
-func (p *pool) addMux(st *state, nc net.Conn) *stream {
+// first stream if that is wanted; nil if it can't.
+func (p *pool) addMux(st *state, nc net.Conn, open bool) (s *stream) {
 	ep := p.ep
 	m := ep.cluster.m
 	opts := *st.http2
@@ -200,7 +210,9 @@ func (p *pool) addMux(st *state, nc net.Conn) *stream {
 	opts.AssumedStreams = max(1, int(ep.streams.Load()))
 	k := &mux{pool: p, client: h2.NewClientConn(nc, &opts), terms: st.terms, life: newLifetime(m.coarse.Load()), settling: true}
 	k.used.Store(m.coarse.Load())
-	s := k.open()
+	if open {
+		s = k.open()
+	}
 	ep.mu.Lock()
 	unwanted := ep.retired || p.gone || st.terms != ep.cluster.state.Load().terms || k.over()
 	if !unwanted {

@@ -175,7 +175,7 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 // not one that has been idle.
 func (c *Cluster) find(ex *exchange.Exchange, st *state, ep *endpoint, fresh, probe bool) (use, *exchange.UpstreamError) {
 	p := ep.poolFor(st, ex.Conn)
-	if st.protocol == protocolHTTP2 || st.protocol == protocolALPN && ep.speaksHTTP2.Load() {
+	if st.muxed(ep) {
 		return c.openStream(ex, st, p, probe)
 	}
 	if !fresh {
@@ -195,12 +195,18 @@ func (c *Cluster) find(ex *exchange.Exchange, st *state, ep *endpoint, fresh, pr
 		ep.mu.Lock()
 		p.dialing++
 		ep.mu.Unlock()
-		if s := p.addMux(st, nc); s != nil {
+		if s := p.addMux(st, nc, true); s != nil {
 			return s, nil
 		}
 		return nil, noStreams(ep)
 	}
 	return p.newConn(st, nc), nil
+}
+
+// muxed reports whether the endpoint's connections carry many exchanges at a time,
+// as far as is known.
+func (st *state) muxed(ep *endpoint) bool {
+	return st.protocol == protocolHTTP2 || st.protocol == protocolALPN && ep.speaksHTTP2.Load()
 }
 
 // repeatable reports whether a request may be sent again although an endpoint

@@ -62,6 +62,7 @@ type Manager struct {
 	coarse   atomic.Int64
 	resolver *resolver
 	checker  *health.Checker
+	warmer   warmer
 	maxMuxes int
 
 	mu       sync.Mutex
@@ -93,6 +94,7 @@ func NewManager(opts Options) *Manager {
 		stop:     stop,
 		done:     make(chan struct{}),
 	}
+	m.warmer.ctx = ctx
 	m.coarse.Store(m.now())
 	go m.sweepUntil(ctx.Done())
 	return m
@@ -106,6 +108,7 @@ func (m *Manager) Close() {
 	for _, c := range m.list() {
 		c.Close()
 	}
+	m.warmer.close()
 	m.checker.Close()
 	m.resolver.wait()
 }
@@ -180,6 +183,7 @@ func (m *Manager) sweep() {
 		for i := range st.members {
 			st.members[i].ep.sweep(st, now)
 		}
+		c.warmUp(st)
 	}
 }
 

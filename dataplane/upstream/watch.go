@@ -29,6 +29,11 @@ func newWatch(nc net.Conn) *watch {
 			return nil
 		}
 	}
+	return watchSocket(nc)
+}
+
+// watchSocket looks at any connection.
+func watchSocket(nc net.Conn) *watch {
 	w := &watch{}
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn()
