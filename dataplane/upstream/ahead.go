@@ -7,8 +7,9 @@ import (
 )
 
 // ahead is a connection that is being made before a request has it: for a pool
-// that is to have idle ones, see warm.go. There is one for each endpoint at a time,
-// so that what is slow to accept is not stormed.
+// that is to have idle ones, see warm.go, or to find out which IP family has a way,
+// see race.go. There is one for each endpoint at a time, so that what is slow to
+// accept is not stormed.
 type ahead struct {
 	// done is closed when it is in the pool, or failed says why it is not.
 	done   chan struct{}
@@ -34,6 +35,9 @@ func (c *Cluster) makeAhead(ctx context.Context, ep *endpoint, a *ahead) {
 	ep.ahead = nil
 	ep.mu.Unlock()
 	close(a.done)
+	if ep.held.Load() { // since it was connected to, or without a verdict
+		c.accepted(ep)
+	}
 	if c.queue.length.Load() > 0 {
 		c.serveQueue() // the endpoint may have been held
 	}

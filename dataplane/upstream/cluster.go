@@ -87,6 +87,8 @@ type state struct {
 
 	members []member
 	tiers
+	// dual says that some are named.
+	dual bool
 	// resolving is closed when each host has been looked up once; nil after that.
 	resolving <-chan struct{}
 }
@@ -98,6 +100,8 @@ type member struct {
 	draining bool
 	zone     string
 	rank     rank
+	// named says that it is an address of a host that has some of both IP families.
+	named bool
 	// tier is the member's place in state.ready, or -1 if it is draining.
 	tier int
 }
@@ -302,6 +306,7 @@ func (c *Cluster) rebuild() {
 	// A client's PROXY header cannot be sent ahead of it, nor what its TCP connection will say.
 	st.warms = (st.pool.MinIdle > 0 || st.pool.PreconnectPercent > 0) && st.proxyProtocol == 0 && st.tlsErr == nil &&
 		(st.protocol == protocolHTTP1 || st.protocol == protocolHTTP2 || st.protocol == protocolALPN)
+	st.dual = st.proxyProtocol == 0 && slices.ContainsFunc(members, func(m member) bool { return m.named })
 	if c.resolving != nil {
 		st.resolving = c.resolving
 	}
@@ -346,7 +351,9 @@ func (c *Cluster) welcome(st *state) {
 		if st.warms {
 			c.expect(ep, now)
 			if known {
+				c.eject.Lock()
 				c.hold(st, ep)
+				c.eject.Unlock()
 			}
 		}
 	}
@@ -406,9 +413,14 @@ func (c *Cluster) members() (members []member, settled bool) {
 		return &answer{}
 	}
 	host := func(name string, port uint16, remote bool, e *snapshot.Endpoint, within uint16) {
-		for _, addr := range latest(question{name: name}).addrs {
+		addrs := latest(question{name: name}).addrs
+		dual := slices.ContainsFunc(addrs, netip.Addr.Is4) && slices.ContainsFunc(addrs, netip.Addr.Is6)
+		for _, addr := range addrs {
 			if !remote || !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
 				at(netip.AddrPortFrom(addr, port), e, within)
+				if i, ok := places[netip.AddrPortFrom(addr, port)]; ok {
+					members[i].named = members[i].named || dual
+				}
 			}
 		}
 	}

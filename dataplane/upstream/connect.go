@@ -72,6 +72,7 @@ func (c *Cluster) attempt(ctx context.Context, st *state, ep *endpoint, from *ex
 		return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reason, Err: err}
 	}
 	ep.connects.Add(1)
+	ep.reached.Store(c.m.coarse.Load())
 	c.accepted(ep)
 	ep.tls.succeeded()
 	return nc, nil

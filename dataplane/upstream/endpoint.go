@@ -35,6 +35,10 @@ type endpoint struct {
 	// reported is what the endpoint last said of its load.
 	reported loadReport
 
+	// reached is when it could last be connected to, on the Manager's coarse clock;
+	// 0 if it never could.
+	reached atomic.Int64
+
 	// check is nil if the endpoint is not checked.
 	check atomic.Pointer[health.Check]
 

@@ -26,7 +26,8 @@ var errNoEndpoint = &exchange.UpstreamError{
 // client has given the exchange up.
 //
 // An endpoint that cannot be connected to is followed by another, up to three
-// in all; one that cannot be reached, by one of the other IP family if there is any. A request that a reused connection never carried, because the
+// in all; one that cannot be reached, by one of the other IP family if there is any,
+// and one that is slow to be reached is joined by such a one, see race. A request that a reused connection never carried, because the
 // endpoint had closed it, goes out once more on a new one, RFC 9112 section
 // 9.3.1; so does one that the endpoint says it has not processed, RFC 9113
 // section 8.7, and then to another endpoint. Nothing else is repeated: that is
@@ -82,7 +83,14 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		if ep == nil {
 			break
 		}
-		k, err := c.try(ex, st, ep, probe)
+		var k exchange.Lease
+		var err error
+		if st.dual && !probe {
+			ep, err = c.race(ex, st, ep, &choice)
+		}
+		if err == nil {
+			k, err = c.try(ex, st, ep, probe)
+		}
 		if err == nil {
 			return k, nil
 		}
@@ -94,7 +102,7 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 			return nil, err
 		}
 		failed, unreachable = up, nil
-		if up.Reason == reasonUnreachable || up.Reason == reasonConnectTime {
+		if isUnreachable(up) {
 			unreachable = ep
 		}
 		choice.Exclude(&ep.load)
@@ -261,6 +269,12 @@ func (st *state) avoid(choice *balance.Choice, addresses []string) {
 			}
 		}
 	}
+}
+
+// isUnreachable reports whether an endpoint was not even refused by.
+func isUnreachable(err error) bool {
+	var up *exchange.UpstreamError
+	return errors.As(err, &up) && (up.Reason == reasonUnreachable || up.Reason == reasonConnectTime)
 }
 
 // otherFamily admits the request to an endpoint of the other IP family than one that

@@ -10,7 +10,8 @@ import (
 )
 
 // Connect makes a connection to an endpoint for a client's. One that cannot be connected to is
-// ejected and followed by another, up to three in all, as for RoundTrip. It is
+// ejected and followed by another, up to three in all, as for RoundTrip, but that
+// families do not race. It is
 // the caller's, who closes it and then releases it, once: it counts until then.
 func (c *Cluster) Connect(from *exchange.Conn) (nc net.Conn, release func(), err error) {
 	client := from.Remote.Addr()
@@ -48,8 +49,16 @@ func (c *Cluster) Datagrams(client netip.Addr) (nc net.Conn, release func(), err
 func (c *Cluster) stream(st *state, client netip.Addr, connect func(ep *endpoint, probe bool) (net.Conn, error)) (net.Conn, func(), error) {
 	choice := balance.Choice{Hash: balance.HashAddr(client)}
 	var failed error = errNoEndpoint
+	var unreachable *endpoint
 	for range maxEndpoints {
-		ep, probe, full := c.admit(st, exchange.Session{}, choice)
+		var ep *endpoint
+		var probe, full bool
+		if unreachable != nil {
+			ep = c.otherFamily(st, unreachable, &choice)
+		}
+		if ep == nil {
+			ep, probe, full = c.admit(st, exchange.Session{}, choice)
+		}
 		if full {
 			return nil, nil, c.refuse(refusedFull)
 		}
@@ -71,7 +80,10 @@ func (c *Cluster) stream(st *state, client netip.Addr, connect func(ep *endpoint
 			}, nil
 		}
 		ep.end()
-		failed = err
+		failed, unreachable = err, nil
+		if isUnreachable(err) {
+			unreachable = ep
+		}
 		choice.Exclude(&ep.load)
 	}
 	return nil, nil, failed

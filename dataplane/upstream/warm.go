@@ -36,6 +36,17 @@ func (w *warmer) add(ep *endpoint) {
 	}
 }
 
+// goes has f run beside the others, and waits for its end in close; false, and f is
+// not run, if that was called.
+func (w *warmer) goes(f func()) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.closed {
+		w.wg.Go(f)
+	}
+	return !w.closed
+}
+
 // run warms up until nobody waits for it.
 func (w *warmer) run() {
 	for {
@@ -156,9 +167,8 @@ func (c *Cluster) expect(ep *endpoint, now int64) {
 
 // hold keeps requests from an endpoint until a connection to it has been made
 // ahead, or as long as that may take; then a request finds out how it is.
+// c.eject is held.
 func (c *Cluster) hold(st *state, ep *endpoint) {
-	c.eject.Lock()
-	defer c.eject.Unlock()
 	if !ep.gone && ep.load.EjectedUntil.Load() == 0 {
 		c.takeOut(ep, c.m.now()+int64(st.connectTimeout))
 		ep.held.Store(true)
