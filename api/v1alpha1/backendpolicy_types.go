@@ -203,6 +203,7 @@ type BackendTimeouts struct {
 // by gRPC, or over TCP or UDP. With TLS to the backend, checks speak TLS too,
 // but for those over UDP, and hold the endpoint to the same name and authorities.
 // +kubebuilder:validation:XValidation:message="exactly one of http, grpc, tcp and udp must be set",rule="(has(self.http) ? 1 : 0) + (has(self.grpc) ? 1 : 0) + (has(self.tcp) ? 1 : 0) + (has(self.udp) ? 1 : 0) == 1"
+// +kubebuilder:validation:XValidation:message="connections are used again by http and grpc alone",rule="!has(self.reuseConnection) || !self.reuseConnection || has(self.http) || has(self.grpc)"
 // +kubebuilder:validation:XValidation:message="timeout must not be longer than interval",rule="(has(self.timeout) ? duration(self.timeout) : duration('1s')) <= (has(self.interval) ? duration(self.interval) : duration('10s'))"
 type HealthCheck struct {
 	// Interval is from one check to the next, give or take a fifth, so that
@@ -236,6 +237,12 @@ type HealthCheck struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	Port *int32 `json:"port,omitempty"`
+	// ReuseConnection asks by http or grpc over the connection of the check before,
+	// as long as that has passed and the endpoint keeps it open. That saves the
+	// handshakes of TLS, and does not find out whether the endpoint takes new
+	// connections. By default each check has a connection of its own.
+	// +optional
+	ReuseConnection bool `json:"reuseConnection,omitempty"`
 	// HTTP passes when a request is answered with one of the statuses. It is
 	// sent in the version of HTTP that the backend's requests have.
 	// +optional

@@ -27,6 +27,10 @@ func compileHealthCheck(c *policyCompiler, spec *v1alpha1.BackendPolicySpec) *sn
 		HealthyThreshold:   int(number(c, field+".healthyThreshold", from.HealthyThreshold, 0, 1, 100)),
 		UnhealthyThreshold: int(number(c, field+".unhealthyThreshold", from.UnhealthyThreshold, 0, 1, 100)),
 		Port:               uint16(number(c, field+".port", from.Port, 0, 1, 65535)),
+		ReuseConnection:    from.ReuseConnection,
+	}
+	if from.ReuseConnection && from.HTTP == nil && from.GRPC == nil {
+		c.invalid(field+".reuseConnection", "connections are used again by http and grpc alone", "http or grpc, or no reuseConnection")
 	}
 	interval, timeout := cmp.Or(to.Interval, snapshot.HealthCheckInterval), cmp.Or(to.Timeout, snapshot.HealthCheckTimeout)
 	if timeout > interval {

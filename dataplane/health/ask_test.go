@@ -41,7 +41,9 @@ func ask(t testing.TB, address string, http2 bool, patience time.Duration, setti
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	return Ask(ctx, nc, http2, address, settings)
+	c := NewConn(nc, http2)
+	defer c.Close()
+	return c.Ask(ctx, address, settings)
 }
 
 // wantWhy compares why a check fails; "" is a check that passes.

@@ -68,7 +68,11 @@ func (k *Check) Update(settings *snapshot.HealthCheck) {
 	}
 	k.settings, k.streak = settings, 0
 	k.interrupt()
-	k.checker.schedule(k, soon(settings))
+	if k.healthy && !k.fresh { // what is unhealthy may wait for these very settings
+		k.checker.schedule(k, later(settings))
+	} else {
+		k.checker.schedule(k, k.checker.soon(settings))
+	}
 }
 
 // Stop ends the check. If it has found the endpoint unhealthy, that is over:

@@ -4,9 +4,9 @@
 //
 // A Checker runs the checks of all endpoints of a process. A check that waits
 // costs its memory alone: one timer serves all of them, and there is a
-// goroutine and a connection only while an endpoint is asked. Each check has a
-// connection of its own, since what is to be found out is whether the endpoint
-// takes new ones, too.
+// goroutine and a connection only while an endpoint is asked. Unless the settings
+// say otherwise, each check has a connection of its own, since what is to be found
+// out is whether the endpoint takes new ones, too.
 package health
 
 import (
@@ -25,6 +25,10 @@ import (
 // of the others come late.
 const defaultAtOnce = 512
 
+// firstApart is between the first checks of endpoints that come together: a thousand
+// are asked in a second, as often as 10,000 are that are asked every 10 s.
+const firstApart = time.Millisecond
+
 // Checker runs checks. It is safe for concurrent use.
 type Checker struct {
 	ctx    context.Context
@@ -35,6 +39,7 @@ type Checker struct {
 	mu      sync.Mutex
 	due     queue
 	timer   *time.Timer // fires when the first of due is
+	first   time.Time   // when the last first check is
 	running int
 	closed  bool
 }
@@ -67,13 +72,32 @@ func (c *Checker) Start(target Target, settings *snapshot.HealthCheck) *Check {
 	k := &Check{checker: c, target: target, settings: settings, healthy: true, fresh: true, index: -1}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	c.schedule(k, soon(settings))
+	c.schedule(k, c.soon(settings))
 	return k
 }
 
-// soon is when the first check by some settings is.
-func soon(s *snapshot.HealthCheck) time.Time {
-	return time.Now().Add(time.Duration(rand.Float64() * 0.1 * float64(interval(s))))
+// soon is when the first check by some settings is: within a tenth of the interval,
+// and later only where many begin together.
+func (c *Checker) soon(s *snapshot.HealthCheck) time.Time {
+	now, every := time.Now(), interval(s)
+	at := now.Add(time.Duration(rand.Float64() * 0.1 * float64(every)))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.first.Before(now) {
+		c.first = now
+	}
+	if c.first = c.first.Add(firstApart); c.first.After(at) {
+		at = c.first
+	}
+	if at.Sub(now) > every { // there are more than that
+		at = now.Add(time.Duration(rand.Float64() * float64(every)))
+	}
+	return at
+}
+
+// later is when a check is that need not be sooner than another: at some time within the interval.
+func later(s *snapshot.HealthCheck) time.Time {
+	return time.Now().Add(time.Duration(rand.Float64() * float64(interval(s))))
 }
 
 // next is when the check is that follows one. Replicas and endpoints that began

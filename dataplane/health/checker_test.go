@@ -365,3 +365,58 @@ func TestUnderFire(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// TestNoStorm has many endpoints begin together, and their settings change.
+func TestNoStorm(t *testing.T) {
+	bubble(t, 0, func(t *testing.T, c *Checker) {
+		const count = 10_000
+		var mu sync.Mutex
+		var asked []time.Time
+		all := make([]*Check, count)
+		every := &snapshot.HealthCheck{Interval: 10 * time.Second}
+		for i := range all {
+			all[i] = c.Start(&counted{&mu, &asked}, every)
+		}
+		busiest := func(what string, from, most, total int) {
+			t.Helper()
+			mu.Lock()
+			defer mu.Unlock()
+			seconds := map[int64]int{}
+			for _, at := range asked[from:] {
+				seconds[at.Unix()]++
+			}
+			for _, n := range seconds {
+				if n > most {
+					t.Errorf("%s: %d in a second, want %d at most", what, n, most)
+				}
+			}
+			if n := len(asked) - from; n < total {
+				t.Errorf("%s: %d checks, want %d", what, n, total)
+			}
+		}
+		time.Sleep(10*time.Second + time.Millisecond)
+		busiest("start", 0, 1500, count)
+		from := len(asked)
+		other := &snapshot.HealthCheck{Interval: 10 * time.Second, UnhealthyThreshold: 5}
+		for _, k := range all {
+			k.Update(other)
+		}
+		time.Sleep(10 * time.Second)
+		busiest("change", from, 1500, count)
+	})
+}
+
+// counted is an endpoint that is well, and notes when it is asked.
+type counted struct {
+	mu    *sync.Mutex
+	asked *[]time.Time
+}
+
+func (c *counted) Ask(context.Context, *snapshot.HealthCheck) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	*c.asked = append(*c.asked, time.Now())
+	return nil
+}
+
+func (c *counted) SetHealthy(bool, error) {}

@@ -103,7 +103,9 @@ func TestUDP(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
-		return Ask(ctx, nc, false, "", &snapshot.HealthCheck{UDP: &snapshot.SendExpect{Send: []byte(send), Expect: []byte(expect)}})
+		c := NewConn(nc, false)
+		defer c.Close()
+		return c.Ask(ctx, "", &snapshot.HealthCheck{UDP: &snapshot.SendExpect{Send: []byte(send), Expect: []byte(expect)}})
 	}
 	wantWhy(t, check(patience, "status", "re: status"), "")
 	wantWhy(t, check(patience, "status", ""), "")

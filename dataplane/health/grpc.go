@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/snapshot"
@@ -14,7 +13,7 @@ import (
 // askGRPC calls grpc.health.v1.Health/Check, as gRPC's doc/health-checking.md
 // has it: SERVING alone is healthy. A server that does not have the service
 // answers NOT_FOUND, one that knows nothing of health UNIMPLEMENTED.
-func askGRPC(nc net.Conn, authority string, q *snapshot.GRPCHealthCheck) error {
+func (c *Conn) askGRPC(authority string, q *snapshot.GRPCHealthCheck) error {
 	ex := request("POST", authority)
 	out := &ex.Out
 	out.Path = "/grpc.health.v1.Health/Check"
@@ -22,7 +21,7 @@ func askGRPC(nc net.Conn, authority string, q *snapshot.GRPCHealthCheck) error {
 		exchange.Field{Key: exchange.KeyContentType, Name: "Content-Type", Value: "application/grpc"})
 	message := appendHealthRequest(nil, q.Service)
 	out.Body, out.Length = &content{message}, int64(len(message))
-	return overHTTP2(nc, ex, func() error {
+	return c.tripHTTP2(ex, func() error {
 		r := &ex.Response
 		if r.Status != 200 {
 			return fmt.Errorf("status %d", r.Status)

@@ -406,7 +406,11 @@ type HealthCheck struct {
 	UnhealthyThreshold int `json:"unhealthyThreshold,omitempty"`
 	// Port is whom to ask at the endpoint's address; 0 means the endpoint itself,
 	// as does any for a Unix socket.
-	Port uint16           `json:"port,omitempty"`
+	Port uint16 `json:"port,omitempty"`
+	// ReuseConnection asks by HTTP and gRPC over the connection of the check before,
+	// as long as that passed and the endpoint keeps it open.
+	ReuseConnection bool `json:"reuseConnection,omitempty"`
+
 	HTTP *HTTPHealthCheck `json:"http,omitempty"`
 	GRPC *GRPCHealthCheck `json:"grpc,omitempty"`
 	TCP  *SendExpect      `json:"tcp,omitempty"`

@@ -1,9 +1,13 @@
 package upstream
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -167,5 +171,47 @@ func TestInFlight(t *testing.T) {
 		if n := c.inFlight.Load(); n != 0 {
 			t.Fatalf("%d are in flight, and none is", n)
 		}
+	}
+}
+
+// BenchmarkManyEndpoints changes one of 10,000 endpoints, which are checked, and
+// tells how much memory each of them takes with a check and without.
+func BenchmarkManyEndpoints(b *testing.B) {
+	const count = 10_000
+	eps := func(extra int) *snapshot.Endpoints {
+		list := &snapshot.Endpoints{}
+		for i := range count {
+			list.Endpoints = append(list.Endpoints, snapshot.Endpoint{Address: fmt.Sprintf("10.1.%d.%d", i/250, i%250+1), Port: 80})
+		}
+		list.Endpoints[count/2].Address = fmt.Sprintf("10.2.0.%d", extra)
+		return list
+	}
+	sets := [2]*snapshot.Endpoints{eps(1), eps(2)}
+	heap := func() float64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return float64(m.HeapAlloc)
+	}
+	refuse := func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("not today") }
+	for _, algorithm := range []string{"RoundRobin", "LeastRequest", "RingHash", "Maglev"} {
+		b.Run(algorithm, func(b *testing.B) {
+			m := newManagerFor(b, Options{Dial: refuse})
+			before := heap()
+			x := cfg()
+			x.Balance.Algorithm = algorithm
+			c := m.NewCluster(x, sets[0])
+			plain := heap()
+			c.Update(withCheck(x, &snapshot.HealthCheck{Interval: time.Hour, HTTP: &snapshot.HTTPHealthCheck{}}))
+			checked := heap()
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				i++
+				c.SetEndpoints(sets[i%2])
+			}
+			b.ReportMetric((plain-before)/count, "B/endpoint")
+			b.ReportMetric((checked-plain)/count, "B/check")
+		})
 	}
 }

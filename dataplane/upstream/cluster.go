@@ -362,7 +362,10 @@ func (c *Cluster) welcome(st *state) {
 // members lists the endpoints that are configured and those that hosts resolve
 // to, sorted by address. It also reports whether every host had an answer.
 func (c *Cluster) members() (members []member, settled bool) {
-	places := map[netip.AddrPort]int{}
+	// As many as there were, as a rule, or as there are known to be.
+	likely := max(len(c.byAddr), len(c.eps.Endpoints))
+	members = make([]member, 0, likely)
+	places := make(map[netip.AddrPort]int, likely)
 	add := func(addr netip.AddrPort, address string, e *snapshot.Endpoint, within uint16) {
 		m := member{weight: max(e.Weight, 1), draining: e.Draining, zone: e.Zone, rank: c.rank(e)}
 		if m.rank.distance == unreachable {
@@ -380,12 +383,15 @@ func (c *Cluster) members() (members []member, settled bool) {
 		}
 		m.ep = c.byAddr[addr]
 		if m.ep == nil {
+			if address == "" {
+				address = addr.String()
+			}
 			m.ep = newEndpoint(c, addr, address)
 		}
 		places[addr] = len(members)
 		members = append(members, m)
 	}
-	at := func(addr netip.AddrPort, e *snapshot.Endpoint, within uint16) { add(addr, addr.String(), e, within) }
+	at := func(addr netip.AddrPort, e *snapshot.Endpoint, within uint16) { add(addr, "", e, within) }
 	for i := range c.eps.Endpoints {
 		e := &c.eps.Endpoints[i]
 		if isSocket(e.Address) {

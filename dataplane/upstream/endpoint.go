@@ -40,7 +40,8 @@ type endpoint struct {
 	reached atomic.Int64
 
 	// check is nil if the endpoint is not checked.
-	check atomic.Pointer[health.Check]
+	check     atomic.Pointer[health.Check]
+	checkConn atomic.Pointer[checkConn]
 
 	// strikes counts the ejections in a row, and tier is where the endpoint is
 	// chosen from, with a weight. Cluster.eject guards them and gone.

@@ -22,6 +22,7 @@ func (ep *endpoint) checkBy(settings *snapshot.HealthCheck) {
 	case settings == nil && check != nil:
 		ep.check.Store(nil)
 		check.Stop()
+		ep.keepCheckConn(nil)
 	case settings == nil:
 	case check == nil:
 		ep.check.Store(ep.cluster.m.checker.Start(ep, settings))
@@ -43,17 +44,14 @@ func (ep *endpoint) Ask(ctx context.Context, settings *snapshot.HealthCheck) err
 		if err != nil {
 			return err
 		}
-		return health.Ask(ctx, nc, false, address, settings)
+		return askOnce(ctx, health.NewConn(nc, false), address, settings)
 	}
+	on := st.terms
 	if settings.GRPC != nil {
 		st = st.overHTTP2()
 	}
 	if st.tlsErr != nil {
 		return st.tlsErr
-	}
-	nc, _, err := ep.cluster.dial(ctx, st, st.tls, address, nil)
-	if err != nil {
-		return err
 	}
 	authority := address
 	switch {
@@ -62,7 +60,55 @@ func (ep *endpoint) Ask(ctx context.Context, settings *snapshot.HealthCheck) err
 	case isSocket(address):
 		authority = "localhost"
 	}
-	return health.Ask(ctx, nc, st.protocol == protocolHTTP2 || isHTTP2(nc), authority, settings)
+	if k := ep.checkConn.Swap(nil); k != nil {
+		if k.terms == on && k.settings == settings {
+			why := k.Ask(ctx, authority, settings)
+			if why != health.ErrStale {
+				ep.keepCheckConn(k)
+				return why
+			}
+		}
+		k.Close()
+	}
+	nc, _, err := ep.cluster.dial(ctx, st, st.tls, address, nil)
+	if err != nil {
+		return err
+	}
+	k := &checkConn{health.NewConn(nc, st.protocol == protocolHTTP2 || isHTTP2(nc)), on, settings}
+	if !settings.ReuseConnection {
+		return askOnce(ctx, k.Conn, authority, settings)
+	}
+	why := k.Ask(ctx, authority, settings)
+	ep.keepCheckConn(k)
+	return why
+}
+
+func askOnce(ctx context.Context, k *health.Conn, authority string, settings *snapshot.HealthCheck) error {
+	defer k.Close()
+	return k.Ask(ctx, authority, settings)
+}
+
+// checkConn is a connection over which the endpoint is asked again, by the same
+// settings and as long as the cluster's connections are made on the same terms.
+type checkConn struct {
+	*health.Conn
+	terms    terms
+	settings *snapshot.HealthCheck
+}
+
+// keepCheckConn keeps a connection for the next check, if there will be one and
+// the connection can carry it, and closes the one that was kept.
+func (ep *endpoint) keepCheckConn(k *checkConn) {
+	if k != nil && !k.Open() {
+		k.Close()
+		k = nil
+	}
+	if old := ep.checkConn.Swap(k); old != nil {
+		old.Close()
+	}
+	if k != nil && ep.check.Load() == nil { // the check has ended, and looked for it before
+		ep.keepCheckConn(nil)
+	}
 }
 
 // overHTTP2 returns a state that speaks nothing but HTTP/2, to dial by.

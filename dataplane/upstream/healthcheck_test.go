@@ -446,6 +446,85 @@ func TestNoAllocationsBesideUnhealthy(t *testing.T) {
 	}
 }
 
+// TestReuseConnection has checks share a connection, until one fails, the endpoint closes
+// it, or there are no more checks.
+func TestReuseConnection(t *testing.T) {
+	cert, roots := authority(t, "web.internal")
+	over := &snapshot.UpstreamTLS{ServerName: "web.internal", Roots: roots}
+	byHTTP := snapshot.HealthCheck{HTTP: &snapshot.HTTPHealthCheck{Path: "/healthz"}}
+	byGRPC := snapshot.HealthCheck{GRPC: &snapshot.GRPCHealthCheck{}}
+	for name, tt := range map[string]struct {
+		x  *snapshot.Cluster
+		by snapshot.HealthCheck
+	}{
+		"HTTP/1.1":          {cfg(), byHTTP},
+		"HTTP/2":            {h2cfg(), byHTTP},
+		"gRPC":              {cfg(), byGRPC},
+		"HTTP/1.1 over TLS": {&snapshot.Cluster{Key: "c", Protocol: "http1", TLS: over}, byHTTP},
+		"gRPC over TLS":     {&snapshot.Cluster{Key: "c", Protocol: "alpn", TLS: over}, byGRPC},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var certs []tls.Certificate
+			if tt.x.TLS != nil {
+				certs = append(certs, cert)
+			}
+			b := newChecked(t, certs...)
+			by := often(tt.by)
+			by.ReuseConnection, by.UnhealthyThreshold = true, 1
+			c := newManagerFor(t, Options{}).NewCluster(withCheck(tt.x, by), endpoints(b.addr))
+			passes := func(n uint64) {
+				t.Helper()
+				from := c.State()[0].ChecksPassed
+				eventually(t, "it is asked", func() bool { return c.State()[0].ChecksPassed >= from+n })
+			}
+			passes(10)
+			if n := b.conns.Load(); n > 2 { // the first may have come before its Check was known
+				t.Errorf("%d connections for %d checks", n, b.checks.Load())
+			}
+			b.server.Close() // it takes no new ones; this server's other end goes, too
+			eventually(t, "it is unhealthy", func() bool { return c.State()[0].State == "unhealthy" })
+			c.Update(cfg())
+			if k := c.byAddr[b.addr].checkConn.Load(); k != nil {
+				t.Error("a connection is kept for checks that are over")
+			}
+		})
+	}
+	t.Run("closed by the endpoint", func(t *testing.T) {
+		b := newBackend(t, ok)
+		x := withCheck(cfg(), &snapshot.HealthCheck{Interval: time.Hour, ReuseConnection: true, HTTP: &snapshot.HTTPHealthCheck{}})
+		c := newManagerFor(t, Options{}).NewCluster(x, endpoints(b.addr))
+		ep := c.byAddr[b.addr]
+		for n := range int64(3) {
+			if err := ep.Ask(t.Context(), x.HealthCheck); err != nil {
+				t.Errorf("it counts against the endpoint: %v", err)
+			}
+			if got := b.conns.Load(); got != n+1 {
+				t.Errorf("%d connections, want %d", got, n+1)
+			}
+			if ep.Ask(t.Context(), x.HealthCheck) != nil || b.conns.Load() != n+1 {
+				t.Errorf("%d connections, want the same one", b.conns.Load())
+			}
+			b.mu.Lock()
+			for nc := range b.open {
+				nc.Close()
+			}
+			b.mu.Unlock()
+			eventually(t, "it is closed", func() bool { return b.openConns() == 0 })
+		}
+	})
+	t.Run("after a failure", func(t *testing.T) {
+		b := newChecked(t)
+		x := withCheck(cfg(), &snapshot.HealthCheck{Interval: time.Hour, ReuseConnection: true, HTTP: &snapshot.HTTPHealthCheck{Path: "/healthz"}})
+		c := newManagerFor(t, Options{}).NewCluster(x, endpoints(b.addr))
+		ep := c.byAddr[b.addr]
+		_ = ep.Ask(t.Context(), x.HealthCheck)
+		b.status.Store(503)
+		if ep.Ask(t.Context(), x.HealthCheck) == nil || ep.checkConn.Load() != nil {
+			t.Error("the connection is kept")
+		}
+	})
+}
+
 // BenchmarkHealthCheck is one check, with the other side of it.
 func BenchmarkHealthCheck(b *testing.B) {
 	cert, roots := authority(b, "web.internal")
@@ -460,6 +539,10 @@ func BenchmarkHealthCheck(b *testing.B) {
 		{"HTTP2", h2cfg(), snapshot.HealthCheck{HTTP: &snapshot.HTTPHealthCheck{Path: "/healthz"}}},
 		{"GRPC", h2cfg(), snapshot.HealthCheck{GRPC: &snapshot.GRPCHealthCheck{}}},
 		{"HTTP1overTLS", &snapshot.Cluster{Key: "c", Protocol: "http1", TLS: over}, snapshot.HealthCheck{HTTP: &snapshot.HTTPHealthCheck{Path: "/healthz"}}},
+		{"HTTP1reused", cfg(), snapshot.HealthCheck{ReuseConnection: true, HTTP: &snapshot.HTTPHealthCheck{Path: "/healthz"}}},
+		{"HTTP1overTLSreused", &snapshot.Cluster{Key: "c", Protocol: "http1", TLS: over},
+			snapshot.HealthCheck{ReuseConnection: true, HTTP: &snapshot.HTTPHealthCheck{Path: "/healthz"}}},
+		{"GRPCreused", h2cfg(), snapshot.HealthCheck{ReuseConnection: true, GRPC: &snapshot.GRPCHealthCheck{}}},
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			var certs []tls.Certificate
@@ -467,7 +550,8 @@ func BenchmarkHealthCheck(b *testing.B) {
 				certs = append(certs, cert)
 			}
 			peer := newChecked(b, certs...)
-			c := newManagerFor(b, Options{}).NewCluster(bb.x, endpoints(peer.addr))
+			// A check of its own keeps what is kept between checks, and never comes.
+			c := newManagerFor(b, Options{}).NewCluster(withCheck(bb.x, &snapshot.HealthCheck{Interval: time.Hour}), endpoints(peer.addr))
 			ep := c.byAddr[peer.addr]
 			b.ReportAllocs()
 			for b.Loop() {
@@ -481,34 +565,73 @@ func BenchmarkHealthCheck(b *testing.B) {
 	}
 }
 
-// BenchmarkManyChecked has 10,000 endpoints asked by HTTP every 10 s, and tells
-// what that costs with the other side: CPU as a share of one core, goroutines
-// at most, and memory for each endpoint beyond what it costs unchecked. It needs
-// a machine on which all of 127/8 is loopback.
+// BenchmarkManyChecked has 10,000 endpoints asked every 10 s, and tells what that
+// costs with the other side, which is in this process: CPU as a share of one core and
+// for each check, goroutines of both sides at most and when nobody is asked, and
+// memory of both sides for each endpoint beyond what it costs unchecked. It needs a
+// machine on which all of 127/8 is loopback. Where both ends of 10,000 connections
+// are more files than may be open, there are fewer endpoints.
 func BenchmarkManyChecked(b *testing.B) {
+	cert, roots := authority(b, "web.internal")
+	over := &snapshot.UpstreamTLS{ServerName: "web.internal", Roots: roots}
+	byHTTP := snapshot.HealthCheck{HTTP: &snapshot.HTTPHealthCheck{}}
+	byGRPC := snapshot.HealthCheck{GRPC: &snapshot.GRPCHealthCheck{}}
+	reused := func(by snapshot.HealthCheck) snapshot.HealthCheck {
+		by.ReuseConnection = true
+		return by
+	}
+	for _, bb := range []struct {
+		name string
+		x    *snapshot.Cluster
+		by   snapshot.HealthCheck
+	}{
+		{"TCP", cfg(), snapshot.HealthCheck{}},
+		{"HTTP1", cfg(), byHTTP},
+		{"HTTP1reused", cfg(), reused(byHTTP)},
+		{"HTTP1overTLS", &snapshot.Cluster{Key: "c", Protocol: "http1", TLS: over}, byHTTP},
+		{"HTTP1overTLSreused", &snapshot.Cluster{Key: "c", Protocol: "http1", TLS: over}, reused(byHTTP)},
+		{"GRPC", h2cfg(), byGRPC},
+		{"GRPCreused", h2cfg(), reused(byGRPC)},
+	} {
+		b.Run(bb.name, func(b *testing.B) { manyChecked(b, bb.x, bb.by, cert) })
+	}
+}
+
+func manyChecked(b *testing.B, x *snapshot.Cluster, by snapshot.HealthCheck, cert tls.Certificate) {
 	l, err := net.Listen("tcp", "0.0.0.0:0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	peer := serveOn(b, l, ok)
 	port := uint16(l.Addr().(*net.TCPAddr).Port)
-	const count = 10_000
+	switch {
+	case by.GRPC != nil:
+		peer := &checked{h2Backend: &h2Backend{}}
+		peer.serve(b, l, 100, peer.answer)
+	case x.TLS != nil:
+		serveOn(b, tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}}), ok)
+	default:
+		serveOn(b, l, ok)
+	}
+	const every = 10 * time.Second
+	count := 10_000
+	if by.ReuseConnection {
+		var files syscall.Rlimit
+		if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+			b.Fatal(err)
+		}
+		count = min(count, int(files.Cur-1000)/2)
+	}
 	eps := &snapshot.Endpoints{}
 	for i := range count {
 		eps.Endpoints = append(eps.Endpoints, snapshot.Endpoint{Address: fmt.Sprintf("127.1.%d.%d", i/250, i%250+1), Port: port})
 	}
-	c := newManagerFor(b, Options{}).NewCluster(cfg(), eps)
+	x.HealthCheck = nil
+	c := newManagerFor(b, Options{}).NewCluster(x, eps)
 	heap := func() float64 {
 		var m runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&m)
-		return float64(m.HeapAlloc)
-	}
-	before, idle := heap(), runtime.NumGoroutine()
-	c.Update(withCheck(cfg(), &snapshot.HealthCheck{Interval: 10 * time.Second, HTTP: &snapshot.HTTPHealthCheck{}}))
-	perEndpoint := (heap() - before) / count
-	for peer.requests.Load() < count {
-		time.Sleep(100 * time.Millisecond)
+		return float64(m.HeapAlloc + m.StackInuse)
 	}
 	cpu := func() time.Duration {
 		var u syscall.Rusage
@@ -517,20 +640,40 @@ func BenchmarkManyChecked(b *testing.B) {
 		}
 		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 	}
-	most := 0
+	asked := func() (n uint64) {
+		for _, s := range c.State() {
+			n += s.ChecksPassed
+			if s.ChecksFailed > 0 {
+				b.Fatalf("%+v", s)
+			}
+		}
+		return n
+	}
+	before, idle := heap(), runtime.NumGoroutine()
+	with := *x
+	by.Interval, by.Timeout = every, every
+	with.HealthCheck = &by
+	c.Update(&with)
+	for asked() < uint64(count) {
+		time.Sleep(100 * time.Millisecond)
+	}
+	least, most := 1<<30, 0
 	for b.Loop() {
-		used, asked, start := cpu(), peer.requests.Load(), time.Now()
-		for time.Since(start) < 20*time.Second {
-			most = max(most, runtime.NumGoroutine()-idle)
+		used, from, start := cpu(), asked(), time.Now()
+		for time.Since(start) < 2*every {
+			n := runtime.NumGoroutine() - idle
+			least, most = min(least, n), max(most, n)
 			time.Sleep(time.Millisecond)
 		}
-		used, asked = cpu()-used, peer.requests.Load()-asked
+		used, from = cpu()-used, asked()-from
 		b.ReportMetric(100*used.Seconds()/time.Since(start).Seconds(), "%core")
-		b.ReportMetric(float64(used.Microseconds())/float64(asked), "us/check")
-		b.ReportMetric(float64(asked)/time.Since(start).Seconds(), "checks/s")
+		b.ReportMetric(float64(used.Microseconds())/float64(from), "us/check")
+		b.ReportMetric(float64(from)/time.Since(start).Seconds(), "checks/s")
 	}
-	b.ReportMetric(float64(most), "goroutines")
-	b.ReportMetric(perEndpoint, "B/endpoint")
+	b.ReportMetric(float64(least), "goroutines-at-least")
+	b.ReportMetric(float64(most), "goroutines-at-most")
+	b.ReportMetric((heap()-before)/float64(count), "B/endpoint")
+	b.ReportMetric(float64(count), "endpoints")
 }
 
 // TestDatagramCheck: an endpoint of UDP is asked by datagrams, whatever TLS the cluster has.

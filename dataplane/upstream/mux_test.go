@@ -41,6 +41,11 @@ func newH2Backend(t testing.TB, streams int, h http.HandlerFunc, certs ...tls.Ce
 		t.Fatal(err)
 	}
 	b := &h2Backend{addr: netip.MustParseAddrPort(l.Addr().String())}
+	b.serve(t, l, streams, h, certs...)
+	return b
+}
+
+func (b *h2Backend) serve(t testing.TB, l net.Listener, streams int, h http.HandlerFunc, certs ...tls.Certificate) {
 	b.server = &http.Server{
 		Protocols: new(http.Protocols),
 		HTTP2:     &http.HTTP2Config{MaxConcurrentStreams: streams},
@@ -71,7 +76,6 @@ func newH2Backend(t testing.TB, streams int, h http.HandlerFunc, certs ...tls.Ce
 		go b.server.Serve(l)
 	}
 	t.Cleanup(func() { b.server.Close() })
-	return b
 }
 
 func h2cfg() *snapshot.Cluster {

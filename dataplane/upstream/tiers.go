@@ -91,7 +91,7 @@ func (c *Cluster) setTiers(st *state) {
 	st.panicThreshold = int64(settings.PanicThresholdPercent)
 	var ranks []rank
 	for i := range st.members {
-		if m := &st.members[i]; !m.draining {
+		if m := &st.members[i]; !m.draining && (len(ranks) == 0 || ranks[len(ranks)-1] != m.rank) {
 			ranks = append(ranks, m.rank)
 		}
 	}
@@ -102,6 +102,10 @@ func (c *Cluster) setTiers(st *state) {
 	all := make([]*tier, len(groups))
 	for i := range all {
 		all[i] = &tier{}
+	}
+	if len(ranks) == 1 { // as most have
+		all[0].endpoints = make([]*endpoint, 0, len(st.members))
+		groups[0] = make([]balance.Member, 0, len(st.members))
 	}
 	st.ready, st.draining = all[:len(ranks)], all[len(ranks)]
 	c.eject.Lock()
