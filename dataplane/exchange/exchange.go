@@ -283,6 +283,9 @@ type Upstream struct {
 	Cluster, Endpoint string
 	// Tries counts the requests sent, in part or whole; above 1 there were retries.
 	Tries int
+	// Fallback says that something stood in for the backend: another backend, or a
+	// response of our own. Set by the pipeline.
+	Fallback bool
 	// Wait is how long Headgate only waited for the upstream: connecting, for
 	// the response's first byte, and for more of its body. What the exchange
 	// took beyond it is what Headgate and the client took.

@@ -26,6 +26,9 @@ type Cluster interface {
 	Connect(from *exchange.Conn) (c net.Conn, release func(), err error)
 	// Datagrams makes a UDP socket that is connected to an endpoint, the same way.
 	Datagrams(client netip.Addr) (c net.Conn, release func(), err error)
+	// Available reports whether the next connection is for this cluster, of which at
+	// least percent are to be healthy, rather than for what stands in for it.
+	Available(percent int) bool
 }
 
 // Options bound what is passed on. The zero value means the defaults.

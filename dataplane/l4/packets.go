@@ -114,7 +114,7 @@ func (s *Packets) begin(client netip.AddrPort, n int) *flow {
 		return nil
 	}
 	began := time.Now()
-	up, release, err := way.cluster.Datagrams(client.Addr().Unmap())
+	way, up, release, err := way.reach(func(c Cluster) (net.Conn, func(), error) { return c.Datagrams(client.Addr().Unmap()) })
 	if err != nil {
 		leave()
 		s.p.opts.Log.V(1).Info("Flow refused", "client", client, "error", err.Error())

@@ -64,7 +64,10 @@ func (s *Stream) Serve() {
 		s.refused(s.way.reason, 0)
 		return
 	}
-	up, release, err := s.way.cluster.Connect(s.info)
+	var up net.Conn
+	var release func()
+	var err error
+	s.way, up, release, err = s.way.reach(func(c Cluster) (net.Conn, func(), error) { return c.Connect(s.info) })
 	wait := time.Since(s.began)
 	if err != nil {
 		s.p.opts.Log.V(1).Info("Connection refused", "listener", s.listener, "remote", s.info.Remote, "error", err.Error())

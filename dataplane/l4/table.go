@@ -41,6 +41,7 @@ type way struct {
 	idle     time.Duration
 	labels   observe.RouteLabels
 	metrics  *observe.L4
+	fallback *fallback // nil for none
 }
 
 // Why there is nowhere to go.
@@ -90,15 +91,20 @@ func (p *Proxy) newListener(next *table, cfg *snapshot.Listener, find func(key s
 			if b.Weight == 0 {
 				continue
 			}
-			w := way{labels: labels}
-			w.labels.Cluster = b.Cluster
-			if b.Cluster != "" {
-				w.cluster = find(b.Cluster)
+			toCluster := func(key string) way {
+				w := way{labels: labels}
+				w.labels.Cluster = key
+				if key != "" {
+					w.cluster = find(key)
+				}
+				if w.cluster == nil {
+					w.reason = reasonUnresolved
+				}
+				return to(w)
 			}
-			if w.cluster == nil {
-				w.reason = reasonUnresolved
-			}
-			live.backends = append(live.backends, backend{b.Weight, to(w)})
+			w := toCluster(b.Cluster)
+			w.fallback = newFallback(b.Fallback, toCluster)
+			live.backends = append(live.backends, backend{b.Weight, w})
 			live.weights += uint64(b.Weight)
 		}
 		l.targets = l.targets.With(t.Hostname, live)

@@ -21,6 +21,9 @@ var (
 	retriesRefusedDesc = desc("http_retries_refused_total",
 		"Requests not sent once more because the backend's retry budget was used up, or too many were under way.",
 		"listener", "route", "cluster")
+	fallbacksDesc = desc("http_fallbacks_total",
+		"Requests that another backend has taken in place of the cluster, or that were answered with its fallback's response.",
+		"listener", "route", "cluster", "to")
 	durationDesc = desc("http_request_duration_seconds",
 		"Time from a request's first byte to its response's last.",
 		"listener", "route", "cluster", "code_class")
@@ -106,7 +109,7 @@ type collector struct{ m *Metrics }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		requestsDesc, retriesDesc, retriesRefusedDesc, durationDesc, addedDesc, inFlightDesc, localDesc, malformedDesc,
+		requestsDesc, retriesDesc, retriesRefusedDesc, fallbacksDesc, durationDesc, addedDesc, inFlightDesc, localDesc, malformedDesc,
 		acceptedDesc, activeDesc, rejectedDesc, certificateExpiryDesc, stapleExpiryDesc,
 		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
@@ -172,6 +175,11 @@ func (r *Route) collect(ch chan<- prometheus.Metric) {
 	}
 	if n := r.retriesRefused.Load(); n > 0 {
 		counter(ch, retriesRefusedDesc, n, l.listener, l.route, r.cluster)
+	}
+	for to, name := range [...]string{"backend", "response"} {
+		if n := r.fallbacks[to].Load(); n > 0 {
+			counter(ch, fallbacksDesc, n, l.listener, l.route, r.cluster, name)
+		}
 	}
 	for class, name := range classNames {
 		var h tally

@@ -28,7 +28,9 @@ type Route struct {
 	shards  shards[routeShard]
 	// retries are rare enough to be counted in one place, refused ones too.
 	retries, retriesRefused atomic.Uint64
-	users                   int // guarded by m.mu
+	// fallbacks are those to other backends, and to responses of our own.
+	fallbacks [2]atomic.Uint64
+	users     int // guarded by m.mu
 }
 
 // shards are what goroutines on different cores count in. They are made for the
@@ -187,6 +189,15 @@ func (r *Route) Retried() { r.retries.Add(1) }
 // RetryRefused counts a request that is not sent once more because the retry
 // budget is used up.
 func (r *Route) RetryRefused() { r.retriesRefused.Add(1) }
+
+// FellBack counts a request that something else than its backend has taken: another backend, or a response of our own.
+func (r *Route) FellBack(toResponse bool) {
+	if toResponse {
+		r.fallbacks[1].Add(1)
+	} else {
+		r.fallbacks[0].Add(1)
+	}
+}
 
 // Done counts a request that is over. status is what was sent downstream, 0 if
 // nothing was; total is from the request's first byte to the response's last,

@@ -285,6 +285,7 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 		live.metrics = l.metrics(r, labels)
 		live.filters = l.filters(r, b.Filters)
 		live.mirrors = append(mirrors, l.mirrors(r, b.Mirrors, labels)...)
+		live.fallback = l.fallback(r, b.Fallback, labels)
 		r.backends = append(r.backends, live)
 		r.weights += b.Weight
 	}

@@ -9,6 +9,7 @@
 package pipeline
 
 import (
+	"cmp"
 	"crypto/rand"
 	"fmt"
 	"runtime/debug"
@@ -37,6 +38,9 @@ type Cluster interface {
 	// way again. If so, EndRetry must follow.
 	BeginRetry() bool
 	EndRetry()
+	// Available reports whether the next request is for this cluster, of which at
+	// least percent are to be healthy, rather than for what stands in for it.
+	Available(percent int) bool
 	Update(cfg *snapshot.Cluster)
 	SetEndpoints(eps *snapshot.Endpoints)
 	State() []upstream.EndpointState
@@ -114,8 +118,10 @@ type state struct {
 	listener *listener
 	rule     *rule
 	backend  *backend
-	counted  *observe.Route // Begin was called on it
-	lease    exchange.Lease
+	// standIn is the backend that stands in for it; nil if none does.
+	standIn *backend
+	counted *observe.Route // Begin was called on it
+	lease   exchange.Lease
 	// passed and backendPassed count the filters that let the request through;
 	// they are the ones to see the response.
 	passed, backendPassed int
@@ -290,7 +296,8 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 		return
 	}
 
-	// One backend, for good: a retry goes to another endpoint, never to another backend.
+	// One backend, for good: a retry goes to another endpoint, never to another
+	// backend; only a fallback does.
 	b, lost := st.choose(ex, r)
 	if lost {
 		sessionLost(ex)
@@ -315,19 +322,17 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 		p.mirror(ex, st)
 	}
 
-	var lease exchange.Lease
-	var err error
-	if b.retry == nil {
-		lease, err = r.try(ex, b)
-	} else {
-		lease, err = st.retry(ex)
-	}
+	lease, err := st.send(ex)
 	for _, c := range st.copies {
 		c.answered(ex, err)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		p.fail(ex, err)
+		b.fallback.answerFor(ex, err, b.metrics)
 		return
+	case lease == nil:
+		return // a fallback has answered
 	}
 	st.lease = lease
 
@@ -335,6 +340,23 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 	// the codec; what is left is to say that we were here, RFC 9110 section 7.6.3.
 	ex.Response.Fields = append(ex.Response.Fields,
 		exchange.Field{Key: exchange.KeyVia, Name: "Via", Value: p.via[ex.Response.Proto]})
+}
+
+// send sends the request to its backend, or to what stands in for that. Without
+// a lease and an error, the response is there.
+func (st *state) send(ex *exchange.Exchange) (exchange.Lease, error) {
+	if st.backend.fallback == nil {
+		return st.sendTo(ex, st.backend)
+	}
+	return st.fallBack(ex)
+}
+
+// sendTo sends the request to a backend, as often as its retry says.
+func (st *state) sendTo(ex *exchange.Exchange, b *backend) (exchange.Lease, error) {
+	if b.retry == nil {
+		return st.rule.try(ex, b)
+	}
+	return st.retry(ex, b)
 }
 
 // try sends the request to the backend once.
@@ -385,7 +407,7 @@ func (p *Pipeline) Done(ex *exchange.Exchange, err error) {
 	}
 	counted := st.counted
 	if st.backend != nil {
-		counted = st.backend.metrics
+		counted = cmp.Or(st.standIn, st.backend).metrics
 	}
 	counted.Done(ex.Response.Status, total, added)
 	if ex.Response.Local {

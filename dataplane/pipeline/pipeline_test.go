@@ -28,6 +28,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type fake struct {
 	cfg *snapshot.Cluster
 	err error
+	out bool // it is not Available
 
 	mu       sync.Mutex
 	eps      *snapshot.Endpoints
@@ -80,6 +81,7 @@ func (f *fake) Circuit() *upstream.CircuitState { return nil }
 func (f *fake) AllowRetry() bool                { return true }
 func (f *fake) BeginRetry() bool                { return true }
 func (f *fake) EndRetry()                       {}
+func (f *fake) Available(int) bool              { return !f.out }
 func (f *fake) SetEndpoints(eps *snapshot.Endpoints) {
 	f.mu.Lock()
 	f.eps = eps

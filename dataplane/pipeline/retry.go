@@ -29,18 +29,13 @@ var errRetryBudget = &exchange.UpstreamError{
 	Stage: exchange.Dialing, Reason: "retry_budget", Err: errors.New("the cluster's retry budget is used up"),
 }
 
-// retry sends the request to the rule's backend, and again after a try in vain
+// retry sends the request to a backend, and again after a try in vain
 // as long as its retry, its circuit breaker and budget, and the exchange's time
 // allow. What the last
 // try came to is the outcome.
-func (st *state) retry(ex *exchange.Exchange) (exchange.Lease, error) {
-	b := st.backend
+func (st *state) retry(ex *exchange.Exchange, b *backend) (exchange.Lease, error) {
 	policy := b.retry
-	if ex.Out.Body != nil {
-		st.replay.from, st.replay.length = ex.Out.Body, ex.Out.Length
-		st.replay.most = cmp.Or(policy.MaxContent, snapshot.DefaultRetryContent)
-		ex.Out.Body = &st.replay
-	}
+	st.keep(ex, cmp.Or(policy.MaxContent, snapshot.DefaultRetryContent))
 	again := false
 	defer func() {
 		if again {
@@ -80,10 +75,7 @@ func (st *state) retry(ex *exchange.Exchange) (exchange.Lease, error) {
 			return nil, exchange.ErrAbandoned
 		}
 		ex.Avoid = append(ex.Avoid, ex.Upstream.Endpoint)
-		if ex.Out.Body != nil {
-			st.replay.next = 0
-			ex.Out.Body = &st.replay // the codec may have put another in front
-		}
+		st.rewind(ex)
 		b.metrics.Retried()
 	}
 }
@@ -114,13 +106,8 @@ func inVain(policy *snapshot.Retry, ex *exchange.Exchange, err error) bool {
 // refuses reports whether the response is one of those that the policy names.
 func refuses(policy *snapshot.Retry, ex *exchange.Exchange) bool {
 	r := &ex.Response
-	if slices.Contains(policy.Codes, r.Status) {
+	if hasCode(ex, policy.Codes, policy.GRPCCodes) {
 		return true
-	}
-	if len(policy.GRPCCodes) > 0 && ex.In.IsGRPC() {
-		if code, err := strconv.Atoi(r.GRPCStatus()); err == nil && slices.Contains(policy.GRPCCodes, code) {
-			return true
-		}
 	}
 	for i := range policy.Headers {
 		h := &policy.Headers[i]
@@ -131,6 +118,19 @@ func refuses(policy *snapshot.Retry, ex *exchange.Exchange) bool {
 		}
 	}
 	return false
+}
+
+// hasCode reports whether the response's status is one of these; of a gRPC call,
+// the code that came instead of content.
+func hasCode(ex *exchange.Exchange, codes, grpcCodes []int) bool {
+	if slices.Contains(codes, ex.Response.Status) {
+		return true
+	}
+	if len(grpcCodes) == 0 || !ex.In.IsGRPC() {
+		return false
+	}
+	code, err := strconv.Atoi(ex.Response.GRPCStatus())
+	return err == nil && slices.Contains(grpcCodes, code)
 }
 
 // condition is what snapshot.Retry.Conditions calls a try without a response.
@@ -194,6 +194,24 @@ func discard(ex *exchange.Exchange, lease exchange.Lease) {
 	}
 	ex.Response = exchange.Response{Fields: r.Fields[:0], Trailers: r.Trailers[:0]}
 	lease.Release()
+}
+
+// keep keeps the request's content as it passes, up to most bytes, so that the
+// request can be sent again.
+func (st *state) keep(ex *exchange.Exchange, most int) {
+	if ex.Out.Body == nil || st.replay.from != nil {
+		return
+	}
+	st.replay.from, st.replay.length, st.replay.most = ex.Out.Body, ex.Out.Length, most
+	ex.Out.Body = &st.replay
+}
+
+// rewind makes content that is kept be pulled from the beginning.
+func (st *state) rewind(ex *exchange.Exchange) {
+	if ex.Out.Body != nil && st.replay.from != nil {
+		st.replay.next = 0
+		ex.Out.Body = &st.replay // the codec may have put another in front
+	}
 }
 
 // replayBody is a request's content that can be read again from its beginning,

@@ -45,7 +45,7 @@ func (st *state) saveClient(ex *exchange.Exchange) {
 		ex.Response.Fields = append(ex.Response.Fields,
 			exchange.Field{Key: exchange.KeySetCookie, Name: "Set-Cookie", Value: ex.NewCookies[i].SetCookie})
 	}
-	if st.backend.session == nil {
+	if st.backend.session == nil || st.standIn != nil {
 		return
 	}
 	endpoint, ok := exchange.EndpointID(ex.Upstream.Endpoint)

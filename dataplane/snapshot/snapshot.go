@@ -213,6 +213,8 @@ type Backend struct {
 	SessionPersistence *SessionPersistence `json:"sessionPersistence,omitempty"`
 	// Retry is this backend's own, where the rule has none.
 	Retry *Retry `json:"retry,omitempty"`
+	// Fallback is nil where nothing stands in for the backend.
+	Fallback *Fallback `json:"fallback,omitempty"`
 }
 
 // Mirror copies Numerator of Denominator requests to a cluster.
