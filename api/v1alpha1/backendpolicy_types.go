@@ -132,6 +132,10 @@ type BackendPolicySpec struct {
 	// down what is overloaded. It is replaced as a whole.
 	// +optional
 	RetryBudget *RetryBudget `json:"retryBudget,omitempty"`
+	// Fallback says what stands in for the backend when it is out. It is replaced
+	// as a whole.
+	// +optional
+	Fallback *Fallback `json:"fallback,omitempty"`
 	// Fault makes requests fail on purpose. It is for requests: the connections of
 	// TCPRoutes and TLSRoutes do not fail by it. It is replaced as a whole.
 	// +optional

@@ -43,6 +43,17 @@ type resolver struct {
 
 // resolve finds the cluster of a backendRef; false, with a finding, if there is none.
 func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field string) (clusterUse, bool) {
+	r := c.resolver()
+	use, wrong := r.resolve(ref, field)
+	if wrong != nil {
+		c.report.fail(&c.route.resolved, *wrong)
+		return clusterUse{}, false
+	}
+	return use, true
+}
+
+// resolver finds what the rule refers to.
+func (c *ruleCompiler) resolver() resolver {
 	r := resolver{frame: c.frame, set: c.set, from: c.report.object, route: c.object, rule: c.index}
 	switch {
 	case c.object.ref.Kind == "UDPRoute":
@@ -52,12 +63,7 @@ func (c *ruleCompiler) resolve(ref *gatewayv1.BackendObjectReference, field stri
 	case c.object.grpc != nil:
 		r.protocol = "h2c"
 	}
-	use, wrong := r.resolve(ref, field)
-	if wrong != nil {
-		c.report.fail(&c.route.resolved, *wrong)
-		return clusterUse{}, false
-	}
-	return use, true
+	return r
 }
 
 // resolve finds the cluster of a reference, or else what is wrong with it.

@@ -22,6 +22,7 @@ type backendSettings struct {
 	// sessionOfRoute says that the session is the route's or rule's, not the backend's.
 	sessionOfRoute bool
 	retry          *snapshot.Retry
+	fallback       *fallback
 	fault          *fault.Config
 }
 
@@ -106,6 +107,14 @@ func compileBackendPolicy(c *policyCompiler) {
 		before := len(c.findings)
 		c.setsBudget(compileRetryBudget(c, spec.RetryBudget, "spec.retryBudget", "spec.retryBudget.minRetryRate"), before)
 	}
+	if spec.Fallback != nil {
+		before := len(c.findings)
+		made, servers := compileFallback(c, spec)
+		if len(c.findings) == before {
+			c.sets(stanzaFallback, made)
+			c.servers = append(c.servers, servers...)
+		}
+	}
 	if spec.Fault != nil {
 		before := len(c.findings)
 		c.setsIfGood("fault", before, compileFault(c, spec.Fault))
@@ -151,6 +160,8 @@ func (x *policies) backend(at backendUse) (s backendSettings) {
 			s.session, s.sessionOfRoute = v, slices.Index(places, w.place) >= own
 		case *snapshot.Retry:
 			s.retry = v
+		case *fallback:
+			s.fallback = v
 		case *fault.Config:
 			s.fault = v
 		}

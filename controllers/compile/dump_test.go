@@ -108,6 +108,9 @@ func (d *dumper) ports() {
 				text := fmt.Sprintf("    %q from %s %s/%s:", t.Hostname, t.Source.Kind, t.Source.Namespace, t.Source.Name)
 				for _, b := range t.Backends {
 					text += fmt.Sprintf(" %q=%d", b.Cluster, b.Weight)
+					if b.Fallback != nil {
+						text += " fallback=" + toJSON(b.Fallback)
+					}
 				}
 				d.line("%s", text)
 			}
@@ -160,6 +163,9 @@ func ruleText(r *snapshot.Rule) string {
 		text += filtersText(b.Filters) + mirrorsText(b.Mirrors)
 		if b.Retry != nil {
 			text += " retry=" + toJSON(b.Retry)
+		}
+		if b.Fallback != nil {
+			text += " fallback=" + toJSON(b.Fallback)
 		}
 		if b.SessionPersistence != nil {
 			text += " sessionPersistence=" + toJSON(b.SessionPersistence)

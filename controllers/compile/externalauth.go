@@ -19,11 +19,12 @@ import (
 // defaultAuthTimeout is how long an authorization server's answer is waited for.
 const defaultAuthTimeout = 5 * time.Second
 
-// server is a reference of a policy to an authorization server.
+// server is a reference of a policy to an authorization server, or to a backend
+// that stands in for others.
 type server struct {
 	field  string
 	ref    *gatewayv1.BackendObjectReference
-	stanza string // whose value is the *extauth.Config that needs the cluster
+	stanza string // whose value is the *extauth.Config that needs the cluster, or the *fallback
 }
 
 // external compiles an AuthPolicy's stanza. Its cluster is found later, see
@@ -62,6 +63,15 @@ func (x *policies) resolve(f *frame, set *objects.Set) {
 		p := x.compiled[ref]
 		for _, server := range p.servers {
 			s := p.stanza(server.stanza)
+			if to, ok := s.value.(*fallback); ok {
+				r := resolver{frame: f, set: set, from: ref}
+				if _, wrong := r.resolve(server.ref, server.field); wrong != nil {
+					(&policyCompiler{p, set}).report(&p.resolved, *wrong)
+				} else {
+					to.refs = append(to.refs, server.ref)
+				}
+				continue
+			}
 			config := *s.value.(*extauth.Config)
 			use, wrong := resolveServer(f, set, ref, server.ref, server.field, &config)
 			if wrong != nil {

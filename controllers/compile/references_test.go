@@ -90,6 +90,9 @@ var crossReferences = func() (all []crossReference) {
 		authPolicy = "kind: AuthPolicy\nmetadata: {name: p}\nspec: {targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r}], " +
 			"external: {protocol: HTTP, backendRef: %s, http: {}}}\n---\n" +
 			"kind: HTTPRoute\nmetadata: {name: r}\nspec: {parentRefs: [{name: gw}], rules: [{backendRefs: [{name: a, port: 80}]}]}\n"
+		fallback = "kind: BackendPolicy\nmetadata: {name: p}\nspec: {targetRefs: [{group: \"\", kind: Service, name: a}], " +
+			"fallback: {backendRefs: [%s]}}\n---\n" +
+			"kind: HTTPRoute\nmetadata: {name: r}\nspec: {parentRefs: [{name: gw}], rules: [{backendRefs: [{name: a, port: 80}]}]}\n"
 		mirrorHere = "{backendRefs: [{name: a, port: 80, filters: [{type: RequestMirror, requestMirror: {backendRef: %s}}]}]}"
 	)
 	// Whatever may be a backend, from wherever one may be named.
@@ -114,7 +117,8 @@ var crossReferences = func() (all []crossReference) {
 		all = append(all,
 			crossReference{"HTTPRoute", "rules[].filters[].externalAuth.backendRef", kind.Name, route("HTTPRoute", "gw", "", auth, ref(80)), cluster},
 			crossReference{"HTTPRoute", "rules[].backendRefs[].filters[].externalAuth.backendRef", kind.Name, route("HTTPRoute", "gw", "", authHere, ref(80)), cluster},
-			crossReference{"AuthPolicy", "external.backendRef", kind.Name, fmt.Sprintf(authPolicy, ref(80)), cluster})
+			crossReference{"AuthPolicy", "external.backendRef", kind.Name, fmt.Sprintf(authPolicy, ref(80)), cluster},
+			crossReference{"BackendPolicy", "fallback.backendRefs[]", kind.Name, fmt.Sprintf(fallback, ref(80)), cluster})
 		for _, from := range []string{"TCPRoute", "TLSRoute", "UDPRoute"} {
 			port := 80
 			if from == "UDPRoute" {

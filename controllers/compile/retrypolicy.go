@@ -46,19 +46,7 @@ func compileRetry(c *policyCompiler, from *v1alpha1.Retry) *snapshot.Retry {
 		}
 		to.Conditions = append(to.Conditions, string(on))
 	}
-	for i, code := range from.Codes {
-		if code < 400 || code > 599 {
-			c.invalid(fmt.Sprintf("%s.codes[%d]", field, i), fmt.Sprintf("%d is no status of an error", code), "400 to 599")
-		}
-		to.Codes = append(to.Codes, int(code))
-	}
-	for i, code := range from.GRPCCodes {
-		n := slices.Index(grpcCodes, string(code))
-		if n < 1 {
-			c.invalid(fmt.Sprintf("%s.grpcCodes[%d]", field, i), fmt.Sprintf("%q is no status code of an error", code), "one of "+strings.Join(grpcCodes[1:], ", "))
-		}
-		to.GRPCCodes = append(to.GRPCCodes, n)
-	}
+	to.Codes, to.GRPCCodes = compileCodes(c, field, from.Codes, from.GRPCCodes)
 	for i, h := range from.Headers {
 		value := valueOr(h.Value, "")
 		if err := headers.CheckField(string(h.Name), value); err != nil || h.Value != nil && value == "" {
@@ -66,11 +54,27 @@ func compileRetry(c *policyCompiler, from *v1alpha1.Retry) *snapshot.Retry {
 		}
 		to.Headers = append(to.Headers, snapshot.HeaderField{Name: string(h.Name), Value: value})
 	}
-	for _, list := range []*[]int{&to.Codes, &to.GRPCCodes} {
-		slices.Sort(*list)
-		*list = slices.Compact(*list)
-	}
 	slices.Sort(to.Conditions)
 	to.Conditions = slices.Compact(to.Conditions)
 	return to
+}
+
+// compileCodes compiles the codes and grpcCodes of a stanza; both are sorted.
+func compileCodes(c *policyCompiler, field string, statuses []int32, names []v1alpha1.GRPCCode) (codes, grpc []int) {
+	for i, code := range statuses {
+		if code < 400 || code > 599 {
+			c.invalid(fmt.Sprintf("%s.codes[%d]", field, i), fmt.Sprintf("%d is no status of an error", code), "400 to 599")
+		}
+		codes = append(codes, int(code))
+	}
+	for i, name := range names {
+		n := slices.Index(grpcCodes, string(name))
+		if n < 1 {
+			c.invalid(fmt.Sprintf("%s.grpcCodes[%d]", field, i), fmt.Sprintf("%q is no status code of an error", name), "one of "+strings.Join(grpcCodes[1:], ", "))
+		}
+		grpc = append(grpc, n)
+	}
+	slices.Sort(codes)
+	slices.Sort(grpc)
+	return slices.Compact(codes), slices.Compact(grpc)
 }

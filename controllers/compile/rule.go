@@ -45,6 +45,8 @@ type ruleCompiler struct {
 	// refused gathers what makes the rule invalid, clusters what it needs if it is valid, by key.
 	refused  verdict
 	clusters map[string]clusterUse
+	// retry is the rule's own.
+	retry *snapshot.Retry
 }
 
 func (c *ruleCompiler) ok() bool { return c.refused.ok() }
@@ -97,6 +99,7 @@ func (c *ruleCompiler) compile() *compiledRule {
 	out.base.Mirrors, out.base.Broken = out.own.mirrors, out.own.broken
 	c.compileTimeouts(rule.Timeouts, field+".timeouts", &out.base)
 	out.base.Retry = c.compileRetry(rule.Retry, field+".retry")
+	c.retry = out.base.Retry
 	if s := rule.SessionPersistence; s != nil {
 		session := compileSession(ownSession(s), field+".sessionPersistence", func(field, message, want string) {
 			c.invalid(gatewayv1.RouteReasonUnsupportedValue, field, message, want)
@@ -154,7 +157,9 @@ func (c *ruleCompiler) compileBackends(rule *gatewayv1.HTTPRouteRule, field stri
 		if use, ok := c.resolve(&ref.BackendObjectReference, at); ok && own.broken == "" {
 			c.uses(use)
 			backend.Cluster = use.cluster.Key
-			c.applySettings(c.frame.policies.backend(use.by(c.object, c.index)), &backend, &out.base)
+			settings := c.frame.policies.backend(use.by(c.object, c.index))
+			c.applySettings(settings, &backend, &out.base)
+			backend.Fallback = c.fallback(settings.fallback, use, at)
 		}
 		out.base.Backends = append(out.base.Backends, backend)
 	}
@@ -315,6 +320,14 @@ func (r *compiledRule) through(l *listener, of *route) ([]snapshot.Backend, []sn
 	for i := range backends {
 		backends[i].Cluster = use(backends[i].Cluster)
 		backends[i].Mirrors = reach(backends[i].Mirrors)
+		if f := backends[i].Fallback; f != nil {
+			there := *f
+			there.Backends = slices.Clone(f.Backends)
+			for j := range there.Backends {
+				there.Backends[j].Cluster = use(there.Backends[j].Cluster)
+			}
+			backends[i].Fallback = &there
+		}
 	}
 	return backends, reach(mirrors)
 }

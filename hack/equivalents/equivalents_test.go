@@ -498,6 +498,33 @@ var tests = map[string]func(s *site){
 			s.t.Errorf("%v", got)
 		}
 	},
+	"another backend": func(s *site) {
+		s.want(s.shares(20), 10, 10, 0)
+		s.servers[0].Close()
+		s.servers[1].Close()
+		s.want(s.shares(20), 0, 0, 20)
+	},
+	"error page": func(s *site) {
+		page := func(status int) {
+			s.t.Helper()
+			resp, err := s.client.Get(s.url)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != status || string(text) != "<h1>Sorry</h1>" {
+				s.t.Errorf("%d %q, %v; want %d and the page", resp.StatusCode, text, err, status)
+			}
+		}
+		for _, one := range s.servers {
+			one.ill.Store(true)
+		}
+		page(503)
+		for _, one := range s.servers {
+			one.Close()
+		}
+		page(502)
+	},
 	"maxconn": func(s *site) {
 		var group sync.WaitGroup
 		s.t.Cleanup(group.Wait) // behind what hold does
