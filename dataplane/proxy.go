@@ -237,7 +237,10 @@ func (p *Proxy) Clusters() []ClusterState {
 func (p *Proxy) circuits(yield func(observe.Circuit)) {
 	for key, c := range p.pipeline.Clusters() {
 		if s := c.Circuit(); s != nil {
-			yield(observe.Circuit{Cluster: key, Queued: s.Queued, Waits: s.Waits, Waited: s.Waited, Refused: s.Refused})
+			yield(observe.Circuit{
+				Cluster: key, Queued: s.Queued, Waits: s.Waits, Waited: s.Waited, Refused: s.Refused,
+				MaxInFlight: s.MaxInFlight, MinLatency: s.MinLatency,
+			})
 		}
 	}
 }

@@ -188,8 +188,8 @@ func TestTablesOfAFolder(t *testing.T) {
 		"routes": `LISTENER          HOSTNAME          MATCH        ROUTE         RULE  FILTERS  BACKENDS
 default/web/http  shop.example.com  GET /cart/*  default/shop  0     headers  Service/default/shop/80
 `,
-		"endpoints": `CLUSTER                  ENDPOINT        STATE  TIER  ZONE  WEIGHT  IN FLIGHT  REQUESTS  FAILURES  LATENCY  FAILED CHECK
-Service/default/shop/80  127.0.0.1:8081  ready  0     -     1       0          0         0         0s       -
+		"endpoints": `CLUSTER                  ENDPOINT        STATE  TIER  ZONE  WEIGHT  IN FLIGHT  OF ALL  REQUESTS  FAILURES  LATENCY  FAILED CHECK
+Service/default/shop/80  127.0.0.1:8081  ready  0     -     1       0          -       0         0         0s       -
 `,
 	} {
 		out, stderr, code := command(t, command_, dir)

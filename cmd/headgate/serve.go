@@ -337,7 +337,7 @@ func (s *server) endpoints() []admin.Endpoint {
 	rows := []admin.Endpoint{}
 	for _, c := range s.proxy.Clusters() {
 		for _, e := range c.Endpoints {
-			rows = append(rows, admin.Endpoint{Cluster: c.Cluster, EndpointState: e})
+			rows = append(rows, admin.Endpoint{Cluster: c.Cluster, EndpointState: e, CircuitBreaker: c.CircuitBreaker})
 		}
 	}
 	return rows

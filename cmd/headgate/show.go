@@ -122,7 +122,7 @@ func routesTable(rows []admin.Route) *table {
 }
 
 func endpointsTable(rows []admin.Endpoint) *table {
-	t := newTable("CLUSTER", "ENDPOINT", "STATE", "TIER", "ZONE", "WEIGHT", "IN FLIGHT", "REQUESTS", "FAILURES", "LATENCY", "FAILED CHECK")
+	t := newTable("CLUSTER", "ENDPOINT", "STATE", "TIER", "ZONE", "WEIGHT", "IN FLIGHT", "OF ALL", "REQUESTS", "FAILURES", "LATENCY", "FAILED CHECK")
 	for _, r := range rows {
 		tier := ""
 		if r.Tier >= 0 {
@@ -136,8 +136,12 @@ func endpointsTable(rows []admin.Endpoint) *table {
 		if r.MaxInFlight > 0 {
 			inFlight += "/" + strconv.FormatInt(r.MaxInFlight, 10)
 		}
+		ofAll := "" // of the cluster, if it is bounded
+		if b := r.CircuitBreaker; b != nil && b.MaxInFlight > 0 {
+			ofAll = fmt.Sprintf("%d/%d", b.InFlight, b.MaxInFlight)
+		}
 		t.row(r.Cluster, r.Address, r.State, tier, r.Zone, weight,
-			inFlight,
+			inFlight, ofAll,
 			strconv.FormatUint(r.Requests, 10),
 			strconv.FormatUint(r.Failures, 10),
 			r.Latency.Round(10*time.Microsecond).String(),

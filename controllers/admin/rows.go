@@ -125,6 +125,8 @@ func MatchText(m snapshot.Match) string {
 type Endpoint struct {
 	Cluster string `json:"cluster"`
 	upstream.EndpointState
+	// CircuitBreaker is the cluster's, nil if it has none.
+	CircuitBreaker *upstream.CircuitState `json:"circuitBreaker,omitempty"`
 }
 
 // Endpoints lists the endpoints that a snapshot names, with no live state;
@@ -145,12 +147,12 @@ func Endpoints(snap *snapshot.Snapshot) []Endpoint {
 			if e.Draining {
 				state, tier = "draining", -1
 			}
-			rows = append(rows, Endpoint{key, upstream.EndpointState{
+			rows = append(rows, Endpoint{Cluster: key, EndpointState: upstream.EndpointState{
 				Address: hostPort(e.Address, e.Port), Weight: max(e.Weight, 1), SharePercent: 100, Zone: e.Zone, Tier: tier, State: state,
 			}})
 		}
 		for _, h := range set.Hosts {
-			rows = append(rows, Endpoint{key, upstream.EndpointState{
+			rows = append(rows, Endpoint{Cluster: key, EndpointState: upstream.EndpointState{
 				Address: hostPort(h.Name, h.Port), Weight: max(h.Weight, 1), SharePercent: 100, Zone: h.Zone, Tier: h.Priority, State: "by DNS",
 			}})
 		}

@@ -96,6 +96,12 @@ var (
 	circuitOpenDesc = desc("upstream_circuit_open_total",
 		"Requests, connections and retries that the circuit breaker has refused, by reason.",
 		"cluster", "reason")
+	maxInFlightDesc = desc("upstream_max_requests_in_flight",
+		"How many requests to the cluster may be in flight at the moment.",
+		"cluster")
+	minLatencyDesc = desc("upstream_min_latency_seconds",
+		"What requests to the cluster take where none waits for another, as adaptive concurrency has measured it.",
+		"cluster")
 	logDroppedDesc = desc("access_log_dropped_total",
 		"Access log lines that were dropped because they could not be written fast enough.")
 )
@@ -114,7 +120,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
 		endpointTLSFailuresDesc, endpointEjectionsDesc, endpointChecksDesc,
-		queueLengthDesc, queueWaitDesc, circuitOpenDesc, logDroppedDesc,
+		queueLengthDesc, queueWaitDesc, circuitOpenDesc, maxInFlightDesc, minLatencyDesc, logDroppedDesc,
 		l4ConnectionsDesc, l4ActiveDesc, l4ReceivedDesc, l4SentDesc,
 		externalAuthDesc, externalAuthDurationDesc,
 		bandwidthBytesDesc, bandwidthWaitDesc, mirrorRequestsDesc, mirrorDurationDesc,
@@ -254,6 +260,12 @@ func (b *Circuit) collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstSummary(queueWaitDesc, b.Waits, b.Waited.Seconds(), nil, b.Cluster)
 	for reason, n := range b.Refused {
 		counter(ch, circuitOpenDesc, n, b.Cluster, reason)
+	}
+	if b.MaxInFlight > 0 {
+		gauge(ch, maxInFlightDesc, float64(b.MaxInFlight), b.Cluster)
+	}
+	if b.MinLatency > 0 {
+		gauge(ch, minLatencyDesc, b.MinLatency.Seconds(), b.Cluster)
 	}
 }
 

@@ -108,6 +108,10 @@ type Circuit struct {
 	Waited time.Duration
 	// Refused counts what was refused, by reason.
 	Refused map[string]uint64
+	// MaxInFlight is how many requests may be in flight at the moment, 0 for any
+	// number; MinLatency what adaptive concurrency goes by, 0 if that is not known.
+	MaxInFlight int64
+	MinLatency  time.Duration
 }
 
 // SetCircuits says where to read the clusters' circuit breakers from at each

@@ -218,7 +218,8 @@ func TestCircuitsAreReadAtTheScrape(t *testing.T) {
 	m.SetCircuits(func(yield func(Circuit)) {
 		yield(Circuit{
 			Cluster: "Service/shop/catalogue/80", Queued: 3, Waits: 4, Waited: 2 * time.Second,
-			Refused: map[string]uint64{"queue_full": 5, "full": 0},
+			Refused:     map[string]uint64{"queue_full": 5, "full": 0},
+			MaxInFlight: 40, MinLatency: 5 * time.Millisecond,
 		})
 	})
 	lines := scrape(t, m)
@@ -228,6 +229,8 @@ func TestCircuitsAreReadAtTheScrape(t *testing.T) {
 		`headgate_upstream_queue_wait_seconds_sum{} 2`,
 		`headgate_upstream_circuit_open_total{reason="queue_full"} 5`,
 		`headgate_upstream_circuit_open_total{reason="full"} 0`,
+		`headgate_upstream_max_requests_in_flight{} 40`,
+		`headgate_upstream_min_latency_seconds{} 0.005`,
 	} {
 		if !lines[want] {
 			t.Errorf("missing %s", want)

@@ -333,6 +333,21 @@ type CircuitBreaker struct {
 	MaxRetries  int               `json:"maxRetries,omitempty"`
 	PerEndpoint PerEndpointBounds `json:"perEndpoint,omitzero"`
 	Queue       RequestQueue      `json:"queue,omitzero"`
+	// AdaptiveConcurrency bounds the requests in flight by their latency; nil does
+	// not. What a cluster passes on unread has none, and MaxRequests alone.
+	AdaptiveConcurrency *AdaptiveConcurrency `json:"adaptiveConcurrency,omitempty"`
+}
+
+// AdaptiveConcurrency is within what the bound moves, and by what.
+type AdaptiveConcurrency struct {
+	// MinRequests and MaxRequests are the least and the most that the bound is.
+	MinRequests int `json:"minRequests"`
+	MaxRequests int `json:"maxRequests"`
+	// LatencyTolerancePercent is how much more than the minimal latency requests may
+	// take before the bound falls.
+	LatencyTolerancePercent int `json:"latencyTolerancePercent"`
+	// MinLatencyInterval is how often the minimal latency is measured at least.
+	MinLatencyInterval time.Duration `json:"minLatencyInterval"`
 }
 
 // PerEndpointBounds are those of each endpoint. One that is at a bound is not picked.

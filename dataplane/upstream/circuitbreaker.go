@@ -78,6 +78,18 @@ func (c *Cluster) setBounds(st *state) {
 	per := &st.breaker.PerEndpoint
 	st.maxConnections = per.MaxConnections
 	st.bounded = per.MaxConnections > 0 || per.MaxRequests > 0
+	if p := c.cfg.Protocol; p != protocolTCP && p != protocolUDP {
+		st.concurrency = c.concurrency
+	}
+}
+
+// maxRequests is how many requests all endpoints together may have in flight; 0
+// means any number.
+func (st *state) maxRequests() int64 {
+	if st.concurrency != nil {
+		return st.concurrency.limit.Load()
+	}
+	return int64(st.breaker.MaxRequests)
 }
 
 // setBound says how many requests the endpoint may have in flight: so many that
@@ -113,7 +125,7 @@ func (c *Cluster) admit(st *state, session exchange.Session, choice balance.Choi
 // choose is admit for who is next.
 func (c *Cluster) choose(st *state, session exchange.Session, choice balance.Choice) (ep *endpoint, probe, full bool) {
 	for {
-		if most := int64(st.breaker.MaxRequests); most > 0 && c.inFlight.Load() >= most {
+		if most := st.maxRequests(); most > 0 && c.inFlight.Load() >= most {
 			return nil, false, true
 		}
 		ep, probe = c.resume(st, session, choice)
@@ -135,7 +147,7 @@ func (c *Cluster) choose(st *state, session exchange.Session, choice balance.Cho
 // begin counts a request to the endpoint, from before its connection is found
 // until ep.end, and reports false if others have been faster to take the room.
 func (c *Cluster) begin(st *state, ep *endpoint) bool {
-	if !addBelow(&c.inFlight, int64(st.breaker.MaxRequests)) {
+	if !addBelow(&c.inFlight, st.maxRequests()) {
 		return false
 	}
 	if !addBelow(&ep.load.InFlight, ep.load.MaxInFlight.Load()) {
@@ -299,11 +311,16 @@ func (c *Cluster) EndRetry() { c.retries.Add(-1) }
 
 // CircuitState is how a cluster's circuit breaker is doing, for people and metrics.
 type CircuitState struct {
-	// InFlight counts requests, Retries those that are under way again, and Queued
+	// InFlight counts requests, MaxInFlight is how many they may be at the moment,
+	// 0 for any number. Retries counts those that are under way again, and Queued
 	// those that wait for an endpoint with room.
-	InFlight int64 `json:"inFlight"`
-	Retries  int64 `json:"retries"`
-	Queued   int   `json:"queued"`
+	InFlight    int64 `json:"inFlight"`
+	MaxInFlight int64 `json:"maxInFlight,omitempty"`
+	// MinLatency is what requests take where none waits for another, as adaptive
+	// concurrency has measured it; 0 if it has not.
+	MinLatency time.Duration `json:"minLatency,omitempty"`
+	Retries    int64         `json:"retries"`
+	Queued     int           `json:"queued"`
 	// Waits counts the requests that have waited, and Waited for how long.
 	Waits  uint64        `json:"waits"`
 	Waited time.Duration `json:"waited"`
@@ -313,13 +330,17 @@ type CircuitState struct {
 
 // Circuit returns the state of the circuit breaker, nil if there is none.
 func (c *Cluster) Circuit() *CircuitState {
-	if c.state.Load().breaker == noBounds {
+	st := c.state.Load()
+	if st.breaker == noBounds {
 		return nil
 	}
 	s := &CircuitState{
-		InFlight: c.inFlight.Load(), Retries: c.retries.Load(), Queued: int(c.queue.length.Load()),
+		InFlight: c.inFlight.Load(), MaxInFlight: st.maxRequests(), Retries: c.retries.Load(), Queued: int(c.queue.length.Load()),
 		Waits: c.queue.waits.Load(), Waited: time.Duration(c.queue.waited.Load()),
 		Refused: map[string]uint64{},
+	}
+	if st.concurrency != nil {
+		s.MinLatency = time.Duration(st.concurrency.min.Load())
 	}
 	for i := range c.refusals {
 		s.Refused[refusal(i).String()] = c.refusals[i].Load()

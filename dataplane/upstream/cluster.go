@@ -42,20 +42,22 @@ type Cluster struct {
 	interval atomic.Int64
 
 	// mu guards what follows, the side that is configured.
-	mu        sync.Mutex
-	closed    bool
-	cfg       *snapshot.Cluster
-	tls       *tls.Config
-	tlsErr    error
-	socket    *socket // as cfg has it, as are all of these
-	http2     *h2.ClientOptions
-	health    *snapshot.HealthCheck // as cfg has it; another pointer only if it differs
-	budget    *retryBudget          // as cfg has it; another one only if it differs
-	keys      hashkey.Keys          // as cfg has them, compiled
-	eps       *snapshot.Endpoints
-	hosts     map[question]*subscription
-	resolving chan struct{}
-	byAddr    map[netip.AddrPort]*endpoint
+	mu     sync.Mutex
+	closed bool
+	cfg    *snapshot.Cluster
+	tls    *tls.Config
+	tlsErr error
+	socket *socket // as cfg has it, as are all of these
+	http2  *h2.ClientOptions
+	health *snapshot.HealthCheck // as cfg has it; another pointer only if it differs
+	budget *retryBudget          // as cfg has it; another one only if it differs
+	keys   hashkey.Keys          // as cfg has them, compiled
+	// concurrency is as cfg has it; another one only if it differs.
+	concurrency *concurrency
+	eps         *snapshot.Endpoints
+	hosts       map[question]*subscription
+	resolving   chan struct{}
+	byAddr      map[netip.AddrPort]*endpoint
 }
 
 // state is what a round trip goes by. It is immutable.
@@ -84,6 +86,7 @@ type state struct {
 	// endpoint; 0 means any number.
 	breaker        *snapshot.CircuitBreaker
 	maxConnections int
+	concurrency    *concurrency // nil for none
 
 	members []member
 	tiers
@@ -206,6 +209,9 @@ func (c *Cluster) setConfig(cfg *snapshot.Cluster) {
 	}
 	if before == nil || !reflect.DeepEqual(hashOn(&before.Balance), hashOn(&cfg.Balance)) {
 		c.setKeys()
+	}
+	if by := cmp.Or(cfg.CircuitBreaker, noBounds).AdaptiveConcurrency; by == nil || c.concurrency == nil || c.concurrency.cfg != *by {
+		c.concurrency = newConcurrency(by)
 	}
 	if before == nil || before.Protocol != cfg.Protocol || !reflect.DeepEqual(before.TLS, cfg.TLS) {
 		c.tls, c.tlsErr = clientTLS(cfg.TLS, c.protocol())

@@ -60,6 +60,17 @@ func (c *Cluster) judge(st *state, ep *endpoint, ex *exchange.Exchange, err erro
 // isError reports whether a response is an endpoint's error. Of gRPC only the
 // code of a call that failed at once is known here, with the header.
 func isError(by *snapshot.OutlierDetection, r *exchange.Response) bool {
+	status := statusOf(r)
+	for i := range by.Statuses {
+		if by.Statuses[i].From <= status && status <= by.Statuses[i].To {
+			return true
+		}
+	}
+	return false
+}
+
+// statusOf is a response's status, of gRPC the one that corresponds to its code.
+func statusOf(r *exchange.Response) int {
 	status := r.Status
 	if status == 200 {
 		// The codes that a server is to blame for, and not its caller.
@@ -72,12 +83,7 @@ func isError(by *snapshot.OutlierDetection, r *exchange.Response) bool {
 			status = 503
 		}
 	}
-	for i := range by.Statuses {
-		if by.Statuses[i].From <= status && status <= by.Statuses[i].To {
-			return true
-		}
-	}
-	return false
+	return status
 }
 
 // lookForOutliers ends an interval, if it is over: it ejects the endpoints

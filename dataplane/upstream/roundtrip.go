@@ -155,6 +155,7 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 				ep.reported.read(&ex.Response, c.m.coarse.Load())
 			}
 			c.judge(st, ep, ex, nil, took)
+			c.adapt(st, &ex.Response, took)
 			return u, nil
 		}
 		u.abandon()
@@ -174,6 +175,7 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 			ep.failures.Add(1)
 			c.judge(st, ep, ex, up, 0)
 		}
+		c.adapt(st, nil, ex.Upstream.Wait-before)
 		ep.end()
 		return nil, err
 	}

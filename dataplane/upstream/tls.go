@@ -234,6 +234,7 @@ const (
 	protocolHTTP2 = "h2c"
 	protocolALPN  = "alpn"
 	protocolTCP   = "tcp"
+	protocolUDP   = "udp"
 )
 
 // offers are the protocols to choose from by ALPN. Where bytes are passed on,

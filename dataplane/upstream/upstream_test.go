@@ -527,12 +527,20 @@ func TestNoAllocations(t *testing.T) {
 }
 
 func BenchmarkRoundTrip(b *testing.B) {
-	peer := leanPeer(b)
-	c := newManagerFor(b, Options{}).NewCluster(cfg(), endpoints(peer))
-	ex := &exchange.Exchange{}
-	roundTrip(b, c, ex)
-	b.ReportAllocs()
-	for b.Loop() {
-		roundTrip(b, c, ex)
+	adaptive := cfg()
+	adaptive.CircuitBreaker = &snapshot.CircuitBreaker{AdaptiveConcurrency: &snapshot.AdaptiveConcurrency{
+		MinRequests: 3, MaxRequests: 1000, LatencyTolerancePercent: 50, MinLatencyInterval: 30 * time.Second,
+	}}
+	for name, to := range map[string]*snapshot.Cluster{"plain": cfg(), "adaptive concurrency": adaptive} {
+		b.Run(name, func(b *testing.B) {
+			peer := leanPeer(b)
+			c := newManagerFor(b, Options{}).NewCluster(to, endpoints(peer))
+			ex := &exchange.Exchange{}
+			roundTrip(b, c, ex)
+			b.ReportAllocs()
+			for b.Loop() {
+				roundTrip(b, c, ex)
+			}
+		})
 	}
 }

@@ -552,7 +552,7 @@ func TestBadPoliciesAreRefused(t *testing.T) {
 		{"a fault that is none", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  fault: {headers: [{name: X, value: any}]}", "one of delay and abort must be set"},
 		{"a delay without an end", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  fault: {delay: {time: 1h}}", "must be from 1ms to 5m"},
 		{"an error that is none", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  fault: {abort: {status: 200}}", "400"},
-		{"a circuit breaker that bounds nothing", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  circuitBreaker: {}", "one of maxRequests, maxRetries and perEndpoint must be set"},
+		{"a circuit breaker that bounds nothing", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  circuitBreaker: {}", "one of maxRequests, maxRetries, perEndpoint and adaptiveConcurrency must be set"},
 		{"a queue for nothing", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  circuitBreaker: {maxRetries: 1, queue: {maxRequests: 1}}", "nothing would wait"},
 		{"an endless queue", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  circuitBreaker: {maxRequests: 1, queue: {maxRequests: 1, timeout: 1h}}", "must be from 1ms to 1m"},
 		{"a fallback to nothing", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  fallback: {minHealthyPercent: 50}", "one of backendRefs and response must be set"},
