@@ -36,3 +36,11 @@ func TestCheckOnTheEdgeSample(t *testing.T) {
 		t.Errorf("exit code %d\n%s%s", code, out, stderr)
 	}
 }
+
+func TestCheckOnSamples(t *testing.T) {
+	for _, sample := range []string{"limits", "proxy-protocol"} {
+		if out, stderr, code := command(t, "check", filepath.Join("..", "..", "config", "samples", sample)); code != exitOK || stderr != "" {
+			t.Errorf("%s: exit code %d\n%s%s", sample, code, out, stderr)
+		}
+	}
+}

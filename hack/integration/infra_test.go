@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -134,10 +136,45 @@ func TestParametersOfServices(t *testing.T) {
 	}
 }
 
-// The example is what the API server takes it for.
-func TestInfrastructureSample(t *testing.T) {
-	if out, err := kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "../../config/samples/infrastructure"); err != nil {
-		t.Errorf("%v\n%s", err, out)
+// The examples are what the API server takes them for.
+func TestSamples(t *testing.T) {
+	apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: site}\n")
+	for _, sample := range []string{"infrastructure", "limits"} {
+		if out, err := kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "../../config/samples/"+sample); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+	}
+}
+
+// What a limit cannot be is refused at once.
+func TestLimitsAreValidated(t *testing.T) {
+	const policy = "apiVersion: headgate.dev/v1alpha1\nkind: %s\nmetadata: {name: limits}\nspec:\n  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gw}]\n  %s\n"
+	for kind, specs := range map[string]map[string]string{
+		"RateLimitPolicy": {
+			"": "one of limits, concurrency and bandwidth must be set",
+			"limits: [{name: a, requests: 1, per: 1s, key: [{type: Request}]}]":                          "is for bandwidth",
+			"concurrency: [{name: a, requests: 1, key: [{type: Request}]}]":                              "is for bandwidth",
+			"bandwidth: [{name: a, bytesPerSecond: 1Mi, key: [{type: Request}, {type: Route}]}]":         "no other parts",
+			"bandwidth: [{name: a, bytesPerSecond: fast}]":                                               "bytesPerSecond",
+			"bandwidth: [{name: a, bytesPerSecond: 1Mi, burst: 2Mi, after: 3M, key: [{type: Request}]}]": "",
+		},
+		"ListenerPolicy": {
+			"connections: {}":                           "connections",
+			"connections: {maxAgeGrace: 1m}":            "follows maxAge",
+			"connections: {max: 0}":                     "max",
+			"connections: {maxAge: 1h, maxRequests: 5}": "",
+		},
+	} {
+		for spec, want := range specs {
+			file := filepath.Join(t.TempDir(), "policy.yaml")
+			if err := os.WriteFile(file, fmt.Appendf(nil, policy, kind, spec), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out, err := kubectl("apply", "--dry-run=server", "--validate=strict", "-f", file)
+			if (err == nil) != (want == "") || !strings.Contains(out, want) {
+				t.Errorf("%s with %q: %v\n%s", kind, spec, err, out)
+			}
+		}
 	}
 }
 
