@@ -2,9 +2,13 @@ package dataplane_test
 
 import (
 	"crypto/tls"
+	"errors"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -142,5 +146,119 @@ func TestFlowsAreBounded(t *testing.T) {
 	}
 	if refused != 1 {
 		t.Errorf("%v flows refused, want 1: %v", refused, l4Series(t, m))
+	}
+}
+
+// TestMaxConnectionAge lets connections of each protocol grow old. None of their
+// requests fail.
+func TestMaxConnectionAge(t *testing.T) {
+	m := observe.NewMetrics("")
+	p := start(t, dataplane.Options{Metrics: m})
+	w := &world{}
+	l := listener3(t, "l", "a.example.com")
+	l.Client = &snapshot.Client{MaxConnectionAge: 100 * time.Millisecond}
+	w.port3(l).cluster("a", backend(t, "a")).host("l", "a.example.com", to("/", "a")).apply(t, p)
+	conf := &tls.Config{InsecureSkipVerify: true, ServerName: "a.example.com"}
+	h1, h2 := client(t), client2(t)
+	h1.Transport.(*http.Transport).TLSClientConfig, h2.Transport.(*http.Transport).TLSClientConfig = conf, conf.Clone()
+	for _, c := range []struct {
+		client    *http.Client
+		url, port string
+	}{
+		{h1, "https://" + address(t, p) + "/", "tcp/0"},
+		{h2, "https://" + address(t, p) + "/", "tcp/0"},
+		{client3(t, address3(t, p), conf.Clone()), "https://a.example.com/", "udp/0"},
+	} {
+		before := accepted(t, m, c.port)
+		for deadline := time.Now().Add(20 * time.Second); accepted(t, m, c.port) < before+2; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("its connection does not grow old")
+			}
+			if resp, body := get(t, c.client, c.url, func(r *http.Request) { r.Host = "a.example.com" }); resp.StatusCode != 200 {
+				t.Errorf("%s: %d %q", resp.Proto, resp.StatusCode, body)
+			}
+		}
+	}
+
+	// One that is idle is closed, and not only told with a response.
+	idle, err := tls.Dial("tcp", address(t, p), conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer idle.Close()
+	_ = idle.SetDeadline(time.Now().Add(20 * time.Second))
+	if n, err := idle.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("idle: %d, %v", n, err)
+	}
+}
+
+// TestMaxConnectionAgeGrace cuts off what goes on for longer.
+func TestMaxConnectionAgeGrace(t *testing.T) {
+	for _, grace := range []time.Duration{0, 200 * time.Millisecond} {
+		release, began := make(chan struct{}), make(chan struct{}, 1)
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Write([]byte("begun, "))
+			w.(http.Flusher).Flush()
+			began <- struct{}{}
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+			w.Write([]byte("done"))
+		}))
+		p := start(t, dataplane.Options{})
+		w := &world{}
+		port := plain()
+		port.Listeners[0].Client = &snapshot.Client{MaxConnectionAge: 100 * time.Millisecond, MaxConnectionAgeGrace: grace}
+		w.port(port).cluster("a", s.Listener.Addr().String()).host(gateway, "*", to("/", "a")).apply(t, p)
+		resp, err := client(t).Get("http://" + address(t, p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-began
+		if grace == 0 {
+			// A connection that comes later and is idle is closed for its age: this one has had its own by then.
+			idle, err := net.Dial("tcp", address(t, p))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = idle.SetDeadline(time.Now().Add(20 * time.Second))
+			_, _ = idle.Read(make([]byte, 1))
+			idle.Close()
+			close(release)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if whole := err == nil && string(body) == "begun, done"; whole != (grace == 0) {
+			t.Errorf("grace %s: %q, %v", grace, body, err)
+		}
+		if grace > 0 {
+			close(release)
+		}
+		s.Close()
+	}
+}
+
+func TestMaxConnectionAgeOfWhatIsPassedOn(t *testing.T) {
+	p, log, m := watched(t, dataplane.Options{})
+	w := &world{}
+	port := tcpPort(of("TCPRoute", "r", target("", "a")))
+	port.Listeners[0].Client = &snapshot.Client{MaxConnectionAge: 100 * time.Millisecond}
+	w.port(port).cluster("a", echo(t, "a", nil)).apply(t, p)
+	c := dial(t, address(t, p))
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.ReadAll(c); err != nil && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("its end: %v", err)
+	}
+	if last := log.await(t, 1); last.Reason != "max_age" {
+		t.Errorf("logged as %q", last.Reason)
+	}
+	found := false
+	for labels := range l4Series(t, m) {
+		found = found || strings.HasPrefix(labels, "connections_total") && strings.Contains(labels, "max_age")
+	}
+	if !found {
+		t.Errorf("not counted: %v", l4Series(t, m))
 	}
 }
