@@ -135,16 +135,19 @@ func TestBandwidth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	waited := 0.0
+	passed, waited := 0.0, 0.0
 	for _, f := range families {
 		for _, one := range f.GetMetric() {
-			if f.GetName() == "headgate_bandwidth_wait_seconds_total" {
+			switch f.GetName() {
+			case "headgate_bandwidth_bytes_total":
+				passed += one.GetCounter().GetValue()
+			case "headgate_bandwidth_wait_seconds_total":
 				waited += one.GetCounter().GetValue()
 			}
 		}
 	}
-	if want := 6 * least.Seconds() * 0.9; waited < want {
-		t.Errorf("%vs counted as waiting, want %vs or more", waited, want)
+	if want := float64(3 * (2*size + len(fmt.Sprint(size)))); passed != want || waited <= 0 {
+		t.Errorf("%v bytes counted, want %v; waiting for %vs", passed, want, waited)
 	}
 }
 
