@@ -92,7 +92,7 @@ func newCopy(ex *exchange.Exchange, to *mirror, r *rule) *copied {
 // answered says what the request that it is of was answered, before filters have
 // changed that.
 func (c *copied) answered(ex *exchange.Exchange, err error) {
-	if err == nil {
+	if err == nil && !ex.Response.Local { // else by a fallback
 		c.primary = observe.Reply{Status: ex.Response.Status, Length: ex.Response.Length, Took: time.Since(c.began)}
 	}
 	c.replied()
