@@ -220,6 +220,7 @@ func TestOptions(t *testing.T) {
 		"--set", "gatewayClass.create=false",
 		"--set", "serviceAccount.create=false",
 		"--set", "gatewayService.type=ClusterIP",
+		"--set", "readPods=true",
 		"--set", "extraArgs={--bind-address=::}",
 		"--set", "fullnameOverride=edge")
 	for _, name := range []string{"HorizontalPodAutoscaler edge", "ServiceMonitor edge", "Deployment edge"} {
@@ -242,10 +243,14 @@ func TestOptions(t *testing.T) {
 	if pod.ServiceAccountName != "default" {
 		t.Errorf("serviceAccountName is %q", pod.ServiceAccountName)
 	}
-	for _, arg := range []string{"--service-type=ClusterIP", "--bind-address=::", "--lease=edge", "--deployment=edge"} {
+	for _, arg := range []string{"--service-type=ClusterIP", "--bind-address=::", "--lease=edge", "--deployment=edge", "--read-pods"} {
 		if !slices.Contains(pod.Containers[0].Args, arg) {
 			t.Errorf("no %s in %q", arg, pod.Containers[0].Args)
 		}
+	}
+	pods := rbacv1.PolicyRule{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"list", "watch"}}
+	if rules := as[rbacv1.ClusterRole](t, objects, "ClusterRole headgate-system-edge").Rules; !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool { return reflect.DeepEqual(r, pods) }) {
+		t.Errorf("pods may not be read: %v", rules)
 	}
 	rules := as[rbacv1.Role](t, objects, "Role edge").Rules
 	if !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool { return slices.Equal(r.ResourceNames, []string{"edge"}) }) {

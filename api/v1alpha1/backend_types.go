@@ -100,6 +100,11 @@ type BackendEndpoint struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Zone *string `json:"zone,omitempty"`
+	// Labels are for BackendPolicy's balance.subset: requests choose by them.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=8
+	// +kubebuilder:validation:XValidation:message="a label's name must be one as Kubernetes has them, of up to 317 characters",rule="self.all(name, size(name) <= 317 && name.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$'))"
+	Labels map[string]LabelValue `json:"labels,omitempty"`
 }
 
 // BackendStatus is what became of a Backend.

@@ -71,7 +71,64 @@ type Balance struct {
 	// application_utilization or cpu_utilization. Clients do not get the field.
 	// +optional
 	LoadReports *bool `json:"loadReports,omitempty"`
+	// Subset has a request choose by its headers among the endpoints with certain
+	// labels: those of pods, or of a Backend's endpoints.
+	// +optional
+	Subset *Subset `json:"subset,omitempty"`
+	// PodWeights takes the weights of endpoints that are pods from the pods'
+	// annotation headgate.dev/weight, a number from 1 to 1000. Without one it is 1.
+	// +optional
+	PodWeights *bool `json:"podWeights,omitempty"`
 }
+
+// Subset narrows a backend's endpoints to those that a request asks for. Priority,
+// locality, health and the algorithm are about these then, as if there were no others.
+// +kubebuilder:validation:XValidation:message="default must be set with fallback Default, and only then",rule="(has(self.fallback) && self.fallback == 'Default') == has(self.default)"
+type Subset struct {
+	// Selectors take endpoints by the value of a header. Those whose header a
+	// request has all must hold.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=3
+	// +kubebuilder:validation:XValidation:message="headers and labels must differ",rule="self.all(a, self.exists_one(b, a.header.lowerAscii() == b.header.lowerAscii()) && self.exists_one(b, a.label == b.label))"
+	Selectors []SubsetSelector `json:"selectors"`
+	// Fallback is what a request gets that has none of the headers, or asks for
+	// labels that no endpoint has: Any endpoint, which is the default, None (503),
+	// or those of Default.
+	// +optional
+	Fallback SubsetFallback `json:"fallback,omitempty"`
+	// Default are the labels of the endpoints for fallback Default.
+	// +optional
+	// +kubebuilder:validation:MinProperties=1
+	// +kubebuilder:validation:MaxProperties=8
+	Default map[string]LabelValue `json:"default,omitempty"`
+}
+
+// SubsetSelector takes endpoints whose label has the value of a request's header.
+type SubsetSelector struct {
+	// Header is the header field's name. Of several lines the first counts.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9!#$%&'*+\-.^_\x60|~]+$`
+	Header string `json:"header"`
+	// Label is the label's name.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=317
+	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`
+	Label string `json:"label"`
+}
+
+// SubsetFallback is what becomes of a request for which there is no subset.
+// +kubebuilder:validation:Enum=Any;None;Default
+type SubsetFallback string
+
+// LabelValue is the value of a label, as Kubernetes has it.
+// +kubebuilder:validation:MaxLength=63
+// +kubebuilder:validation:Pattern=`^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$`
+type LabelValue string
 
 // SlowStart says how an endpoint comes to its weight.
 type SlowStart struct {

@@ -39,6 +39,7 @@ type clusterOptions struct {
 	deployment  string
 	gateway     string
 	serviceType string
+	readPods    bool
 }
 
 func newClusterOptions() clusterOptions {
@@ -68,6 +69,7 @@ func (o *clusterOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.deployment, "deployment", "", "Headgate's own Deployment, after which those of Gateways of mode Dedicated are made (default: there are none)")
 	f.StringVar(&o.gateway, "gateway", "", "serve this Gateway only, as `namespace/name`, and never lead: for the pods of a Gateway of mode Dedicated")
 	f.StringVar(&o.serviceType, "service-type", o.serviceType, "the type of the Gateways' Services: LoadBalancer, NodePort or ClusterIP")
+	f.BoolVar(&o.readPods, "read-pods", false, "read pods' labels and weights where a BackendPolicy asks for them; Headgate must be allowed to list and watch pods then")
 }
 
 // kubernetes gets its objects from a cluster, and writes statuses and
@@ -218,6 +220,7 @@ func (k *kubernetes) loopOptions(o *loop.Options) {
 		Namespace: k.opts.namespace, BundleVersion: k.version, Gateway: k.gateway,
 		ClusterDomain: clusterDomain("/etc/resolv.conf"),
 		Dedicated:     k.opts.deployment != "", ServiceType: v1alpha1.GatewayServiceType(k.opts.serviceType),
+		ReadPods: k.opts.readPods,
 	}
 	o.Load = k.cluster.Load
 	o.Published = func(result *compile.Result) {

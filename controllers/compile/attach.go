@@ -69,7 +69,7 @@ type policies struct {
 }
 
 // newPolicyIndex compiles all policies of a set.
-func newPolicyIndex(set *objects.Set, _ grants, _ Options) policyIndex {
+func newPolicyIndex(set *objects.Set, _ grants, opts Options) policyIndex {
 	x := &policies{
 		compiled:     map[objects.Ref]*compiledPolicy{},
 		attached:     map[objects.Ref][]attached{},
@@ -87,7 +87,7 @@ func newPolicyIndex(set *objects.Set, _ grants, _ Options) policyIndex {
 			merged := cmp.Or(kind.mergesWith, i)
 			p := &compiledPolicy{row: kind, kind: merged, object: object,
 				ref: objects.Ref{Kind: kind.name, Namespace: object.GetNamespace(), Name: object.GetName()}}
-			kind.compile(&policyCompiler{p, set})
+			kind.compile(&policyCompiler{p, set, opts.readsPods()})
 			x.compiled[p.ref] = p
 			x.sorted = append(x.sorted, p.ref)
 			if kind.filters != nil {

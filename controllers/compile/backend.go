@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"path"
 	"regexp"
@@ -10,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
@@ -241,7 +243,17 @@ func (c *backendCompiler) endpoint(e *v1alpha1.BackendEndpoint) {
 		c.fail(".port", "SRV records have their own ports, and Unix sockets none", "no port, or ip or hostname with it")
 	}
 	host := snapshot.Host{Remote: !c.standalone, Port: uint16(port), Weight: uint32(weight), Zone: valueOr(e.Zone, ""), Priority: priority}
-	endpoint := snapshot.Endpoint{Port: host.Port, Weight: host.Weight, Zone: host.Zone, Priority: priority}
+	for _, name := range slices.Sorted(maps.Keys(e.Labels)) {
+		value := string(e.Labels[name])
+		if len(validation.IsQualifiedName(name))+len(validation.IsValidLabelValue(value)) > 0 {
+			c.fail(".labels", fmt.Sprintf("%q: %q is no label", name, value), "a name and a value as Kubernetes has them")
+		}
+		if host.Labels == nil {
+			host.Labels = map[string]string{}
+		}
+		host.Labels[name] = value
+	}
+	endpoint := snapshot.Endpoint{Port: host.Port, Weight: host.Weight, Zone: host.Zone, Priority: priority, Labels: host.Labels}
 	switch {
 	case e.IP != nil:
 		c.checkIP(*e.IP)

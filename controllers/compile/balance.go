@@ -57,6 +57,13 @@ func compileBalance(c *policyCompiler, spec *v1alpha1.Balance) clusterSetting {
 	if balanceUses(c, "loadReports", spec.LoadReports != nil, algorithm == "RoundRobin" || algorithm == "Random", false, "RoundRobin and Random") {
 		out.LoadReports = *spec.LoadReports
 	}
+	if spec.Subset != nil {
+		out.Subset = compileSubset(c, spec.Subset)
+		c.needsPods(balanceField+".subset", "labels")
+	}
+	if out.PodWeights = valueOr(spec.PodWeights, false); out.PodWeights {
+		c.needsPods(balanceField+".podWeights", "annotations")
+	}
 	return func(cl *snapshot.Cluster) {
 		out := out
 		switch {

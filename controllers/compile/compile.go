@@ -59,7 +59,12 @@ type Options struct {
 	// ServiceType is the type of the Gateways' Services whose parameters say none;
 	// LoadBalancer if empty.
 	ServiceType v1alpha1.GatewayServiceType
+	// ReadPods says that pods' metadata may be read where policies ask for it. In
+	// standalone mode it always may.
+	ReadPods bool
 }
+
+func (o Options) readsPods() bool { return o.ReadPods || o.Namespace == "" }
 
 // Result is what objects compile to. It is immutable and safe for concurrent
 // use. What grows with the number of routes is in persistent tables, behind
@@ -81,6 +86,9 @@ type Result struct {
 	// NeedsSessionKeys says that routes have session persistence and there is no
 	// Secret with keys for it (Options.SessionKeys).
 	NeedsSessionKeys bool
+	// ReadsPods says that endpoints have something of what their pods have, so that
+	// pods need to be watched.
+	ReadsPods bool
 	// Infrastructure is what the Gateways need in a cluster, sorted by name; empty
 	// in standalone mode.
 	Infrastructure []Infrastructure

@@ -232,6 +232,9 @@ func (d *dumper) clusters() {
 			if one.Weight != 0 {
 				text += fmt.Sprintf("×%d", one.Weight)
 			}
+			if len(one.Labels) > 0 {
+				text += toJSON(one.Labels)
+			}
 			if one.Draining {
 				text += "(draining)"
 			}
@@ -259,6 +262,9 @@ func (d *dumper) clusters() {
 			}
 			if one.Weight != 0 {
 				text += fmt.Sprintf("×%d", one.Weight)
+			}
+			if len(one.Labels) > 0 {
+				text += toJSON(one.Labels)
 			}
 			if one.Zone != "" {
 				text += "@" + one.Zone

@@ -20,6 +20,13 @@ func (f *frame) compileEndpoints(set *objects.Set, use clusterUse) *snapshot.End
 	if use.backend.Kind == "Backend" {
 		if backend := objects.Get[*v1alpha1.Backend](set, use.backend.Namespace, use.backend.Name); backend != nil {
 			endpoints, _ := f.compileBackend(backend)
+			names := labelsFor(&use.cluster.Balance)
+			for i := range endpoints.Endpoints {
+				endpoints.Endpoints[i].Labels = some(endpoints.Endpoints[i].Labels, names)
+			}
+			for i := range endpoints.Hosts {
+				endpoints.Hosts[i].Labels = some(endpoints.Hosts[i].Labels, names)
+			}
 			return endpoints
 		}
 		return &snapshot.Endpoints{}
@@ -27,7 +34,7 @@ func (f *frame) compileEndpoints(set *objects.Set, use clusterUse) *snapshot.End
 	all := set.EndpointSlicesOf(use.backend)
 	switch o := set.Get(use.backend).(type) {
 	case *corev1.Service:
-		return sliceEndpoints(all, o.Spec.IPFamilies, use.port)
+		return sliceEndpoints(all, o.Spec.IPFamilies, use.port, podsOf(set, use))
 	case *gatewayxv1alpha1.XBackend:
 		if o.Spec.ExternalHostname == nil {
 			break
@@ -40,7 +47,7 @@ func (f *frame) compileEndpoints(set *objects.Set, use clusterUse) *snapshot.End
 		if len(all) == 0 {
 			return importAddress(o, use.port)
 		}
-		return sliceEndpoints(all, o.Spec.IPFamilies, use.port)
+		return sliceEndpoints(all, o.Spec.IPFamilies, use.port, nil)
 	}
 	return &snapshot.Endpoints{}
 }
@@ -60,7 +67,7 @@ func importAddress(o *objects.ServiceImport, port corev1.ServicePort) *snapshot.
 // two, each names the same instances again. It is the first one with any
 // endpoints, as a cluster that moves from one family to the other may have them in the second
 // alone. Without families, which nothing but a folder lacks, all slices count.
-func sliceEndpoints(all []*discoveryv1.EndpointSlice, families []corev1.IPFamily, port corev1.ServicePort) *snapshot.Endpoints {
+func sliceEndpoints(all []*discoveryv1.EndpointSlice, families []corev1.IPFamily, port corev1.ServicePort, pods *podReader) *snapshot.Endpoints {
 	if len(families) == 0 {
 		families = []corev1.IPFamily{""}
 	}
@@ -68,7 +75,7 @@ func sliceEndpoints(all []*discoveryv1.EndpointSlice, families []corev1.IPFamily
 	for _, family := range families {
 		for _, s := range all {
 			if family == "" || s.AddressType == discoveryv1.AddressType(family) {
-				addSlice(out, s, port)
+				addSlice(out, s, port, pods)
 			}
 		}
 		if len(out.Endpoints) > 0 {
@@ -82,7 +89,7 @@ func sliceEndpoints(all []*discoveryv1.EndpointSlice, families []corev1.IPFamily
 // addSlice adds the endpoints of a slice that are ready, and those that
 // terminate but still serve, as draining. A slice's ports have the names of
 // the Service's and numbers of their own.
-func addSlice(out *snapshot.Endpoints, s *discoveryv1.EndpointSlice, of corev1.ServicePort) {
+func addSlice(out *snapshot.Endpoints, s *discoveryv1.EndpointSlice, of corev1.ServicePort, pods *podReader) {
 	port := uint16(0)
 	for _, p := range s.Ports {
 		if valueOr(p.Name, "") == of.Name && p.Port != nil && *p.Port >= 1 && *p.Port <= 65535 &&
@@ -120,6 +127,7 @@ func addSlice(out *snapshot.Endpoints, s *discoveryv1.EndpointSlice, of corev1.S
 				one.ForNodes = append(one.ForNodes, n.Name)
 			}
 		}
+		pods.describe(&one, e.TargetRef, s.Namespace)
 		out.Endpoints = append(out.Endpoints, one)
 	}
 }
@@ -141,14 +149,20 @@ func sortEndpoints(e *snapshot.Endpoints) {
 			}
 			return 0
 		}
-		return cmp.Or(cmp.Compare(x.Address, y.Address), cmp.Compare(x.Port, y.Port), draining(x)-draining(y),
+		if c := cmp.Or(cmp.Compare(x.Address, y.Address), cmp.Compare(x.Port, y.Port), draining(x)-draining(y),
 			cmp.Compare(y.Weight, x.Weight), cmp.Compare(x.Priority, y.Priority), cmp.Compare(x.Zone, y.Zone),
-			cmp.Compare(x.Node, y.Node), slices.Compare(x.ForZones, y.ForZones), slices.Compare(x.ForNodes, y.ForNodes))
+			cmp.Compare(x.Node, y.Node), slices.Compare(x.ForZones, y.ForZones), slices.Compare(x.ForNodes, y.ForNodes)); c != 0 {
+			return c
+		}
+		return compareLabels(x.Labels, y.Labels)
 	})
 	e.Endpoints = slices.CompactFunc(e.Endpoints, func(x, y snapshot.Endpoint) bool { return x.Address == y.Address && x.Port == y.Port })
 	slices.SortFunc(e.Hosts, func(x, y snapshot.Host) int {
-		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Port, y.Port), truth(x.SRV)-truth(y.SRV), cmp.Compare(y.Weight, x.Weight),
-			cmp.Compare(x.Priority, y.Priority), cmp.Compare(x.Zone, y.Zone))
+		if c := cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Port, y.Port), truth(x.SRV)-truth(y.SRV), cmp.Compare(y.Weight, x.Weight),
+			cmp.Compare(x.Priority, y.Priority), cmp.Compare(x.Zone, y.Zone)); c != 0 {
+			return c
+		}
+		return compareLabels(x.Labels, y.Labels)
 	})
 	e.Hosts = slices.CompactFunc(e.Hosts, func(x, y snapshot.Host) bool { return x.Name == y.Name && x.Port == y.Port && x.SRV == y.SRV })
 }

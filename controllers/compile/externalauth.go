@@ -66,7 +66,7 @@ func (x *policies) resolve(f *frame, set *objects.Set) {
 			if to, ok := s.value.(*fallback); ok {
 				r := resolver{frame: f, set: set, from: ref}
 				if _, wrong := r.resolve(server.ref, server.field); wrong != nil {
-					(&policyCompiler{p, set}).report(&p.resolved, *wrong)
+					(&policyCompiler{compiledPolicy: p, set: set}).report(&p.resolved, *wrong)
 				} else {
 					to.refs = append(to.refs, server.ref)
 				}
@@ -75,7 +75,7 @@ func (x *policies) resolve(f *frame, set *objects.Set) {
 			config := *s.value.(*extauth.Config)
 			use, wrong := resolveServer(f, set, ref, server.ref, server.field, &config)
 			if wrong != nil {
-				(&policyCompiler{p, set}).report(&p.resolved, *wrong)
+				(&policyCompiler{compiledPolicy: p, set: set}).report(&p.resolved, *wrong)
 				s.value, s.broken = nil, fmt.Sprintf("%s: %s", ref, wrong)
 				continue
 			}

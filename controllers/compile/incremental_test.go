@@ -41,6 +41,9 @@ func (w *world) meta(kind string) metav1.ObjectMeta {
 }
 
 func (w *world) object() objects.Object {
+	if w.chance(8) {
+		return w.pod()
+	}
 	switch w.IntN(22) {
 	case 0:
 		return w.gateway()
@@ -252,6 +255,14 @@ func (w *world) listeners() (list []gatewayv1.Listener) {
 	return list
 }
 
+func (w *world) pod() objects.Object {
+	m := w.meta("pod")
+	m.UID = types.UID(w.pick("", "uid1", "uid2"))
+	m.Labels = map[string]string{"version": w.pick("v1", "v2"), "other": w.pick("a", "b")}
+	m.Annotations = map[string]string{WeightAnnotation: w.pick("2", "3", "none")}
+	return &objects.Pod{ObjectMeta: m}
+}
+
 func (w *world) slice() *discoveryv1.EndpointSlice {
 	m := w.meta("e")
 	m.Labels = map[string]string{}
@@ -270,7 +281,8 @@ func (w *world) slice() *discoveryv1.EndpointSlice {
 		ready := w.chance(80)
 		s.Endpoints = append(s.Endpoints, discoveryv1.Endpoint{
 			Addresses: []string{fmt.Sprintf("10.0.0.%d", w.IntN(5))}, Conditions: discoveryv1.EndpointConditions{Ready: &ready},
-			Zone: new(w.pick("a", "b")), Hints: &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: w.pick("a", "b")}}}})
+			TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: "pod" + w.pick("1", "2", "3"), UID: types.UID(w.pick("", "uid1", "uid2"))},
+			Zone:      new(w.pick("a", "b")), Hints: &discoveryv1.EndpointHints{ForZones: []discoveryv1.ForZone{{Name: w.pick("a", "b")}}}})
 	}
 	return s
 }
@@ -307,6 +319,19 @@ func (w *world) policy() objects.Object {
 			APIKey: &v1alpha1.APIKeyAuth{SecretRefs: []v1alpha1.SecretRef{{Name: "secret" + w.pick("1", "2", "3")}}},
 		}}
 	case 0:
+		if w.chance(50) {
+			p := &v1alpha1.BackendPolicy{ObjectMeta: w.meta("bp"), Spec: v1alpha1.BackendPolicySpec{
+				TargetRefs: targets("Service", "HTTPRoute", "GRPCRoute"), Balance: &v1alpha1.Balance{PodWeights: new(w.chance(50))},
+			}}
+			if w.chance(70) {
+				p.Spec.Balance.Subset = &v1alpha1.Subset{Selectors: []v1alpha1.SubsetSelector{{Header: "X", Label: w.pick("version", "other")}}}
+			}
+			if w.chance(30) {
+				p.Spec.TargetRefs = targets("HTTPRoute", "GRPCRoute")
+				p.Spec.Split = &v1alpha1.Split{HashOn: v1alpha1.HashKeys{{Type: v1alpha1.HashKeyType(w.pick("ClientIP", "Consumer"))}}}
+			}
+			return p
+		}
 		return &v1alpha1.BackendPolicy{ObjectMeta: w.meta("bp"), Spec: v1alpha1.BackendPolicySpec{
 			TargetRefs: targets("Service", "HTTPRoute", "GRPCRoute"), Enforced: w.chance(20),
 			Balance:  &v1alpha1.Balance{Algorithm: v1alpha1.BalanceAlgorithm(w.pick("IPHash", "LeastRequest", "Maglev")), Locality: v1alpha1.Locality(w.pick("", "Any", "OnlySameZone"))},

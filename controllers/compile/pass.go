@@ -29,6 +29,9 @@ type tables struct {
 	clusters snapshot.Table[cluster]
 	// backends are the keys of a backend's clusters, sorted, by its Ref.
 	backends snapshot.Table[[]string]
+	// podBackends are the backends of those clusters that ask something of pods, by
+	// cluster key.
+	podBackends snapshot.Table[objects.Ref]
 	// attached counts routes, by listener key.
 	attached snapshot.Table[int32]
 	// sessions counts the routes with session persistence.
@@ -82,12 +85,14 @@ type scope struct {
 	// streams that the routes of connections are.
 	reframe, routing, streams bool
 	routes                    map[objects.Ref]bool
-	// backends are those whose endpoints may differ.
+	// backends are those whose endpoints may differ, pods the namespaces of pods that
+	// do.
 	backends map[objects.Ref]bool
+	pods     map[string]bool
 }
 
 func (p *pass) run(changed []objects.Ref, opts Options) *Result {
-	s := &scope{routes: map[objects.Ref]bool{}, backends: map[objects.Ref]bool{}}
+	s := &scope{routes: map[objects.Ref]bool{}, backends: map[objects.Ref]bool{}, pods: map[string]bool{}}
 	if p.tables.frame == nil {
 		s.reframe, s.routing = true, true
 		for _, slice := range objects.All[*discoveryv1.EndpointSlice](p.set) {
@@ -105,6 +110,7 @@ func (p *pass) run(changed []objects.Ref, opts Options) *Result {
 	p.compileRoutes(s, uses)
 	p.compileStreams(s, uses)
 	p.settleClusters(uses, s)
+	p.findPodBackends(s)
 	p.compileEndpoints(s)
 	p.report(s)
 	return p.finish()
@@ -121,6 +127,8 @@ func (p *pass) widen(s *scope, ref objects.Ref, opts Options) {
 		for _, service := range p.moveSlice(ref, s) {
 			s.reframe = s.reframe || p.tables.frame.dedicated[service]
 		}
+	case "Pod":
+		s.pods[ref.Namespace] = true
 	case "Gateway", "GatewayClass", "GatewayParameters", "ListenerSet":
 		s.reframe = true
 	case "Service", "ServiceImport", "Backend", "XBackend":
@@ -336,7 +344,7 @@ func (p *pass) settleClusters(changes clusterUses, s *scope) {
 				continue // it came and went
 			}
 			c.clusterUse = changes.uses[key]
-			p.setCluster(key, c.cluster)
+			p.setCluster(key, c.clusterUse)
 			p.changeBackend(c.backend, func(keys []string) []string { return append(keys, key) })
 			s.backends[c.backend] = true
 		}
@@ -348,14 +356,28 @@ func (p *pass) settleClusters(changes clusterUses, s *scope) {
 		p.changeBackend(c.backend, func(keys []string) []string {
 			return slices.DeleteFunc(keys, func(k string) bool { return k == key })
 		})
-		p.setCluster(key, nil)
+		p.setCluster(key, clusterUse{})
 		p.setEndpoints(key, nil)
 	}
 	// Services, Backends and policies may have changed what clusters are.
 	for key, use := range changes.uses {
 		if c, _ := p.tables.clusters.Get(key); !equal(c.clusterUse, use) {
 			p.tables.clusters = p.tables.clusters.With(key, cluster{use, c.routes})
-			p.setCluster(key, use.cluster)
+			p.setCluster(key, use)
+			s.backends[use.backend] = true // it may ask for other labels
+		}
+	}
+}
+
+// findPodBackends adds the backends with endpoints among the pods that have
+// changed. There are few that ask for anything of theirs.
+func (p *pass) findPodBackends(s *scope) {
+	if len(s.pods) == 0 {
+		return
+	}
+	for _, key := range p.tables.podBackends.Keys() {
+		if backend, _ := p.tables.podBackends.Get(key); s.pods[backend.Namespace] {
+			s.backends[backend] = true
 		}
 	}
 }
@@ -514,7 +536,9 @@ func (f *frame) reported() []objects.Ref {
 	return refs
 }
 
-func (p *pass) setCluster(key string, c *snapshot.Cluster) {
+// setCluster replaces a cluster; a use without one takes it out.
+func (p *pass) setCluster(key string, use clusterUse) {
+	c := use.cluster
 	old, _ := p.Snapshot.Clusters.Get(key)
 	switch {
 	case c == nil:
@@ -525,6 +549,11 @@ func (p *pass) setCluster(key string, c *snapshot.Cluster) {
 		p.Snapshot.Clusters = p.Snapshot.Clusters.With(key, c)
 	}
 	p.clusters[key] = true
+	if c != nil && podsOf(p.set, use) != nil {
+		p.tables.podBackends = p.tables.podBackends.With(key, use.backend)
+	} else {
+		p.tables.podBackends = p.tables.podBackends.Without(key)
+	}
 }
 
 func (p *pass) setEndpoints(key string, e *snapshot.Endpoints) {
@@ -570,6 +599,7 @@ func (p *pass) setFindings(ref objects.Ref, f []Finding) {
 
 func (p *pass) finish() *Result {
 	r := p.Result
+	r.ReadsPods = p.tables.podBackends.Len() > 0
 	r.NeedsSessionKeys = p.tables.sessions > 0 && !p.tables.frame.hasSessionKeys
 	r.Delta = &snapshot.Delta{
 		Ports: p.ports,

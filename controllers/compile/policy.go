@@ -57,6 +57,8 @@ func (p *compiledPolicy) String() string { return p.ref.String() }
 type policyCompiler struct {
 	*compiledPolicy
 	set *objects.Set
+	// readsPods says that pods' metadata may be asked for.
+	readsPods bool
 }
 
 // sets adds a stanza.

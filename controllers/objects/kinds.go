@@ -36,6 +36,10 @@ type Kind struct {
 	// Older is an empty object of a version that is read where the API server
 	// lacks Object's; nil if there is none. Its fields are the same.
 	Older Object
+	// Metadata says that nothing but metadata is read, and only from when compile's
+	// Result.ReadsPods asks for it: most clusters never need it, and it takes a
+	// permission that not all give.
+	Metadata bool
 	// Backend says that routes may name objects of the kind in backendRefs.
 	Backend bool
 }
@@ -66,6 +70,7 @@ var Kinds = []Kind{
 	{Name: "Service", Object: &corev1.Service{}, Backend: true},
 	{Name: "ServiceImport", Group: MulticlusterGroup, Object: &ServiceImport{}, Older: &ServiceImportV1alpha1{}, Optional: true, Backend: true},
 	{Name: "EndpointSlice", Group: discoveryv1.GroupName, Object: &discoveryv1.EndpointSlice{}},
+	{Name: "Pod", Object: &corev1.Pod{}, Metadata: true},
 	{Name: "Secret", Object: &corev1.Secret{}, Referenced: true},
 	{Name: "ConfigMap", Object: &corev1.ConfigMap{}, Referenced: true},
 	{Name: "ClusterTrustBundle", Group: certificatesv1.GroupName, Object: &certificatesv1.ClusterTrustBundle{}, Older: &certificatesv1beta1.ClusterTrustBundle{},
@@ -76,7 +81,7 @@ var Kinds = []Kind{
 var kindOf = func() map[reflect.Type]string {
 	m := map[reflect.Type]string{}
 	for _, k := range Kinds {
-		m[reflect.TypeOf(k.Object)] = k.Name
+		m[reflect.TypeOf(canonical(k.Object))] = k.Name
 	}
 	return m
 }()
@@ -128,8 +133,9 @@ func Scheme() *runtime.Scheme {
 	return s
 }
 
-// canonical turns an object of another served version into the one of Kinds.
-// The versions of a kind have the same fields.
+// canonical turns an object of another served version into the one of Kinds,
+// and one of which metadata alone is read into that. The versions of a kind have
+// the same fields.
 func canonical(obj Object) Object {
 	switch o := obj.(type) {
 	case *gatewayv1beta1.ReferenceGrant:
@@ -140,6 +146,8 @@ func canonical(obj Object) Object {
 		return (*gatewayv1.Gateway)(o)
 	case *gatewayv1beta1.GatewayClass:
 		return (*gatewayv1.GatewayClass)(o)
+	case *corev1.Pod:
+		return &Pod{ObjectMeta: o.ObjectMeta}
 	case *ServiceImportV1alpha1:
 		return (*ServiceImport)(o)
 	case *certificatesv1beta1.ClusterTrustBundle:

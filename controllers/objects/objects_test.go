@@ -84,9 +84,13 @@ func TestSetOtherVersionsAndKinds(t *testing.T) {
 	if ref.Kind != "ReferenceGrant" || Get[*gatewayv1.ReferenceGrant](s, "a", "g") == nil {
 		t.Errorf("a v1beta1 object was put as %v, and is not there as v1", ref)
 	}
-	if ref := s.Put(&corev1.Pod{ObjectMeta: meta("a", "p")}); ref.Kind != "" || s.Len() != 1 {
-		t.Errorf("a Pod was put as %v", ref)
+	if ref := s.Put(&corev1.PersistentVolumeClaim{ObjectMeta: meta("a", "p")}); ref.Kind != "" || s.Len() != 1 {
+		t.Errorf("a PersistentVolumeClaim was put as %v", ref)
 	}
+	if ref := s.Put(&corev1.Pod{ObjectMeta: meta("a", "p")}); ref.Kind != "Pod" || Get[*Pod](s, "a", "p") == nil {
+		t.Errorf("a Pod was put as %v, and is not there as its metadata", ref)
+	}
+	s.Delete(Ref{Kind: "Pod", Namespace: "a", Name: "p"})
 	if ref := s.Put(&gatewayv1beta1.HTTPRoute{ObjectMeta: meta("a", "r")}); ref.Kind != "HTTPRoute" {
 		t.Errorf("a v1beta1 HTTPRoute was put as %v", ref)
 	}

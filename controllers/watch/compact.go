@@ -48,6 +48,11 @@ func (c *compactor) keptIn(kind string, store toolscache.Store) {
 // compact edits an object that nobody else has yet. It is a cache's transform.
 func (c *compactor) compact(obj any) (any, error) {
 	strip(obj)
+	return c.share(obj)
+}
+
+// share lets an object's parts be one with those of others.
+func (c *compactor) share(obj any) (any, error) {
 	o, ok := obj.(client.Object)
 	if !ok {
 		return obj, nil // a tombstone

@@ -13,6 +13,10 @@ package watch
 // +kubebuilder:rbac:groups=multicluster.x-k8s.io,resources=serviceimports,verbs=list;watch
 // +kubebuilder:rbac:groups=headgate.dev,resources=authpolicies;backendpolicies;backends;gatewayparameters;listenerpolicies;ratelimitpolicies;transformpolicies,verbs=get;list;watch
 
+// Pods' metadata is listed and watched where policies ask for labels or weights, if
+// --read-pods says that it may be. The chart grants that with readPods: true; it is
+// no marker here, as most clusters do without.
+
 // The version of the Gateway API stands on its CRDs; one of them tells.
 //
 // +kubebuilder:rbac:groups=apiextensions.k8s.io,resources=customresourcedefinitions,resourceNames=gatewayclasses.gateway.networking.k8s.io,verbs=get

@@ -43,7 +43,7 @@ const (
 	loadParallel = 16
 )
 
-// Load returns the Secrets and ConfigMaps that a result is the first to want,
+// Load returns the Secrets, ConfigMaps and pods that a result is the first to want,
 // as they are now; those that do not exist are left out. The loop calls it
 // before it applies a result and, if anything came back, compiles again, so
 // that nothing serves without a Secret that exists. From then on they are put
@@ -53,7 +53,14 @@ const (
 // It waits for the API server, at most 2 seconds; what was not there by then
 // is put into the sink when it is.
 func (c *Cluster) Load(ctx context.Context, result *compile.Result) map[objects.Ref]client.Object {
-	return c.referenced.load(ctx, result.Wanted)
+	loaded := c.referenced.load(ctx, result.Wanted)
+	for ref, obj := range c.metadata.load(ctx, result) {
+		if loaded == nil {
+			loaded = map[objects.Ref]client.Object{}
+		}
+		loaded[ref] = obj
+	}
+	return loaded
 }
 
 func (r *referenced) load(ctx context.Context, wanted map[objects.Ref]bool) map[objects.Ref]client.Object {

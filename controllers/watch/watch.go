@@ -19,9 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
@@ -79,6 +77,7 @@ type Cluster struct {
 	manager    manager.Manager
 	lock       resourcelock.Interface // nil if this replica never leads
 	referenced *referenced
+	metadata   *metadata
 	compactor  *compactor
 	staleness  *staleness
 }
@@ -114,6 +113,11 @@ func New(ctx context.Context, cfg *rest.Config, opts Options) (*Cluster, error) 
 	for _, obj := range opts.Kept {
 		own[obj] = cache.ByObject{Namespaces: map[string]cache.Config{opts.Namespace: {}}}
 	}
+	for _, kind := range objects.Kinds {
+		if kind.Metadata {
+			own[partial(kind)] = cache.ByObject{Transform: compactor.compactMetadata}
+		}
+	}
 	m, err := manager.New(cfg, manager.Options{
 		Scheme: kinds,
 		Logger: opts.Log,
@@ -145,7 +149,11 @@ func New(ctx context.Context, cfg *rest.Config, opts Options) (*Cluster, error) 
 		compactor:  compactor,
 		staleness:  stale,
 	}
+	c.metadata = &metadata{cluster: c, log: opts.Log.WithName("metadata")}
 	for _, kind := range objects.Kinds {
+		if kind.Metadata {
+			continue
+		}
 		served, found, err := c.served(kind)
 		switch {
 		case err != nil:
@@ -271,15 +279,14 @@ func (c *Cluster) Run(ctx context.Context, sink Sink, tasks ...Task) error {
 // watch begins to put a kind's objects into the sink.
 func (c *Cluster) watch(ctx context.Context, kind objects.Kind, sink Sink) (toolscache.ResourceEventHandlerRegistration, error) {
 	obj := kind.Object.DeepCopyObject().(client.Object)
-	if kind.Referenced {
-		obj = &metav1.PartialObjectMetadata{}
-		obj.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{Group: kind.Group, Version: "v1", Kind: kind.Name})
+	if kind.Referenced || kind.Metadata {
+		obj = partial(kind)
 	}
 	informer, err := c.manager.GetCache().GetInformer(ctx, obj, cache.BlockUntilSynced(false))
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", kind.Name, err)
 	}
-	if shared, ok := informer.(toolscache.SharedInformer); ok && !kind.Referenced {
+	if shared, ok := informer.(toolscache.SharedInformer); ok && !kind.Referenced && !kind.Metadata {
 		c.compactor.keptIn(kind.Name, shared.GetStore())
 	}
 	registration, err := informer.AddEventHandler(c.handler(kind, sink))
@@ -351,13 +358,13 @@ func (c *Cluster) handler(kind objects.Kind, sink Sink) toolscache.ResourceEvent
 	return toolscache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) {
 			o := obj.(client.Object)
-			sink.Put(ref(o), o)
+			sink.Put(ref(o), keep(kind, o))
 			seen(ref(o))
 		},
 		UpdateFunc: func(old, obj any) {
 			o := obj.(client.Object)
 			if matters(kind, old.(client.Object), o) {
-				sink.Put(ref(o), o)
+				sink.Put(ref(o), keep(kind, o))
 			}
 			seen(ref(o))
 		},
@@ -391,6 +398,9 @@ func isCustom(group string) bool {
 func matters(kind objects.Kind, old, obj client.Object) bool {
 	if old.GetResourceVersion() == obj.GetResourceVersion() {
 		return false // a resync
+	}
+	if kind.Metadata {
+		return !sameMetadata(old, obj) // pods' statuses change all the time
 	}
 	if !isCustom(kind.Group) {
 		return true

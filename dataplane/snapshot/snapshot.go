@@ -535,6 +535,30 @@ type Balance struct {
 	SlowStart *SlowStart `json:"slowStart,omitempty"`
 	// LoadReports changes weights by what endpoints report in their responses.
 	LoadReports bool `json:"loadReports,omitempty"`
+	// PodWeights says that endpoints have the weights that their pods are given.
+	// They are in Endpoints: the data plane makes no use of it.
+	PodWeights bool `json:"podWeights,omitempty"`
+	// Subset has requests choose among some of the endpoints; nil among all.
+	Subset *Subset `json:"subset,omitempty"`
+}
+
+// Subset narrows the endpoints to those with the labels that a request asks for
+// by its headers: tiers, health and the algorithm are about these then, as if
+// there were no others.
+type Subset struct {
+	// Selectors are 1 to 3. Those whose header a request has narrow the choice.
+	Selectors []SubsetSelector `json:"selectors"`
+	// Fallback is what a request gets that has none of the headers, or asks for
+	// what no endpoint has: "Any" endpoint, "None", or those that have all labels
+	// of "Default".
+	Fallback string            `json:"fallback"`
+	Default  map[string]string `json:"default,omitempty"`
+}
+
+// SubsetSelector takes endpoints whose label has the header's value.
+type SubsetSelector struct {
+	Header string `json:"header"`
+	Label  string `json:"label"`
 }
 
 // SlowStart is how an endpoint's weight grows.
@@ -602,6 +626,8 @@ type Endpoint struct {
 	// Priority is 0 for the endpoints that are used first; those of a higher
 	// number stand in for them.
 	Priority int `json:"priority,omitempty"`
+	// Labels are those that Balance.Subset asks for.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // Host is a DNS name with the port to use on its addresses.
@@ -609,9 +635,10 @@ type Host struct {
 	Name   string `json:"name"`
 	Port   uint16 `json:"port"`
 	Weight uint32 `json:"weight,omitempty"`
-	// Zone and Priority are those of its endpoints.
-	Zone     string `json:"zone,omitempty"`
-	Priority int    `json:"priority,omitempty"`
+	// Zone, Priority and Labels are those of its endpoints.
+	Zone     string            `json:"zone,omitempty"`
+	Priority int               `json:"priority,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
 	// SRV says that Name has SRV records, RFC 2782: these say hosts, ports, weights
 	// and, among the endpoints of Priority, priorities. Port and Weight are 0 then.
 	SRV bool `json:"srv,omitempty"`

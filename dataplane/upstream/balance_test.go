@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -145,7 +144,7 @@ func TestFirstAvailableFillsTiers(t *testing.T) {
 	c := newManagerFor(t, Options{}).NewCluster(settings, eps)
 	got := ""
 	for range 8 {
-		ep, _, _ := c.pick(c.state.Load(), balance.Choice{})
+		ep, _, _ := c.pick(c.state.Load(), wish{})
 		c.begin(c.state.Load(), ep)
 		defer ep.end()
 		got += ep.address[len(ep.address)-1:]

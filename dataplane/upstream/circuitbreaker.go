@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -55,7 +54,7 @@ type queue struct {
 // queued is a request in the queue.
 type queued struct {
 	session exchange.Session
-	choice  balance.Choice
+	choice  wish
 	since   int64      // on the Manager's clock
 	got     chan grant // has room for one
 }
@@ -77,7 +76,6 @@ func (c *Cluster) setBounds(st *state) {
 	st.breaker = cmp.Or(c.cfg.CircuitBreaker, noBounds)
 	per := &st.breaker.PerEndpoint
 	st.maxConnections = per.MaxConnections
-	st.bounded = per.MaxConnections > 0 || per.MaxRequests > 0
 	if p := c.cfg.Protocol; p != protocolTCP && p != protocolUDP {
 		st.concurrency = c.concurrency
 	}
@@ -90,6 +88,12 @@ func (st *state) maxRequests() int64 {
 		return st.concurrency.limit.Load()
 	}
 	return int64(st.breaker.MaxRequests)
+}
+
+// boundsEndpoints reports whether endpoints may have as much as they can.
+func (c *Cluster) boundsEndpoints() bool {
+	per := &cmp.Or(c.cfg.CircuitBreaker, noBounds).PerEndpoint
+	return per.MaxConnections > 0 || per.MaxRequests > 0
 }
 
 // setBound says how many requests the endpoint may have in flight: so many that
@@ -115,7 +119,7 @@ func least(a, b int) int {
 // admit finds an endpoint for a request and counts the request there. full says
 // that there is none because all have as many requests as they may, or because
 // others wait already.
-func (c *Cluster) admit(st *state, session exchange.Session, choice balance.Choice) (ep *endpoint, probe, full bool) {
+func (c *Cluster) admit(st *state, session exchange.Session, choice wish) (ep *endpoint, probe, full bool) {
 	if c.queue.length.Load() > 0 {
 		return nil, false, true
 	}
@@ -123,7 +127,7 @@ func (c *Cluster) admit(st *state, session exchange.Session, choice balance.Choi
 }
 
 // choose is admit for who is next.
-func (c *Cluster) choose(st *state, session exchange.Session, choice balance.Choice) (ep *endpoint, probe, full bool) {
+func (c *Cluster) choose(st *state, session exchange.Session, choice wish) (ep *endpoint, probe, full bool) {
 	for {
 		if most := st.maxRequests(); most > 0 && c.inFlight.Load() >= most {
 			return nil, false, true
@@ -176,7 +180,7 @@ func addBelow(n *atomic.Int64, bound int64) bool {
 
 // queueUp waits for an endpoint with room: as long as it may, which it takes
 // from left, and as long as the exchange goes on.
-func (c *Cluster) queueUp(ex *exchange.Exchange, st *state, choice balance.Choice, left *time.Duration) (grant, error) {
+func (c *Cluster) queueUp(ex *exchange.Exchange, st *state, choice wish, left *time.Duration) (grant, error) {
 	w := &queued{session: ex.Session, choice: choice, since: c.m.now(), got: make(chan grant, 1)}
 	if err := c.enqueue(st, w); err != nil {
 		return grant{}, err
@@ -269,7 +273,9 @@ func (c *Cluster) serveQueue() {
 
 // particular reports whether there may be endpoints with room of which none is
 // for this request.
-func (w *queued) particular() bool { return w.session.Strict || w.choice.Tried[0] != nil }
+func (w *queued) particular() bool {
+	return w.session.Strict || w.choice.subset != "" || w.choice.Tried[0] != nil
+}
 
 // overloaded reports whether the one that has waited the longest has waited too
 // long. q.mu is held.

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -476,7 +475,7 @@ func TestCircuitBreakerAllocates(t *testing.T) {
 		c := newManagerFor(t, Options{}).NewCluster(cfg, endpoints(addr))
 		st := c.state.Load()
 		return testing.AllocsPerRun(1000, func() {
-			ep, _, _ := c.admit(st, exchange.Session{}, balance.Choice{})
+			ep, _, _ := c.admit(st, exchange.Session{}, wish{})
 			ep.end()
 		})
 	}

@@ -91,7 +91,8 @@ type state struct {
 	members []member
 	tiers
 	// dual says that some are named.
-	dual bool
+	dual    bool
+	subsets *subsets // nil for none
 	// resolving is closed when each host has been looked up once; nil after that.
 	resolving <-chan struct{}
 }
@@ -102,6 +103,7 @@ type member struct {
 	weight   uint32
 	draining bool
 	zone     string
+	labels   map[string]string
 	rank     rank
 	// named says that it is an address of a host that has some of both IP families.
 	named bool
@@ -373,7 +375,7 @@ func (c *Cluster) members() (members []member, settled bool) {
 	members = make([]member, 0, likely)
 	places := make(map[netip.AddrPort]int, likely)
 	add := func(addr netip.AddrPort, address string, e *snapshot.Endpoint, within uint16) {
-		m := member{weight: max(e.Weight, 1), draining: e.Draining, zone: e.Zone, rank: c.rank(e)}
+		m := member{weight: max(e.Weight, 1), draining: e.Draining, zone: e.Zone, labels: e.Labels, rank: c.rank(e)}
 		if m.rank.distance == unreachable {
 			return
 		}
@@ -438,7 +440,7 @@ func (c *Cluster) members() (members []member, settled bool) {
 	}
 	for i := range c.eps.Hosts {
 		h := &c.eps.Hosts[i]
-		e := &snapshot.Endpoint{Weight: h.Weight, Zone: h.Zone, Priority: h.Priority}
+		e := &snapshot.Endpoint{Weight: h.Weight, Zone: h.Zone, Priority: h.Priority, Labels: h.Labels}
 		q, ok := asked(h)
 		switch {
 		case !ok:
@@ -473,6 +475,8 @@ type EndpointState struct {
 	Address string `json:"address"`
 	Weight  uint32 `json:"weight"`
 	Zone    string `json:"zone,omitempty"`
+	// Labels are those by which requests choose a subset.
+	Labels map[string]string `json:"labels,omitempty"`
 	// SharePercent is how much of its weight the endpoint has for now: less than
 	// 100 while it starts slowly, or as its load reports say.
 	SharePercent int `json:"sharePercent"`
@@ -522,7 +526,7 @@ func (c *Cluster) State() []EndpointState {
 		m := &st.members[i]
 		s := m.ep.snapshot()
 		s.SharePercent = m.ep.sharePercent()
-		s.Weight, s.Zone, s.Tier = m.weight, m.zone, m.tier
+		s.Weight, s.Zone, s.Tier, s.Labels = m.weight, m.zone, m.tier, m.labels
 		switch until := m.ep.load.EjectedUntil.Load(); {
 		case until == balance.Unhealthy:
 			s.State = "unhealthy"

@@ -125,7 +125,9 @@ func (c *Cluster) takeOut(ep *endpoint, until int64) {
 	ep.held.Store(false)
 	if ep.load.EjectedUntil.Swap(until) == 0 {
 		c.ejected.Add(1)
-		ep.tier.down.Add(ep.tierWeight)
+		for _, t := range ep.tiers {
+			t.down.Add(ep.tierWeight)
+		}
 	}
 }
 
@@ -133,7 +135,9 @@ func (c *Cluster) takeOut(ep *endpoint, until int64) {
 func (c *Cluster) readmit(ep *endpoint) {
 	if ep.load.EjectedUntil.Swap(0) != 0 {
 		c.ejected.Add(-1)
-		ep.tier.down.Add(-ep.tierWeight)
+		for _, t := range ep.tiers {
+			t.down.Add(-ep.tierWeight)
+		}
 		ep.startSlowly(c.state.Load(), c.m.now())
 	}
 	ep.held.Store(false)

@@ -43,10 +43,11 @@ type endpoint struct {
 	check     atomic.Pointer[health.Check]
 	checkConn atomic.Pointer[checkConn]
 
-	// strikes counts the ejections in a row, and tier is where the endpoint is
-	// chosen from, with a weight. Cluster.eject guards them and gone.
+	// strikes counts the ejections in a row, and tiers are where the endpoint is
+	// chosen from, with a weight: first that of the whole set, then those of its
+	// subsets. Cluster.eject guards them and gone.
 	strikes    int
-	tier       *tier
+	tiers      []*tier
 	tierWeight int64
 	gone       bool
 	// held says that it is out of use until a connection has been made ahead; it

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -77,7 +76,7 @@ func TestAvailableToBeProbed(t *testing.T) {
 	if !c.Available(1) {
 		t.Error("nobody finds out whether it is back")
 	}
-	if _, probe, _ := c.pick(c.state.Load(), balance.Choice{}); !probe || c.Available(1) {
+	if _, probe, _ := c.pick(c.state.Load(), wish{}); !probe || c.Available(1) {
 		t.Errorf("probed: %v, and others follow: %v", probe, c.Available(1))
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
 )
 
@@ -40,7 +39,7 @@ func (r *runner) finish() <-chan struct{} {
 // race finds out whether the endpoint, at which the exchange counts, or one of the
 // other family can be connected to, and returns where it counts then. With an
 // error it counts nowhere, and the endpoint is the last that was tried.
-func (c *Cluster) race(ex *exchange.Exchange, st *state, first *endpoint, choice *balance.Choice) (*endpoint, error) {
+func (c *Cluster) race(ex *exchange.Exchange, st *state, first *endpoint, choice *wish) (*endpoint, error) {
 	if c.known(first) || !st.isNamed(first) {
 		return first, nil
 	}

@@ -45,7 +45,7 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	if st.budget != nil && len(ex.Avoid) == 0 {
 		st.budget.begin(c.m.now())
 	}
-	var choice balance.Choice
+	choice := wish{subset: st.subsetOf(ex)}
 	if ex.Session.Strict {
 		return c.tryOnly(ex, st, choice)
 	}
@@ -227,26 +227,27 @@ func repeatable(r *exchange.Request) bool { return r.Body == nil && r.Idempotent
 // pick chooses an endpoint, or returns nil if all were tried or, as full says,
 // have no room. probe says that it was ejected, and that this request is the one
 // to find out how it is.
-func (c *Cluster) pick(st *state, choice balance.Choice) (ep *endpoint, probe, full bool) {
-	if c.ejected.Load() == 0 && !st.short {
+func (c *Cluster) pick(st *state, choice wish) (ep *endpoint, probe, full bool) {
+	t := st.in(choice.subset)
+	if c.ejected.Load() == 0 && !t.short {
 		if st.timed {
 			choice.Now = c.m.now()
 		}
-		ep, full = st.pick(0, choice)
+		ep, full = t.pick(0, choice.Choice)
 		return ep, false, full
 	}
 	choice.Now = c.m.now()
 	choice.Settled = choice.Tried[0] != nil // one endpoint in vain is enough for a request
 	var first int
-	first, choice.Panic = st.first()
+	first, choice.Panic = t.first()
 	for {
-		if ep, full = st.pick(first, choice); full {
+		if ep, full = t.pick(first, choice.Choice); full {
 			return nil, false, true
 		}
 		if ep == nil {
 			// Everything is ejected: as likely as not the fault is elsewhere.
 			choice.Panic = true
-			ep, full = st.pick(first, choice)
+			ep, full = t.pick(first, choice.Choice)
 			return ep, false, full
 		}
 		until := ep.load.EjectedUntil.Load()
@@ -263,7 +264,7 @@ func (c *Cluster) pick(st *state, choice balance.Choice) (ep *endpoint, probe, f
 
 // avoid excludes the last of these endpoints, as many as leave room for one
 // that cannot be connected to.
-func (st *state) avoid(choice *balance.Choice, addresses []string) {
+func (st *state) avoid(choice *wish, addresses []string) {
 	for _, address := range addresses[max(0, len(addresses)-(balance.MaxTried-1)):] {
 		for i := range st.members {
 			if ep := st.members[i].ep; ep.address == address {
@@ -283,18 +284,21 @@ func isUnreachable(err error) bool {
 // is unreachable, and returns nil if there is none: as likely as not it is the family that has
 // no way there, and its other addresses would be waited for in vain, RFC 8305
 // section 4. Only what is preferred as much and in use is taken.
-func (c *Cluster) otherFamily(st *state, unreachable *endpoint, choice *balance.Choice) *endpoint {
-	i := slices.IndexFunc(st.members, func(m member) bool { return m.ep == unreachable })
-	if i < 0 || isSocket(unreachable.address) {
+func (c *Cluster) otherFamily(st *state, unreachable *endpoint, choice *wish) *endpoint {
+	if isSocket(unreachable.address) {
 		return nil
 	}
-	// They are sorted by family: from a random one on, so that not all go to the first.
-	for n, from := 0, rand.IntN(len(st.members)); n < len(st.members); n++ {
-		m := &st.members[(from+n)%len(st.members)]
-		if m.rank == st.members[i].rank && !m.draining && !isSocket(m.ep.address) &&
-			m.ep.addr.Addr().Is4() != unreachable.addr.Addr().Is4() &&
-			m.ep.load.EjectedUntil.Load() == 0 && !slices.Contains(choice.Tried[:], &m.ep.load) && c.begin(st, m.ep) {
-			return m.ep
+	for _, t := range st.in(choice.subset).ready {
+		if !slices.Contains(t.endpoints, unreachable) {
+			continue
+		}
+		// They are sorted by family: from a random one on, so that not all go to the first.
+		for n, from := 0, rand.IntN(len(t.endpoints)); n < len(t.endpoints); n++ {
+			ep := t.endpoints[(from+n)%len(t.endpoints)]
+			if !isSocket(ep.address) && ep.addr.Addr().Is4() != unreachable.addr.Addr().Is4() &&
+				ep.load.EjectedUntil.Load() == 0 && !slices.Contains(choice.Tried[:], &ep.load) && c.begin(st, ep) {
+				return ep
+			}
 		}
 	}
 	return nil

@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
 )
 
@@ -16,7 +15,7 @@ var errSessionLost = &exchange.UpstreamError{
 
 // resume returns the endpoint of a session, nil if there is none or it is not to
 // be used. One that is draining keeps its sessions to its end.
-func (c *Cluster) resume(st *state, session exchange.Session, choice balance.Choice) (ep *endpoint, probe bool) {
+func (c *Cluster) resume(st *state, session exchange.Session, choice wish) (ep *endpoint, probe bool) {
 	if !session.Endpoint.IsValid() {
 		return nil, false
 	}
@@ -55,7 +54,7 @@ func (st *state) usable() bool {
 }
 
 // tryOnly sends the exchange to its session's endpoint or to none.
-func (c *Cluster) tryOnly(ex *exchange.Exchange, st *state, choice balance.Choice) (exchange.Lease, error) {
+func (c *Cluster) tryOnly(ex *exchange.Exchange, st *state, choice wish) (exchange.Lease, error) {
 	ep, probe, full := c.admit(st, ex.Session, choice)
 	if full {
 		left := st.breaker.Queue.Timeout

@@ -14,7 +14,6 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
@@ -54,7 +53,7 @@ func TestSlowStart(t *testing.T) {
 				const picks = 20_000
 				counts := 0.
 				for range picks {
-					if ep, _, _ := c.pick(c.state.Load(), balance.Choice{}); ep.addr == addr {
+					if ep, _, _ := c.pick(c.state.Load(), wish{}); ep.addr == addr {
 						counts++
 					}
 				}

@@ -47,7 +47,7 @@ func (c *Cluster) Datagrams(client netip.Addr) (nc net.Conn, release func(), err
 
 // stream picks endpoints until one is connected to.
 func (c *Cluster) stream(st *state, client netip.Addr, connect func(ep *endpoint, probe bool) (net.Conn, error)) (net.Conn, func(), error) {
-	choice := balance.Choice{Hash: balance.HashAddr(client)}
+	choice := wish{Choice: balance.Choice{Hash: balance.HashAddr(client)}}
 	var failed error = errNoEndpoint
 	var unreachable *endpoint
 	for range maxEndpoints {

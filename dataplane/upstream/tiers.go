@@ -83,15 +83,35 @@ type tiers struct {
 	minHealthy, panicThreshold int64
 }
 
-// setTiers divides the state's members.
+// setTiers divides the state's members, all of them and each subset.
 func (c *Cluster) setTiers(st *state) {
-	settings := &c.cfg.Balance
-	st.minHealthy = int64(cmp.Or(settings.MinHealthyPercent, snapshot.MinHealthyPercent))
-	st.fills = settings.Algorithm == "FirstAvailable"
-	st.panicThreshold = int64(settings.PanicThresholdPercent)
-	var ranks []rank
+	all := make([]*member, len(st.members))
+	c.eject.Lock()
+	defer c.eject.Unlock()
 	for i := range st.members {
-		if m := &st.members[i]; !m.draining && (len(ranks) == 0 || ranks[len(ranks)-1] != m.rank) {
+		m := &st.members[i]
+		m.ep.tiers, m.ep.tierWeight = m.ep.tiers[:0], int64(m.weight)
+		all[i] = m
+	}
+	st.tiers = *c.newTiers(all)
+	for _, m := range all {
+		m.tier = slices.Index(st.ready, m.ep.tiers[0])
+	}
+	c.setSubsets(st)
+}
+
+// newTiers divides members. c.eject is held.
+func (c *Cluster) newTiers(members []*member) *tiers {
+	settings := &c.cfg.Balance
+	made := &tiers{
+		minHealthy:     int64(cmp.Or(settings.MinHealthyPercent, snapshot.MinHealthyPercent)),
+		panicThreshold: int64(settings.PanicThresholdPercent),
+		fills:          settings.Algorithm == "FirstAvailable",
+		bounded:        c.boundsEndpoints(),
+	}
+	var ranks []rank
+	for _, m := range members {
+		if !m.draining && (len(ranks) == 0 || ranks[len(ranks)-1] != m.rank) {
 			ranks = append(ranks, m.rank)
 		}
 	}
@@ -104,24 +124,19 @@ func (c *Cluster) setTiers(st *state) {
 		all[i] = &tier{}
 	}
 	if len(ranks) == 1 { // as most have
-		all[0].endpoints = make([]*endpoint, 0, len(st.members))
-		groups[0] = make([]balance.Member, 0, len(st.members))
+		all[0].endpoints = make([]*endpoint, 0, len(members))
+		groups[0] = make([]balance.Member, 0, len(members))
 	}
-	st.ready, st.draining = all[:len(ranks)], all[len(ranks)]
-	c.eject.Lock()
-	defer c.eject.Unlock()
-	for i := range st.members {
-		m := &st.members[i]
+	made.ready, made.draining = all[:len(ranks)], all[len(ranks)]
+	for _, m := range members {
 		place := len(ranks)
-		m.tier = -1
 		if !m.draining {
 			place, _ = slices.BinarySearchFunc(ranks, m.rank, rank.compare)
-			m.tier = place
 		}
 		t := all[place]
 		t.endpoints = append(t.endpoints, m.ep)
 		groups[place] = append(groups[place], balance.Member{ID: m.ep.address, Weight: m.weight, Load: &m.ep.load})
-		m.ep.tier, m.ep.tierWeight = t, int64(m.weight)
+		m.ep.tiers = append(m.ep.tiers, t)
 		t.weight += m.ep.tierWeight
 		if m.ep.load.EjectedUntil.Load() != 0 {
 			t.down.Add(m.ep.tierWeight)
@@ -132,12 +147,13 @@ func (c *Cluster) setTiers(st *state) {
 		t.picker = c.picker(groups[i])
 	}
 	for i, r := range ranks {
-		t := st.ready[i]
+		t := made.ready[i]
 		if r.distance == inZone {
-			t.want = max(t.want, st.evenShare(r))
+			t.want = max(t.want, evenShare(members, r))
 		}
-		st.short = st.short || t.want*st.minHealthy > t.weight*100
+		made.short = made.short || t.want*made.minHealthy > t.weight*100
 	}
+	return made
 }
 
 // inUse yields the endpoints that are not draining.
@@ -153,11 +169,10 @@ func (st *state) inUse(yield func(*endpoint) bool) {
 // priority, if all had the same; what is on this node counts as in the zone.
 // A zone with less would be overloaded by its own requests, if these come to
 // all zones alike.
-func (st *state) evenShare(of rank) int64 {
+func evenShare(members []*member, of rank) int64 {
 	zones := map[string]bool{}
 	var all, node int64
-	for i := range st.members {
-		m := &st.members[i]
+	for _, m := range members {
 		if m.draining || m.rank.priority != of.priority || m.rank.within != of.within {
 			continue
 		}

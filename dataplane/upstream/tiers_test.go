@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -113,7 +112,7 @@ func TestTiers(t *testing.T) {
 				const picks = 40_000
 				got := make([]float64, len(tc.want))
 				for range picks {
-					if ep, _, _ := c.pick(c.state.Load(), balance.Choice{}); ep != nil {
+					if ep, _, _ := c.pick(c.state.Load(), wish{}); ep != nil {
 						got[number[ep.address]] += 100. / picks
 					}
 				}

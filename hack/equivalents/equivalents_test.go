@@ -397,6 +397,20 @@ var tests = map[string]func(s *site){
 		s.apply(s.yaml)
 		s.sticks(s.without(), func(key string) string { name, _ := s.ask(s.client, "/", "X-Tenant", key); return name })
 	},
+	"use-server": func(s *site) {
+		for _, server := range []string{"a", "b", "c"} {
+			for range 5 {
+				if at, _ := s.ask(s.client, "/", "X-Server", server); at != server {
+					s.t.Errorf("who asks for %s gets %s", server, at)
+				}
+			}
+		}
+		for range 5 {
+			if at, status := s.ask(s.client, "/", "X-Server", "none"); status != 200 {
+				s.t.Errorf("who asks for another one gets %d of %s", status, at)
+			}
+		}
+	},
 	"split_clients": func(s *site) {
 		next := 0
 		for i := range 400 {

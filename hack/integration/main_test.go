@@ -127,7 +127,7 @@ func build(dir string) (env []string, err error) {
 		}
 	}
 	rendered, err := output(root, helm, "template", release, "charts/headgate", "--namespace", namespace, "--include-crds",
-		"--set", "autoscaling.enabled=true") // all that a plain API server knows
+		"--set", "autoscaling.enabled=true", "--set", "readPods=true") // all that a plain API server knows
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,7 @@ import (
 var coreKinds = []schema.GroupVersionKind{
 	{Version: "v1", Kind: "Namespace"},
 	{Version: "v1", Kind: "Service"},
+	{Version: "v1", Kind: "Pod"},
 	{Version: "v1", Kind: "Secret"},
 	{Version: "v1", Kind: "ConfigMap"},
 	{Group: certificatesv1.GroupName, Version: "v1", Kind: "ClusterTrustBundle"},
@@ -46,6 +47,10 @@ func coreFile(gvk schema.GroupVersionKind) *File {
 	switch gvk.Kind {
 	case "Namespace":
 		f.Schema, f.Namespaced = schemaOf(reflect.TypeFor[corev1.Namespace]()), false
+	case "Pod":
+		// Nothing but metadata is read, so nothing else is judged.
+		f.Schema = schemaOf(reflect.TypeFor[objects.Pod]())
+		f.Schema.XPreserveUnknownFields = ptr.To(true)
 	case "Secret":
 		f.Schema = schemaOf(reflect.TypeFor[corev1.Secret]())
 		setProperty(f.Schema, "type", func(p *apiext.JSONSchemaProps) { p.Default = raw(`"Opaque"`) })
