@@ -148,12 +148,12 @@ func Endpoints(snap *snapshot.Snapshot) []Endpoint {
 				state, tier = "draining", -1
 			}
 			rows = append(rows, Endpoint{Cluster: key, EndpointState: upstream.EndpointState{
-				Address: hostPort(e.Address, e.Port), Weight: max(e.Weight, 1), SharePercent: 100, Zone: e.Zone, Tier: tier, State: state,
+				Address: hostPort(e.Address, e.Port), Weight: max(e.Weight, 1), SharePercent: 100, Zone: e.Zone, Labels: e.Labels, Tier: tier, State: state,
 			}})
 		}
 		for _, h := range set.Hosts {
 			rows = append(rows, Endpoint{Cluster: key, EndpointState: upstream.EndpointState{
-				Address: hostPort(h.Name, h.Port), Weight: max(h.Weight, 1), SharePercent: 100, Zone: h.Zone, Tier: h.Priority, State: "by DNS",
+				Address: hostPort(h.Name, h.Port), Weight: max(h.Weight, 1), SharePercent: 100, Zone: h.Zone, Labels: h.Labels, Tier: h.Priority, State: "by DNS",
 			}})
 		}
 	}
