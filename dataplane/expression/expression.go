@@ -63,6 +63,15 @@ func Compile[T string | bool](text string) (*Expression[T], error) {
 	default:
 		want = cel.BoolType
 	}
+	program, err := programs.get(programKey{text, want.String()}, func() (cel.Program, error) { return compile(text, want) })
+	if err != nil {
+		return nil, err
+	}
+	return &Expression[T]{program}, nil
+}
+
+// compile makes the program of an expression whose result is to be of a type.
+func compile(text string, want *cel.Type) (cel.Program, error) {
 	if len(text) > MaxLen {
 		return nil, fmt.Errorf("it has %d bytes, of at most %d", len(text), MaxLen)
 	}
@@ -84,11 +93,38 @@ func Compile[T string | bool](text string) (*Expression[T], error) {
 	if cost.Max > maxCost {
 		return nil, fmt.Errorf("it may cost %s steps, of at most %d", steps(cost.Max), maxCost)
 	}
-	program, err := env.Program(ast, cel.EvalOptions(cel.OptOptimize))
-	if err != nil {
-		return nil, err // such as a regular expression that is none
+	return env.Program(ast, cel.EvalOptions(cel.OptOptimize)) // a regular expression may be none
+}
+
+// maxPrograms bounds the programs that are kept to be shared.
+const maxPrograms = 1024
+
+// programs are those that were compiled of late: a policy is compiled again with
+// each change of what is around it, and its expression once more for each cluster.
+var programs = &programCache{byKey: map[programKey]cel.Program{}}
+
+type programCache struct {
+	mu    sync.Mutex
+	byKey map[programKey]cel.Program
+}
+
+type programKey struct{ text, result string }
+
+func (c *programCache) get(key programKey, compile func() (cel.Program, error)) (cel.Program, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.byKey[key]; ok {
+		return p, nil
 	}
-	return &Expression[T]{program}, nil
+	p, err := compile()
+	if err != nil {
+		return nil, err
+	}
+	if len(c.byKey) == maxPrograms {
+		clear(c.byKey)
+	}
+	c.byKey[key] = p
+	return p, nil
 }
 
 func explain(e *cel.Error) error {

@@ -1,6 +1,7 @@
 package expression
 
 import (
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -195,9 +196,31 @@ func FuzzCompile(f *testing.F) {
 	})
 }
 
+// TestCompileAgain holds that what is compiled already is shared, by text and
+// type, and that no more is kept than may be.
+func TestCompileAgain(t *testing.T) {
+	one, _ := Compile[string](`"a" + request.id`)
+	two, _ := Compile[string](`"a" + request.id`)
+	if one.program != two.program {
+		t.Error("the same expression is compiled twice")
+	}
+	if _, err := Compile[bool](`"a" + request.id`); err == nil {
+		t.Error("an expression of another type was taken for this one")
+	}
+	for i := range maxPrograms + 10 {
+		if _, err := Compile[string](fmt.Sprintf(`"%d"`, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(programs.byKey); n > maxPrograms {
+		t.Errorf("%d programs are kept", n)
+	}
+}
+
 func BenchmarkCompile(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
+		clear(programs.byKey)
 		if _, err := Compile[string](`request.headers["x-tenant"] + request.path`); err != nil {
 			b.Fatal(err)
 		}
