@@ -189,7 +189,39 @@ func boundsOf(clients []*snapshot.Client) *bounds {
 		loosest.BodyTimeout = max(loosest.BodyTimeout, o.BodyTimeout)
 		loosest.WriteTimeout = max(loosest.WriteTimeout, o.WriteTimeout)
 	}
-	return newBounds(loosest)
+	return sharedBounds.of(loosest)
+}
+
+// sharedBounds are those of policies that connections have met of late.
+var sharedBounds boundsCache
+
+// maxShared is how many different bounds are remembered. There are as many as
+// policies set; beyond that, they are made anew.
+const maxShared = 256
+
+// boundsCache makes connections that are held to the same share what says so. It is
+// safe for concurrent use.
+type boundsCache struct {
+	mu  sync.RWMutex
+	all map[h1.ServerOptions]*bounds
+}
+
+func (c *boundsCache) of(o h1.ServerOptions) *bounds {
+	c.mu.RLock()
+	b := c.all[o]
+	c.mu.RUnlock()
+	if b != nil {
+		return b
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.all[o] == nil {
+		if c.all == nil || len(c.all) == maxShared { // of settings that are long gone, perhaps
+			c.all = map[h1.ServerOptions]*bounds{}
+		}
+		c.all[o] = newBounds(o)
+	}
+	return c.all[o]
 }
 
 func optionsOf(c *snapshot.Client) h1.ServerOptions {
