@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"net"
 
 	"github.com/headgate/headgate/dataplane/exchange"
 )
@@ -14,6 +15,9 @@ type ahead struct {
 	// done is closed when it is in the pool, or failed says why it is not.
 	done   chan struct{}
 	failed *exchange.UpstreamError
+	// own says that no pool gets it: it is nc.
+	own bool
+	nc  net.Conn
 }
 
 // openAhead returns the connection that is being made ahead. If there is none
@@ -35,11 +39,24 @@ func (c *Cluster) makeAhead(ctx context.Context, ep *endpoint, a *ahead) {
 	ep.ahead = nil
 	ep.mu.Unlock()
 	close(a.done)
-	if ep.held.Load() { // since it was connected to, or without a verdict
+	c.release(ep)
+}
+
+// make counts attempts to connect that are not made by who needs the connection.
+func (ep *endpoint) make(n int) {
+	ep.mu.Lock()
+	ep.making += n
+	ep.mu.Unlock()
+}
+
+// release ends what hold has begun, if nothing has before: behind an attempt that
+// may have come to nothing that is the endpoint's fault.
+func (c *Cluster) release(ep *endpoint) {
+	if ep.held.Load() {
 		c.accepted(ep)
 	}
 	if c.queue.length.Load() > 0 {
-		c.serveQueue() // the endpoint may have been held
+		c.serveQueue() // it may have waited for the endpoint
 	}
 }
 
@@ -57,11 +74,7 @@ func (c *Cluster) connectAhead(ctx context.Context, ep *endpoint) *exchange.Upst
 		p.dialing++
 	}
 	ep.mu.Unlock()
-	defer func() {
-		ep.mu.Lock()
-		ep.making--
-		ep.mu.Unlock()
-	}()
+	defer ep.make(-1)
 
 	patient, cancel := context.WithTimeout(ctx, st.connectTimeout)
 	defer cancel()

@@ -314,7 +314,8 @@ func (c *Cluster) rebuild() {
 	// A client's PROXY header cannot be sent ahead of it, nor what its TCP connection will say.
 	st.warms = (st.pool.MinIdle > 0 || st.pool.PreconnectPercent > 0) && st.proxyProtocol == 0 && st.tlsErr == nil &&
 		(st.protocol == protocolHTTP1 || st.protocol == protocolHTTP2 || st.protocol == protocolALPN)
-	st.dual = st.proxyProtocol == 0 && slices.ContainsFunc(members, func(m member) bool { return m.named })
+	// A pool's connections cannot be made ahead with a client's PROXY header.
+	st.dual = (st.proxyProtocol == 0 || st.protocol == protocolTCP) && slices.ContainsFunc(members, func(m member) bool { return m.named })
 	if c.resolving != nil {
 		st.resolving = c.resolving
 	}

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"time"
@@ -23,11 +24,15 @@ const (
 )
 
 // runner is an endpoint that an attempt to connect is made to. There is none where
-// ep is nil.
+// ep is nil, and no attempt was needed where ahead is.
 type runner struct {
 	ep *endpoint
 	*ahead
 }
+
+// starter begins an attempt to connect to an endpoint, or joins the one that there
+// is; false if nothing is begun any more.
+type starter func(ep *endpoint) (runner, bool)
 
 func (r *runner) finish() <-chan struct{} {
 	if r.ep == nil {
@@ -39,13 +44,14 @@ func (r *runner) finish() <-chan struct{} {
 // race finds out whether the endpoint, at which the exchange counts, or one of the
 // other family can be connected to, and returns where it counts then. With an
 // error it counts nowhere, and the endpoint is the last that was tried.
-func (c *Cluster) race(ex *exchange.Exchange, st *state, first *endpoint, choice *wish) (*endpoint, error) {
+func (c *Cluster) race(ex *exchange.Exchange, st *state, first *endpoint, choice *wish, start starter) (runner, error) {
 	if c.known(first) || !st.isNamed(first) {
-		return first, nil
+		return runner{ep: first}, nil
 	}
 	var runners [2]runner
-	if !c.enter(&runners[0], first) {
-		return first, nil
+	var ok bool
+	if runners[0], ok = start(first); !ok {
+		return runner{ep: first}, nil
 	}
 	ex.Upstream.Endpoint = first.address
 	ctx, done := patience(ex, st.connectTimeout+attemptDelay)
@@ -59,41 +65,45 @@ func (c *Cluster) race(ex *exchange.Exchange, st *state, first *endpoint, choice
 			i = 1
 		case <-delay.C:
 			second := c.otherFamily(st, first, choice)
-			switch {
-			case second == nil:
-			case c.known(second), !c.enter(&runners[1], second):
-				done()
-				c.overtaken(st, first)
-				return second, nil
+			if second == nil {
+				continue
 			}
-			continue
+			if !c.known(second) {
+				if runners[1], ok = start(second); ok {
+					continue
+				}
+			}
+			done()
+			c.overtaken(st, runners[0])
+			return runner{ep: second}, nil
 		case <-ctx.Done():
 			failed := &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonConnectTime}
 			if done() {
 				failed.Reason = reasonTimeout
 			}
-			var last *endpoint
+			var last runner
 			for _, r := range runners {
 				if r.ep != nil {
-					last = r.ep
-					last.end()
+					last = r
+					r.ep.end()
+					c.leave(r)
 				}
 			}
-			failed.Err = fmt.Errorf("no connection to %s in time", last.address)
+			failed.Err = fmt.Errorf("no connection to %s in time", last.ep.address)
 			return last, failed
 		}
-		ended, other := runners[i], runners[1-i].ep
+		ended, other := runners[i], runners[1-i]
 		switch {
 		case ended.failed == nil:
 			done()
-			if other != nil {
+			if other.ep != nil {
 				c.overtaken(st, other)
 			}
-			return ended.ep, nil
-		case other == nil:
+			return ended, nil
+		case other.ep == nil:
 			done()
 			ended.ep.end()
-			return ended.ep, ended.failed
+			return ended, ended.failed
 		}
 		ended.ep.end()
 		choice.Exclude(&ended.ep.load)
@@ -101,26 +111,71 @@ func (c *Cluster) race(ex *exchange.Exchange, st *state, first *endpoint, choice
 	}
 }
 
-// enter begins an attempt to connect to an endpoint, or joins the one that there
-// is; false if nothing is begun any more.
-func (c *Cluster) enter(r *runner, ep *endpoint) bool {
+// startShared is a starter whose connections are for the pool.
+func (c *Cluster) startShared(ep *endpoint) (runner, bool) {
 	a, mine := ep.openAhead()
 	if mine && !c.m.warmer.goes(func() { c.makeAhead(c.m.warmer.ctx, ep, a) }) {
 		c.makeAhead(c.m.warmer.ctx, ep, a) // whose context has ended, so that it ends at once
-		return false
+		return runner{}, false
 	}
-	*r = runner{ep, a}
-	return true
+	return runner{ep, a}, true
 }
 
-// overtaken ends the exchange's use of an endpoint that was slower. Until its
-// attempt has come to something, nobody needs to wait for it again.
-func (c *Cluster) overtaken(st *state, ep *endpoint) {
+// startOwn returns a starter whose connections are made for one client's, and for
+// whom there is no pool.
+func (c *Cluster) startOwn(st *state, from *exchange.Conn) starter {
+	return func(ep *endpoint) (runner, bool) {
+		a := &ahead{done: make(chan struct{}), own: true}
+		if !ep.reserve() {
+			return runner{}, false
+		}
+		ep.make(1)
+		ok := c.m.warmer.goes(func() {
+			ctx, cancel := context.WithTimeout(c.m.warmer.ctx, st.connectTimeout)
+			defer cancel()
+			a.nc, a.failed = c.attempt(ctx, st, ep, from)
+			if a.failed != nil && c.m.warmer.ctx.Err() == nil && !ours(a.failed.Reason) {
+				c.refused(st, ep, ep.held.Load(), a.failed.Err)
+			}
+			ep.make(-1)
+			close(a.done)
+			c.release(ep)
+		})
+		if !ok {
+			ep.make(-1)
+			ep.unreserve()
+		}
+		return runner{ep, a}, ok
+	}
+}
+
+// leave has an attempt go on with nobody who waits for it. Its connection, if it
+// is no pool's, is closed.
+func (c *Cluster) leave(r runner) {
+	if !r.own {
+		return
+	}
+	drop := func() {
+		if <-r.done; r.nc != nil {
+			r.nc.Close()
+			r.ep.unreserve()
+		}
+	}
+	if !c.m.warmer.goes(drop) {
+		drop() // its context has ended, and so does it
+	}
+}
+
+// overtaken ends the use of an endpoint that was slower. Until its attempt has
+// come to something, nobody needs to wait for it again.
+func (c *Cluster) overtaken(st *state, r runner) {
+	ep := r.ep
 	ep.end()
+	c.leave(r)
 	c.eject.Lock()
 	defer c.eject.Unlock()
 	ep.mu.Lock()
-	pending := ep.ahead != nil
+	pending := ep.making > 0
 	ep.mu.Unlock()
 	if pending && c.othersThan(st, ep) {
 		c.hold(st, ep)

@@ -95,6 +95,41 @@ func TestRace(t *testing.T) {
 	}
 }
 
+// TestRaceOfConnections is of those that are one client's.
+func TestRaceOfConnections(t *testing.T) {
+	for late, then := range map[string]error{"connected": nil, "refused": syscall.ECONNREFUSED} {
+		t.Run(late, func(t *testing.T) {
+			release := make(chan struct{})
+			s := newDualSite(t, "tcp", serveHTTP1, blackHole(release, then))
+			for range 6 {
+				nc, done, err := s.c.Connect(&exchange.Conn{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if addr := nc.RemoteAddr().(*net.TCPAddr); addr.IP.To4() == nil {
+					t.Errorf("connected to %v", addr)
+				}
+				nc.Close()
+				done()
+			}
+			if e := stateOf(t, s.c, s.six); e.State != "warming" || e.InFlight != 0 || s.dials.Load() != 1 {
+				t.Errorf("%+v after %d attempts", e, s.dials.Load())
+			}
+			close(release) // what comes late is nobody's
+			want := map[string]string{"connected": "ready", "refused": "ejected"}[late]
+			eventually(t, "it is closed", func() bool {
+				e := stateOf(t, s.c, s.six)
+				return e.State == want && e.Connections == 0
+			})
+			for _, e := range s.c.State() {
+				if e.InFlight != 0 || e.Connections != 0 {
+					t.Errorf("%+v", e)
+				}
+			}
+		})
+	}
+}
+
 // TestRaceEjects has the family that was overtaken fail in the end.
 func TestRaceEjects(t *testing.T) {
 	release := make(chan struct{})

@@ -86,7 +86,9 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		var k exchange.Lease
 		var err error
 		if st.dual && !probe {
-			ep, err = c.race(ex, st, ep, &choice)
+			var r runner
+			r, err = c.race(ex, st, ep, &choice, c.startShared)
+			ep = r.ep
 		}
 		if err == nil {
 			k, err = c.try(ex, st, ep, probe)

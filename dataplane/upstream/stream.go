@@ -10,8 +10,7 @@ import (
 )
 
 // Connect makes a connection to an endpoint for a client's. One that cannot be connected to is
-// ejected and followed by another, up to three in all, as for RoundTrip, but that
-// families do not race. It is
+// ejected and followed by another, up to three in all, as for RoundTrip. It is
 // the caller's, who closes it and then releases it, once: it counts until then.
 func (c *Cluster) Connect(from *exchange.Conn) (nc net.Conn, release func(), err error) {
 	client := from.Remote.Addr()
@@ -20,12 +19,26 @@ func (c *Cluster) Connect(from *exchange.Conn) (nc net.Conn, release func(), err
 	if len(st.members) == 0 && st.resolving != nil {
 		st = c.await(ex, st)
 	}
-	return c.stream(st, client, func(ep *endpoint, probe bool) (net.Conn, error) {
-		nc, err := c.connect(ex, st, ep, probe)
-		if err != nil {
-			return nil, err
+	return c.stream(st, client, func(ep *endpoint, probe bool, choice *wish) (net.Conn, *endpoint, error) {
+		if st.dual && !probe {
+			r, err := c.race(ex, st, ep, choice, c.startOwn(st, from))
+			if err != nil {
+				return nil, r.ep, err
+			}
+			if ep = r.ep; r.ahead != nil {
+				return r.nc, ep, nil
+			}
 		}
-		return nc, nil
+		if !ep.reserve() {
+			ep.end()
+			return nil, ep, tooMany(ep)
+		}
+		nc, failed := c.connect(ex, st, ep, probe)
+		if failed != nil {
+			ep.end()
+			return nil, ep, failed
+		}
+		return nc, ep, nil
 	})
 }
 
@@ -34,19 +47,27 @@ func (c *Cluster) Connect(from *exchange.Conn) (nc net.Conn, release func(), err
 // the cluster's hosts have not been looked up, it fails. All else is as for Connect.
 func (c *Cluster) Datagrams(client netip.Addr) (nc net.Conn, release func(), err error) {
 	st := c.state.Load()
-	return c.stream(st, client, func(ep *endpoint, _ bool) (net.Conn, error) {
+	return c.stream(st, client, func(ep *endpoint, _ bool, _ *wish) (net.Conn, *endpoint, error) {
+		if !ep.reserve() {
+			ep.end()
+			return nil, ep, tooMany(ep)
+		}
 		nc, err := c.open(context.Background(), st, "udp", ep.address)
 		if err != nil {
 			ep.unreserve()
 			ep.failures.Add(1)
-			return nil, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonOf(err, reasonConnect), Err: err}
+			ep.end()
+			return nil, ep, &exchange.UpstreamError{Stage: exchange.Dialing, Reason: reasonOf(err, reasonConnect), Err: err}
 		}
-		return nc, nil
+		return nc, ep, nil
 	})
 }
 
-// stream picks endpoints until one is connected to.
-func (c *Cluster) stream(st *state, client netip.Addr, connect func(ep *endpoint, probe bool) (net.Conn, error)) (net.Conn, func(), error) {
+// stream picks endpoints until one is connected to. connect is given one that the
+// connection counts at, and returns the one that it counts at then; with an
+// error it counts nowhere.
+func (c *Cluster) stream(st *state, client netip.Addr,
+	connect func(ep *endpoint, probe bool, choice *wish) (net.Conn, *endpoint, error)) (net.Conn, func(), error) {
 	choice := wish{Choice: balance.Choice{Hash: balance.HashAddr(client)}}
 	var failed error = errNoEndpoint
 	var unreachable *endpoint
@@ -65,26 +86,19 @@ func (c *Cluster) stream(st *state, client netip.Addr, connect func(ep *endpoint
 		if ep == nil {
 			break
 		}
-		if !ep.reserve() {
-			ep.end()
-			failed = tooMany(ep)
-			choice.Exclude(&ep.load)
-			continue
-		}
-		nc, err := connect(ep, probe)
+		nc, at, err := connect(ep, probe, &choice)
 		if err == nil {
-			ep.requests.Add(1)
+			at.requests.Add(1)
 			return nc, func() {
-				ep.unreserve()
-				ep.end()
+				at.unreserve()
+				at.end()
 			}, nil
 		}
-		ep.end()
 		failed, unreachable = err, nil
 		if isUnreachable(err) {
-			unreachable = ep
+			unreachable = at
 		}
-		choice.Exclude(&ep.load)
+		choice.Exclude(&at.load)
 	}
 	return nil, nil, failed
 }
