@@ -34,16 +34,17 @@ type settings struct {
 	// there is something to choose among.
 	Hosts, Paths []string
 	// Workers is how many requests a limited backend serves at a time, AtOnce how many
-	// others have under overload; QueueLength how many requests wait for any of the
-	// backends, for QueueTimeout at most.
-	Workers, AtOnce, QueueLength int
-	QueueTimeout                 time.Duration
+	// others have under overload. QueueLength is how many requests wait for any of the
+	// backends, for QueueTimeout at most, where they are served in turn; and LongQueue
+	// where the newest goes first, so that a queue can be as long as the time allows.
+	Workers, AtOnce, QueueLength, LongQueue int
+	QueueTimeout                            time.Duration
 	// Certificate and Key are PEM; also in the folder as cert.pem, key.pem and both.pem.
 	Certificate, Key string
 }
 
 func newSettings(dir string) (settings, error) {
-	s := settings{Dir: dir, Host: host, APIKey: apiKey, Workers: limitedWorkers, AtOnce: 16, QueueLength: 200, QueueTimeout: deadline - 50*time.Millisecond}
+	s := settings{Dir: dir, Host: host, APIKey: apiKey, Workers: limitedWorkers, AtOnce: 16, QueueLength: 200, LongQueue: 1000, QueueTimeout: deadline - 50*time.Millisecond}
 	for _, address := range []*string{&s.HTTP, &s.H2C, &s.HTTPS, &s.TCP} {
 		var err error
 		if *address, err = freeAddress(); err != nil {
