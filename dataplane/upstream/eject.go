@@ -112,9 +112,12 @@ func (c *Cluster) accepted(ep *endpoint) {
 func (c *Cluster) probeAll() {
 	c.eject.Lock()
 	defer c.eject.Unlock()
-	now := c.m.now()
-	for ep := range c.state.Load().inUse {
-		if until := ep.load.EjectedUntil.Load(); until > now && until != balance.Unhealthy {
+	st, now := c.state.Load(), c.m.now()
+	for ep := range st.inUse {
+		switch until := ep.load.EjectedUntil.Load(); {
+		case until == 0:
+			ep.startSlowly(st, now) // it has been away as well, though it was the last to be ejected
+		case until > now && until != balance.Unhealthy:
 			ep.load.EjectedUntil.Store(now)
 		}
 	}

@@ -2,21 +2,30 @@ package upstream
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
 // TestOutage has all endpoints refuse for a while, as when a node or a network is
 // gone, while clients go on asking. As soon as they are back, each has its share:
 // the first one that answers does not get it all.
 func TestOutage(t *testing.T) {
-	const each = 20
-	for _, down := range []time.Duration{100 * time.Millisecond, 5 * time.Second, time.Minute, time.Hour} {
-		t.Run(down.String(), func(t *testing.T) {
+	const each = 40
+	for _, tc := range []struct {
+		down      time.Duration
+		slowStart *snapshot.SlowStart
+	}{
+		{down: 100 * time.Millisecond}, {down: 5 * time.Second}, {down: time.Minute}, {down: time.Hour},
+		{time.Minute, &snapshot.SlowStart{Window: time.Minute, MinWeightPercent: 5}},
+	} {
+		t.Run(fmt.Sprintf("%v, %+v", tc.down, tc.slowStart), func(t *testing.T) {
 			var backends []*backend
 			var addrs []netip.AddrPort
 			for range 10 {
@@ -32,17 +41,19 @@ func TestOutage(t *testing.T) {
 				}
 				return new(net.Dialer).DialContext(ctx, network, address)
 			}})
-			c := m.NewCluster(cfg(), endpoints(addrs...))
+			settings := cfg()
+			settings.Balance.SlowStart = tc.slowStart
+			c := m.NewCluster(settings, endpoints(addrs...))
 			for range 200 {
 				fail(t, c, newExchange("GET", ""))
-				clock.advance(down / 200)
+				clock.advance(tc.down / 200)
 			}
 			out.Store(false)
 			for range each * len(backends) {
 				send(t, c, "GET", "")
 			}
 			for _, b := range backends {
-				if n := b.requests.Load(); n < each/2 || n > each*2 {
+				if n := b.requests.Load(); n < each/3 || n > each*3 {
 					t.Errorf("an endpoint has had %d requests of %d", n, each*len(backends))
 				}
 			}
