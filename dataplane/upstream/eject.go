@@ -1,20 +1,24 @@
 package upstream
 
 import (
+	"errors"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/headgate/headgate/dataplane/balance"
 )
 
-// How long an endpoint that refused a connection gets no requests: ejectFirst
+// How long an endpoint that could not be connected to gets no requests: ejectFirst
 // after the first time, twice as long after each that follows at once, at most
-// ejectMost. Then one request probes it; others keep away until that has had
+// ejectMost, or ejectMostRefused if it says no at once, so that to ask costs
+// next to nothing. Then one request probes it; others keep away until that has had
 // the connect timeout and probeGrace to come back.
 const (
-	ejectFirst = time.Second
-	ejectMost  = 30 * time.Second
-	probeGrace = time.Second
+	ejectFirst       = time.Second
+	ejectMost        = 30 * time.Second
+	ejectMostRefused = 5 * time.Second
+	probeGrace       = time.Second
 )
 
 // ejection is a reason to eject an endpoint.
@@ -65,7 +69,11 @@ func (c *Cluster) refused(st *state, ep *endpoint, probe bool, cause error) {
 	}
 	ep.strikes++
 	ep.ejections[ejectedConnect].Add(1)
-	d := backoff(ep.strikes, ejectFirst, ejectMost)
+	most := ejectMost
+	if errors.Is(cause, syscall.ECONNREFUSED) {
+		most = ejectMostRefused
+	}
+	d := backoff(ep.strikes, ejectFirst, most)
 	c.takeOut(ep, now+int64(d))
 	c.m.opts.Log.Info("Endpoint ejected", "cluster", st.key, "endpoint", ep.address, "for", d.String(), "cause", cause.Error())
 }

@@ -101,3 +101,37 @@ func TestOutageOfMost(t *testing.T) {
 		t.Errorf("the dead were tried %d times", n)
 	}
 }
+
+// TestRefusingIsProbed has an endpoint refuse for an hour beside one that serves: as
+// to be refused costs nothing, it is asked every few seconds, and is in use again soon after
+// it is back. One that does not answer is asked less often, since requests wait for it.
+func TestRefusingIsProbed(t *testing.T) {
+	for cause, within := range map[error][2]time.Duration{
+		syscall.ECONNREFUSED: {4 * time.Second, 6 * time.Second},
+		syscall.EHOSTUNREACH: {24 * time.Second, 36 * time.Second},
+	} {
+		good, away := newBackend(t, ok), newBackend(t, ok)
+		clock := newManualClock()
+		var asked []time.Time
+		m := newManagerFor(t, Options{Now: clock.Now, SweepInterval: time.Hour, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if address == away.addr.String() {
+				asked = append(asked, clock.Now())
+				return nil, cause
+			}
+			return new(net.Dialer).DialContext(ctx, network, address)
+		}})
+		c := m.NewCluster(cfg(), endpoints(good.addr, away.addr))
+		for range 7200 {
+			send(t, c, "GET", "")
+			clock.advance(500 * time.Millisecond)
+		}
+		for i := 10; i < len(asked); i++ {
+			if pause := asked[i].Sub(asked[i-1]); pause < within[0] || pause > within[1]+time.Second {
+				t.Fatalf("%v: asked again after %v, want about %v", cause, pause, within)
+			}
+		}
+		if len(asked) < 20 {
+			t.Errorf("%v: asked %d times in an hour", cause, len(asked))
+		}
+	}
+}

@@ -88,14 +88,14 @@ func TestEjectionAndProbe(t *testing.T) {
 	if failures() != 1 {
 		t.Fatal("it was tried while ejected")
 	}
-	// Each probe that fails is the only one, and doubles the time to the next.
-	for i, wait := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+	// Each probe that fails is the only one, and doubles the time to the next, up to 5 s.
+	for i, wait := range []time.Duration{1, 2, 4, 5, 5} {
 		now.advance(wait*time.Second*12/10 + time.Millisecond)
 		sendSome()
 		if want := uint64(i + 2); failures() != want {
 			t.Fatalf("after %d probes: %d failures, want %d", i+1, failures(), want)
 		}
-		now.advance(min(wait*2, 30) * time.Second * 7 / 10)
+		now.advance(min(wait*2, 5) * time.Second * 7 / 10)
 		sendSome()
 		if want := uint64(i + 2); failures() != want {
 			t.Fatalf("it was tried again after 0.7 of its time")
