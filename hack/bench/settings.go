@@ -67,8 +67,8 @@ func newSettings(dir string) (settings, error) {
 	return s, nil
 }
 
-// Deep is a bound of one of three servers together with its share of the queue.
-func (s *settings) Deep(atOnce int) int { return atOnce + s.QueueLength/3 }
+// Deep is what a limited backend serves at a time, and its share of the queue.
+func (s *settings) Deep() int { return s.Workers + s.QueueLength/len(s.Limited) }
 
 // certificate makes a key on the curve P-256 and signs it with itself.
 func certificate() (certificate, key string, err error) {
