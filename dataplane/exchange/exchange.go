@@ -79,6 +79,9 @@ type Exchange struct {
 	// Avoid are the endpoints ("ip:port") that earlier tries went to in vain, the
 	// last one last: others are preferred. Set by the pipeline, kept by package upstream.
 	Avoid []string
+	// Hedge says that another request for the same is under way: this one goes to
+	// none of Avoid, and waits for no room. Set by the pipeline, kept by package upstream.
+	Hedge bool
 
 	Arena Arena
 
@@ -283,6 +286,8 @@ type Upstream struct {
 	Cluster, Endpoint string
 	// Tries counts the requests sent, in part or whole; above 1 there were retries.
 	Tries int
+	// Hedges counts the requests that were sent beside these. Set by the pipeline.
+	Hedges int
 	// Fallback says that something stood in for the backend: another backend, or a
 	// response of our own. Set by the pipeline.
 	Fallback bool
@@ -338,7 +343,7 @@ func (ex *Exchange) Reset() {
 	ex.Upstream = Upstream{}
 	ex.Start, ex.Deadline, ex.TryDeadline = time.Time{}, time.Time{}, time.Time{}
 	ex.Timeouts = Timeouts{}
-	ex.Session, ex.Avoid = Session{}, ex.Avoid[:0]
+	ex.Session, ex.Avoid, ex.Hedge = Session{}, ex.Avoid[:0], false
 	ex.ResponseEdits = ex.ResponseEdits[:0]
 	ex.NewCookies = ex.NewCookies[:0]
 	ex.Received, ex.Sent = 0, 0

@@ -21,6 +21,9 @@ var (
 	retriesRefusedDesc = desc("http_retries_refused_total",
 		"Requests not sent once more because the backend's retry budget was used up, or too many were under way.",
 		"listener", "route", "cluster")
+	hedgesDesc = desc("http_hedges_total",
+		"Requests that were sent beside another one because its response took long, those of them that brought the response, and those refused.",
+		"listener", "route", "cluster", "outcome")
 	fallbacksDesc = desc("http_fallbacks_total",
 		"Requests that another backend has taken in place of the cluster, or that were answered with its fallback's response.",
 		"listener", "route", "cluster", "to")
@@ -115,7 +118,7 @@ type collector struct{ m *Metrics }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		requestsDesc, retriesDesc, retriesRefusedDesc, fallbacksDesc, durationDesc, addedDesc, inFlightDesc, localDesc, malformedDesc,
+		requestsDesc, retriesDesc, retriesRefusedDesc, hedgesDesc, fallbacksDesc, durationDesc, addedDesc, inFlightDesc, localDesc, malformedDesc,
 		acceptedDesc, activeDesc, rejectedDesc, certificateExpiryDesc, stapleExpiryDesc,
 		endpointHealthyDesc, endpointDrainingDesc, endpointInFlightDesc, endpointIdleDesc,
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
@@ -181,6 +184,11 @@ func (r *Route) collect(ch chan<- prometheus.Metric) {
 	}
 	if n := r.retriesRefused.Load(); n > 0 {
 		counter(ch, retriesRefusedDesc, n, l.listener, l.route, r.cluster)
+	}
+	for outcome, hedges := range map[string]*atomic.Uint64{"sent": &r.hedges, "won": &r.hedgesWon, "refused": &r.hedgesRefused} {
+		if n := hedges.Load(); n > 0 {
+			counter(ch, hedgesDesc, n, l.listener, l.route, r.cluster, outcome)
+		}
 	}
 	for to, name := range [...]string{"backend", "response"} {
 		if n := r.fallbacks[to].Load(); n > 0 {

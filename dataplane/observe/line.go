@@ -164,6 +164,8 @@ var flags = [...]struct {
 	{"local", func(ex *exchange.Exchange, _ error) bool { return ex.Response.Local }},
 	// More than one request was sent upstream.
 	{"retried", func(ex *exchange.Exchange, _ error) bool { return ex.Upstream.Tries > 1 }},
+	// Another request was sent beside one that took long.
+	{"hedged", func(ex *exchange.Exchange, _ error) bool { return ex.Upstream.Hedges > 0 }},
 	// Another backend than the rule's, or a response of our own, stood in.
 	{"fallback", func(ex *exchange.Exchange, _ error) bool { return ex.Upstream.Fallback }},
 	// The connection went on as a tunnel.

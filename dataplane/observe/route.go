@@ -28,6 +28,8 @@ type Route struct {
 	shards  shards[routeShard]
 	// retries are rare enough to be counted in one place, refused ones too.
 	retries, retriesRefused atomic.Uint64
+	// hedges are those that were sent, that were the faster ones, and that were refused.
+	hedges, hedgesWon, hedgesRefused atomic.Uint64
 	// fallbacks are those to other backends, and to responses of our own.
 	fallbacks [2]atomic.Uint64
 	users     int // guarded by m.mu
@@ -189,6 +191,16 @@ func (r *Route) Retried() { r.retries.Add(1) }
 // RetryRefused counts a request that is not sent once more because the retry
 // budget is used up.
 func (r *Route) RetryRefused() { r.retriesRefused.Add(1) }
+
+// Hedged counts requests that are sent beside another one.
+func (r *Route) Hedged(n int) { r.hedges.Add(uint64(n)) }
+
+// HedgeWon counts one that brought the response.
+func (r *Route) HedgeWon() { r.hedgesWon.Add(1) }
+
+// HedgeRefused counts one that was due and not sent, because the retry budget was
+// used up or too many were under way.
+func (r *Route) HedgeRefused() { r.hedgesRefused.Add(1) }
 
 // FellBack counts a request that something else than its backend has taken: another backend, or a response of our own.
 func (r *Route) FellBack(toResponse bool) {

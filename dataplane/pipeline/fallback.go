@@ -36,7 +36,7 @@ func (l *linker) fallback(r *rule, cfg *snapshot.Fallback, labels observe.RouteL
 	}
 	for i := range cfg.Backends {
 		b := &cfg.Backends[i]
-		live := backend{source: b, retry: cmp.Or(r.source.Retry, b.Retry), cluster: l.find(r, b.Cluster)}
+		live := backend{source: b, retry: cmp.Or(r.source.Retry, b.Retry), hedge: l.hedge(b.Hedge), cluster: l.find(r, b.Cluster)}
 		if live.cluster == nil {
 			continue
 		}
@@ -59,7 +59,7 @@ func (st *state) fallBack(ex *exchange.Exchange) (lease exchange.Lease, err erro
 		return st.sendTo(ex, b)
 	}
 	if f.resends {
-		st.keep(ex, snapshot.DefaultRetryContent)
+		st.keep(ex, b.retry)
 	}
 	if f.asks && !b.cluster.Available(f.source.MinHealthyPercent) {
 		err = errNoneHealthy

@@ -42,12 +42,12 @@ func TestFault(t *testing.T) {
 	}
 	b.Done(call, nil)
 
-	b.mirrors.Wait()
+	b.copies.Wait()
 	if len(b.fakes["a"].seen()) != 0 || len(b.fakes["b"].seen()) != 0 {
 		t.Error("a request that fails on purpose was sent")
 	}
 	if status, _ := b.do(request("GET /")); status != 200 || len(b.fakes["a"].seen()) != 1 {
 		t.Errorf("another request: %d", status)
 	}
-	b.mirrors.Wait()
+	b.copies.Wait()
 }

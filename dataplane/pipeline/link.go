@@ -277,7 +277,7 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 		if b.Weight == 0 && b.SessionPersistence == nil && cfg.SessionPersistence == nil {
 			continue
 		}
-		live := backend{source: b, weight: b.Weight, retry: cmp.Or(cfg.Retry, b.Retry)}
+		live := backend{source: b, weight: b.Weight, retry: cmp.Or(cfg.Retry, b.Retry), hedge: l.hedge(b.Hedge)}
 		if b.Cluster != "" {
 			live.cluster = l.find(r, b.Cluster)
 		}

@@ -69,24 +69,34 @@ type copied struct {
 }
 
 func newCopy(ex *exchange.Exchange, to *mirror, r *rule) *copied {
-	dup := &exchange.Exchange{Conn: ex.Conn, Client: deaf{}, ClientIP: ex.ClientIP, Route: ex.Route}
-	own := func(s string) string { return dup.Arena.Concat(s) }
-	out := &dup.Out
-	*out = ex.Out
-	out.Method, out.Scheme, out.Authority, out.Host = own(out.Method), own(out.Scheme), own(out.Authority), own(out.Host)
-	out.Path, out.Query = own(out.Path), own(out.Query)
-	out.Body, out.Trailers, out.ExpectContinue = nil, nil, false
-	out.Fields = make(exchange.Fields, len(ex.Out.Fields))
-	for i, f := range ex.Out.Fields {
-		out.Fields[i] = exchange.Field{Key: f.Key, Name: own(f.Name), Value: own(f.Value)}
-	}
-	dup.In.Method, dup.In.Proto, dup.In.Scheme = out.Method, ex.In.Proto, out.Scheme
-	dup.RequestID, dup.Path = own(ex.RequestID), out.Path
 	timeout := r.requestTimeout
 	if timeout == 0 {
 		timeout = mirrorTimeout
 	}
-	return &copied{ex: dup, to: to, timeout: timeout, began: time.Now()}
+	return &copied{ex: duplicate(ex), to: to, timeout: timeout, began: time.Now()}
+}
+
+// duplicate returns an exchange with the same request, as it is sent, and without
+// its content and trailers. Nothing of it is the original's, so that it may
+// outlive that. Nobody is there for interim responses.
+func duplicate(ex *exchange.Exchange) *exchange.Exchange {
+	dup := &exchange.Exchange{Conn: ex.Conn, Client: deaf{}, ClientIP: ex.ClientIP, Route: ex.Route}
+	own := func(s string) string { return dup.Arena.Concat(s) }
+	from, out := &ex.Out, &dup.Out
+	*out = exchange.Request{
+		Method: own(from.Method), Scheme: own(from.Scheme), Authority: own(from.Authority), Host: own(from.Host),
+		Path: own(from.Path), Query: own(from.Query), HasQuery: from.HasQuery, Proto: from.Proto, Length: from.Length,
+		Fields: make(exchange.Fields, len(from.Fields)),
+	}
+	for i, f := range ex.Out.Fields {
+		out.Fields[i] = exchange.Field{Key: f.Key, Name: own(f.Name), Value: own(f.Value)}
+	}
+	dup.In.Method, dup.In.Proto, dup.In.Scheme = out.Method, ex.In.Proto, out.Scheme
+	dup.RequestID, dup.Path, dup.Consumer.Name = own(ex.RequestID), out.Path, own(ex.Consumer.Name)
+	for _, c := range ex.NewCookies {
+		dup.NewCookies = append(dup.NewCookies, exchange.NewCookie{Name: c.Name, Value: own(c.Value), SetCookie: own(c.SetCookie)})
+	}
+	return dup
 }
 
 // answered says what the request that it is of was answered, before filters have
@@ -105,9 +115,9 @@ func (c *copied) replied() {
 }
 
 func (p *Pipeline) launch(c *copied, content []byte) {
-	p.mirrors.Add(1)
+	p.copies.Add(1)
 	go func() {
-		defer p.mirrors.Done()
+		defer p.copies.Done()
 		defer p.mirrored.Add(-1)
 		c.send(content)
 	}()
@@ -142,11 +152,11 @@ func (c *copied) send(content []byte) {
 	lease.Release()
 }
 
-// Wait waits for the mirrored requests in flight, until ctx ends.
+// Wait waits for the mirrored and hedged requests in flight, until ctx ends.
 func (p *Pipeline) Wait(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
-		p.mirrors.Wait()
+		p.copies.Wait()
 		close(done)
 	}()
 	select {

@@ -38,6 +38,12 @@ type Cluster interface {
 	// way again. If so, EndRetry must follow.
 	BeginRetry() bool
 	EndRetry()
+	// AllowHedge asks both for a request beside one that is under way. If so,
+	// EndRetry must follow. HedgeDelay is how long a percentile of the requests
+	// that Answered was told of took, 0 while that is not known.
+	AllowHedge() bool
+	HedgeDelay(percentile int) time.Duration
+	Answered(took time.Duration)
 	// Available reports whether the next request is for this cluster, of which at
 	// least percent are to be healthy, rather than for what stands in for it.
 	Available(percent int) bool
@@ -73,7 +79,7 @@ type Pipeline struct {
 	tables atomic.Pointer[tables]
 	// inFlight counts exchanges between Serve and Done, mirrored the copies.
 	inFlight, mirrored atomic.Int64
-	mirrors            sync.WaitGroup
+	copies             sync.WaitGroup             // mirrored and hedged requests
 	via                [exchange.HTTP3 + 1]string // by the version received
 	unrouted           *observe.Route             // for requests that no listener takes
 	// sessionKey is for sessions without keys of their own.
@@ -133,6 +139,7 @@ type state struct {
 	// copies are those of the request that are compared with it.
 	copies  []*copied
 	session *session.State // kept for the exchanges that come; nil before the first that needs it
+	hedging *hedging       // the same
 	// cookiePath is that of the match, for the session's cookie.
 	cookiePath string
 }
@@ -354,19 +361,22 @@ func (st *state) send(ex *exchange.Exchange) (exchange.Lease, error) {
 // sendTo sends the request to a backend, as often as its retry says.
 func (st *state) sendTo(ex *exchange.Exchange, b *backend) (exchange.Lease, error) {
 	if b.retry == nil {
-		return st.rule.try(ex, b)
+		return st.try(ex, b)
 	}
 	return st.retry(ex, b)
 }
 
-// try sends the request to the backend once.
-func (r *rule) try(ex *exchange.Exchange, b *backend) (exchange.Lease, error) {
-	timeout := r.backendTimeout
+// try sends the request to the backend once, or with hedges beside it.
+func (st *state) try(ex *exchange.Exchange, b *backend) (exchange.Lease, error) {
+	timeout := st.rule.backendTimeout
 	if timeout == 0 && b.retry != nil {
 		timeout = b.retry.PerTryTimeout
 	}
 	if timeout > 0 {
 		ex.TryDeadline = time.Now().Add(timeout)
+	}
+	if b.hedge != nil && b.hedge.takes(ex) {
+		return st.hedged(ex, b)
 	}
 	return b.cluster.RoundTrip(ex)
 }
@@ -432,7 +442,7 @@ func (p *Pipeline) Done(ex *exchange.Exchange, err error) {
 	if st.session != nil {
 		st.session.Reset()
 	}
-	*st = state{held: held, replay: replayBody{kept: kept}, session: st.session}
+	*st = state{held: held, replay: replayBody{kept: kept}, session: st.session, hedging: st.hedging}
 	p.inFlight.Add(-1)
 }
 

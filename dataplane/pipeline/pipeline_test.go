@@ -81,6 +81,9 @@ func (f *fake) Circuit() *upstream.CircuitState { return nil }
 func (f *fake) AllowRetry() bool                { return true }
 func (f *fake) BeginRetry() bool                { return true }
 func (f *fake) EndRetry()                       {}
+func (f *fake) AllowHedge() bool                { return true }
+func (f *fake) HedgeDelay(int) time.Duration    { return 0 }
+func (f *fake) Answered(time.Duration)          {}
 func (f *fake) Available(int) bool              { return !f.out }
 func (f *fake) SetEndpoints(eps *snapshot.Endpoints) {
 	f.mu.Lock()

@@ -35,7 +35,7 @@ var errRetryBudget = &exchange.UpstreamError{
 // try came to is the outcome.
 func (st *state) retry(ex *exchange.Exchange, b *backend) (exchange.Lease, error) {
 	policy := b.retry
-	st.keep(ex, cmp.Or(policy.MaxContent, snapshot.DefaultRetryContent))
+	st.keep(ex, policy)
 	again := false
 	defer func() {
 		if again {
@@ -43,7 +43,7 @@ func (st *state) retry(ex *exchange.Exchange, b *backend) (exchange.Lease, error
 		}
 	}()
 	for n := 1; ; n++ {
-		lease, err := st.rule.try(ex, b)
+		lease, err := st.try(ex, b)
 		if n > policy.Attempts || !inVain(policy, ex, err) || ex.Out.Body != nil && !st.replay.ready(err != nil) {
 			return lease, err
 		}
@@ -196,13 +196,16 @@ func discard(ex *exchange.Exchange, lease exchange.Lease) {
 	lease.Release()
 }
 
-// keep keeps the request's content as it passes, up to most bytes, so that the
-// request can be sent again.
-func (st *state) keep(ex *exchange.Exchange, most int) {
+// keep keeps the request's content as it passes, as much as the retry says, which
+// may be nil, so that the request can be sent again.
+func (st *state) keep(ex *exchange.Exchange, policy *snapshot.Retry) {
 	if ex.Out.Body == nil || st.replay.from != nil {
 		return
 	}
-	st.replay.from, st.replay.length, st.replay.most = ex.Out.Body, ex.Out.Length, most
+	st.replay.from, st.replay.length, st.replay.most = ex.Out.Body, ex.Out.Length, snapshot.DefaultRetryContent
+	if policy != nil && policy.MaxContent > 0 {
+		st.replay.most = policy.MaxContent
+	}
 	ex.Out.Body = &st.replay
 }
 

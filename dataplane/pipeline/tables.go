@@ -94,6 +94,7 @@ type backend struct {
 	mirrors []mirror // the rule's and its own
 	metrics *observe.Route
 	retry   *snapshot.Retry // the rule's or else its own; nil for none
+	hedge   *hedge          // nil for none
 	// fallback is nil where nothing stands in for it.
 	fallback *fallback
 	// session is nil for none; id names the backend in its tokens.

@@ -13,7 +13,7 @@ type Fallback struct {
 	// backend to have all requests. With less, it has the share that is left of that.
 	MinHealthyPercent int `json:"minHealthyPercent"`
 	// Backends stand in, the first that has a healthy endpoint. They have only a
-	// cluster, which is there, filters, which act on no response, and a retry.
+	// cluster, which is there, filters, which act on no response, a retry and a hedge.
 	Backends []Backend `json:"backends,omitempty"`
 	// Response is the answer where no backend gives one; nil for the failure's own.
 	Response *FallbackResponse `json:"response,omitempty"`

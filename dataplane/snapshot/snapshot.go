@@ -148,6 +148,23 @@ type Retry struct {
 	MaxContent int `json:"maxContent,omitempty"`
 }
 
+// Hedge says when a second request is sent beside one that has no response yet.
+type Hedge struct {
+	// After is the least time that a response is waited for, above 0.
+	After time.Duration `json:"after"`
+	// AfterPercentile of the times that responses take is waited for, if that is
+	// more, from 1 to 99; 0 goes by After alone.
+	AfterPercentile int `json:"afterPercentile,omitempty"`
+	// MaxHedges is how many are sent beside a request, from 1 to MostHedges.
+	MaxHedges int `json:"maxHedges"`
+	// NonIdempotent hedges requests whatever their method.
+	NonIdempotent bool `json:"nonIdempotent,omitempty"`
+}
+
+// MostHedges bounds Hedge.MaxHedges: each goes to an endpoint that none of the
+// others has, and so many can be told apart.
+const MostHedges = 2
+
 // DefaultRetryContent is the default of Retry.MaxContent.
 const DefaultRetryContent = 64 << 10
 
@@ -213,6 +230,8 @@ type Backend struct {
 	SessionPersistence *SessionPersistence `json:"sessionPersistence,omitempty"`
 	// Retry is this backend's own, where the rule has none.
 	Retry *Retry `json:"retry,omitempty"`
+	// Hedge is nil where each try is one request.
+	Hedge *Hedge `json:"hedge,omitempty"`
 	// Fallback is nil where nothing stands in for the backend.
 	Fallback *Fallback `json:"fallback,omitempty"`
 }

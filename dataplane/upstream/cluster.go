@@ -38,6 +38,8 @@ type Cluster struct {
 	// breaker has refused, by the reason.
 	queue    queue
 	refusals [refusalReasons]atomic.Uint64
+	// hedged is made for the first request that may be hedged.
+	hedged atomic.Pointer[hedged]
 	// interval is when outliers are looked for next; 0 before the first time.
 	interval atomic.Int64
 

@@ -31,7 +31,7 @@ var errNoEndpoint = &exchange.UpstreamError{
 // endpoint had closed it, goes out once more on a new one, RFC 9112 section
 // 9.3.1; so does one that the endpoint says it has not processed, RFC 9113
 // section 8.7, and then to another endpoint. Nothing else is repeated: that is
-// for the rule's retry to say. Endpoints of ex.Avoid are the last choice.
+// for the rule's retry to say. Endpoints of ex.Avoid are the last choice, of an ex.Hedge none.
 // ex.Session's endpoint is the first one, be it draining or not. Where all have
 // as many requests as they may, the exchange waits in the cluster's queue, or
 // fails as errCircuitOpen.
@@ -68,10 +68,13 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 		if ep == nil {
 			ep, probe, full = c.admit(st, ex.Session, choice)
 		}
-		if ep == nil && avoiding {
+		if ep == nil && avoiding && !ex.Hedge {
 			// Rather one that has failed before than none.
 			avoiding, choice.Tried = false, [balance.MaxTried]*balance.Load{}
 			ep, probe, full = c.admit(st, ex.Session, choice)
+		}
+		if full && ex.Hedge {
+			return nil, errCircuitOpen
 		}
 		if full {
 			got, err := c.queueUp(ex, st, choice, &left)
@@ -79,6 +82,10 @@ func (c *Cluster) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 				return nil, err
 			}
 			st, ep, probe = got.st, got.ep, got.probe
+		}
+		if ep != nil && ex.Hedge && !probe && ep.load.EjectedUntil.Load() != 0 {
+			ep.end()
+			ep = nil // it is one of those that serve only if there are no others
 		}
 		if ep == nil {
 			break
@@ -165,6 +172,9 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 		if !ok || !up.Unsent {
 			ex.Upstream.Tries++
 			ep.requests.Add(1)
+		}
+		if ex.WasOutrun() {
+			c.outrun(st, ep, ex.Upstream.Wait-before)
 		}
 		if ok && up.Stage == exchange.Stale && repeats < maxRepeats && (up.Unsent || repeatable(&ex.Out)) {
 			if up.Reason == reasonStreamRefused {
