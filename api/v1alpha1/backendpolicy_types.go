@@ -42,6 +42,7 @@ type BackendPolicyList struct {
 // +kubebuilder:validation:XValidation:message="connections that begin with a client's PROXY protocol header cannot be made ahead: pool has no minIdle and preconnectPercent with proxyProtocol",rule="!has(self.proxyProtocol) || !has(self.pool) || (!has(self.pool.minIdle) && !has(self.pool.preconnectPercent))"
 // +kubebuilder:validation:XValidation:message="calls of GRPCRoutes are always in HTTP/2, so protocol says nothing at one",rule="!has(self.protocol) || self.targetRefs.all(t, t.kind != 'GRPCRoute')"
 // +kubebuilder:validation:XValidation:message="split is about the backendRefs of rules, so it can only be set at HTTPRoutes and GRPCRoutes",rule="!has(self.split) || self.targetRefs.all(t, t.kind in ['HTTPRoute', 'GRPCRoute'])"
+// +kubebuilder:validation:XValidation:message="calls of gRPC are of no idempotent method: a hedge at a GRPCRoute needs nonIdempotent",rule="!has(self.hedge) || (has(self.hedge.nonIdempotent) && self.hedge.nonIdempotent) || self.targetRefs.all(t, t.kind != 'GRPCRoute')"
 type BackendPolicySpec struct {
 	// TargetRefs are what the policy attaches to.
 	// +required
@@ -132,6 +133,10 @@ type BackendPolicySpec struct {
 	// down what is overloaded. It is replaced as a whole.
 	// +optional
 	RetryBudget *RetryBudget `json:"retryBudget,omitempty"`
+	// Hedge sends requests a second time that take long. It is for requests: not for
+	// the connections of TCPRoutes and TLSRoutes. It is replaced as a whole.
+	// +optional
+	Hedge *Hedge `json:"hedge,omitempty"`
 	// Fallback says what stands in for the backend when it is out. It is replaced
 	// as a whole.
 	// +optional

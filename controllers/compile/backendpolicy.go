@@ -22,6 +22,7 @@ type backendSettings struct {
 	// sessionOfRoute says that the session is the route's or rule's, not the backend's.
 	sessionOfRoute bool
 	retry          *snapshot.Retry
+	hedge          *snapshot.Hedge
 	fallback       *fallback
 	fault          *fault.Config
 }
@@ -107,11 +108,15 @@ func compileBackendPolicy(c *policyCompiler) {
 		before := len(c.findings)
 		c.setsBudget(compileRetryBudget(c, spec.RetryBudget, "spec.retryBudget", "spec.retryBudget.minRetryRate"), before)
 	}
+	if spec.Hedge != nil {
+		before := len(c.findings)
+		c.setsIfGood("hedge", before, compileHedge(c, spec))
+	}
 	if spec.Fallback != nil {
 		before := len(c.findings)
 		made, servers := compileFallback(c, spec)
+		c.setsIfGood(stanzaFallback, before, made)
 		if len(c.findings) == before {
-			c.sets(stanzaFallback, made)
 			c.servers = append(c.servers, servers...)
 		}
 	}
@@ -160,6 +165,8 @@ func (x *policies) backend(at backendUse) (s backendSettings) {
 			s.session, s.sessionOfRoute = v, slices.Index(places, w.place) >= own
 		case *snapshot.Retry:
 			s.retry = v
+		case *snapshot.Hedge:
+			s.hedge = v
 		case *fallback:
 			s.fallback = v
 		case *fault.Config:

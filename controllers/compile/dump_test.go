@@ -164,6 +164,9 @@ func ruleText(r *snapshot.Rule) string {
 		if b.Retry != nil {
 			text += " retry=" + toJSON(b.Retry)
 		}
+		if b.Hedge != nil {
+			text += " hedge=" + toJSON(b.Hedge)
+		}
 		if b.Fallback != nil {
 			text += " fallback=" + toJSON(b.Fallback)
 		}

@@ -129,7 +129,7 @@ func (c *ruleCompiler) fallback(from *fallback, of clusterUse, field string) *sn
 		backend := snapshot.Backend{Cluster: use.cluster.Key}
 		// Only what is about requests and not about whose backend it is.
 		s := c.frame.policies.backend(use.by(c.object, c.index))
-		c.applySettings(backendSettings{retry: s.retry, fault: s.fault}, &backend, &snapshot.Rule{Retry: c.retry})
+		c.applySettings(backendSettings{retry: s.retry, hedge: s.hedge, fault: s.fault}, &backend, &snapshot.Rule{Retry: c.retry})
 		to.Backends = append(to.Backends, backend)
 	}
 	if len(to.Backends) == 0 && to.Response == nil {

@@ -182,6 +182,7 @@ func (c *ruleCompiler) applySettings(s backendSettings, backend *snapshot.Backen
 	if rule.Retry == nil {
 		backend.Retry = s.retry
 	}
+	backend.Hedge = s.hedge
 	if s.fault != nil {
 		// Behind all other filters: it stands in for the backend.
 		backend.Filters = append(backend.Filters, s.fault)

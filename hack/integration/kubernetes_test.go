@@ -558,6 +558,8 @@ func TestBadPoliciesAreRefused(t *testing.T) {
 		{"a circuit breaker that bounds nothing", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  circuitBreaker: {}", "one of maxRequests, maxRetries, perEndpoint and adaptiveConcurrency must be set"},
 		{"a queue for nothing", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  circuitBreaker: {maxRetries: 1, queue: {maxRequests: 1}}", "nothing would wait"},
 		{"an endless queue", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  circuitBreaker: {maxRequests: 1, queue: {maxRequests: 1, timeout: 1h}}", "must be from 1ms to 1m"},
+		{"a hedge at no time", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  hedge: {maxHedges: 2}", "one of after and afterPercentile must be set"},
+		{"a hedge of gRPC that may not be", "BackendPolicy", "targetRefs: [{group: gateway.networking.k8s.io, kind: GRPCRoute, name: app}]\n  hedge: {after: 5ms}", "needs nonIdempotent"},
 		{"a fallback to nothing", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  fallback: {minHealthyPercent: 50}", "one of backendRefs and response must be set"},
 		{"a share that nobody asks for", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  fallback: {conditions: [Reset], minHealthyPercent: 50, backendRefs: [{name: spare, port: 80}]}", "for the condition NoEndpoint"},
 		{"content where there can be none", "BackendPolicy", "targetRefs: [{group: '', kind: Service, name: app}]\n  fallback: {response: {status: 204, body: gone}}", "have no content"},
