@@ -8,6 +8,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -22,6 +23,7 @@ import (
 	"github.com/headgate/headgate/dataplane/l4"
 	"github.com/headgate/headgate/dataplane/listener"
 	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/overload"
 	"github.com/headgate/headgate/dataplane/pipeline"
 	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/snapshot"
@@ -41,6 +43,9 @@ type Options struct {
 	// MaxRequests bounds the requests in flight; beyond it, requests are
 	// answered 503 with Retry-After at once. 0 means 65,536.
 	MaxRequests int
+	// Overload says from when on requests are refused before that because CPU or
+	// memory is short; the zero value refuses none. Its InFlight, MaxRequests and Log are those here.
+	Overload overload.Options
 	// MaxMirrors bounds the copies of requests in flight to mirrors; beyond it,
 	// copies are dropped. 0 means 1,024.
 	MaxMirrors int
@@ -69,7 +74,9 @@ type Proxy struct {
 	pipeline *pipeline.Pipeline
 	raw      *l4.Proxy
 	sockets  *listener.Set
-	cancel   context.CancelFunc // ends policy.Env.Context
+	overload *overload.Monitor
+	cancel   context.CancelFunc // ends policy.Env.Context and the monitor
+	watch    sync.WaitGroup     // the monitor
 
 	mu       sync.Mutex // serialises Apply and Shutdown
 	snap     atomic.Pointer[snapshot.Snapshot]
@@ -92,6 +99,10 @@ func New(opts Options) *Proxy {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Proxy{opts: opts, manager: upstream.NewManager(opts.Upstream), cancel: cancel}
+	opts.Overload.InFlight = func() int { return p.pipeline.InFlight() }
+	opts.Overload.MaxRequests = cmp.Or(opts.MaxRequests, pipeline.DefaultMaxRequests)
+	opts.Overload.Log = opts.Log
+	p.overload = overload.New(opts.Overload)
 	p.pipeline = pipeline.New(pipeline.Options{
 		NewCluster: func(cfg *snapshot.Cluster, eps *snapshot.Endpoints) pipeline.Cluster {
 			return p.manager.NewCluster(cfg, eps)
@@ -100,8 +111,9 @@ func New(opts Options) *Proxy {
 			State: policy.NewState(), Log: opts.Log, HTTP: opts.HTTP, Now: time.Now, Context: ctx,
 		},
 		Metrics: opts.Metrics, AccessLog: opts.AccessLog, Log: opts.Log,
-		Name: opts.Name, MaxRequests: opts.MaxRequests, MaxMirrors: opts.MaxMirrors,
+		Name: opts.Name, MaxRequests: opts.MaxRequests, MaxMirrors: opts.MaxMirrors, Overload: p.overload,
 	})
+	p.watch.Go(func() { p.overload.Run(ctx.Done()) })
 	opts.L4.Log, opts.L4.Metrics, opts.L4.AccessLog = opts.Log, opts.Metrics, opts.AccessLog
 	p.raw = l4.New(opts.L4)
 	p.sockets = listener.NewSet(listener.Options{
@@ -114,6 +126,7 @@ func New(opts Options) *Proxy {
 	})
 	opts.Metrics.SetEndpoints(p.endpoints)
 	opts.Metrics.SetCircuits(p.circuits)
+	opts.Metrics.SetOverload(p.overload.State)
 	if opts.AccessLog != nil {
 		opts.Metrics.SetAccessLog(opts.AccessLog)
 	}
@@ -179,6 +192,7 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 	p.pipeline.Close()
 	p.manager.Close()
 	p.cancel()
+	p.watch.Wait()
 	return err
 }
 

@@ -39,7 +39,7 @@ type RateLimitPolicyList struct {
 
 // RateLimitPolicySpec says what is limited. Limits of one name, of policies at
 // different targets, replace one another.
-// +kubebuilder:validation:XValidation:message="one of limits, concurrency and bandwidth must be set",rule="has(self.limits) || has(self.concurrency) || has(self.bandwidth)"
+// +kubebuilder:validation:XValidation:message="one of limits, concurrency, bandwidth and priority must be set",rule="has(self.limits) || has(self.concurrency) || has(self.bandwidth) || has(self.priority)"
 type RateLimitPolicySpec struct {
 	// TargetRefs are what the policy attaches to. Without any, it holds for the
 	// rules of HTTPRoutes and GRPCRoutes that name it in an ExtensionRef filter.
@@ -55,6 +55,10 @@ type RateLimitPolicySpec struct {
 	// nearer policy wins where both set the same.
 	// +optional
 	Enforced bool `json:"enforced,omitempty"`
+	// Priority says which requests are refused when Headgate itself has not
+	// enough CPU or memory to serve all: those of the lowest first. The default is Default.
+	// +optional
+	Priority *RequestPriority `json:"priority,omitempty"`
 	// Limits are counted independently; a request needs room in all of them.
 	// +optional
 	// +listType=map
@@ -149,6 +153,11 @@ type BandwidthLimit struct {
 	// +kubebuilder:validation:XValidation:message="a key of type Request has no other parts",rule="self.size() == 1 || self.all(k, k.type != 'Request')"
 	Key []RateLimitKey `json:"key,omitempty"`
 }
+
+// RequestPriority is how long requests are served when not all can be, from Low to
+// Critical.
+// +kubebuilder:validation:Enum=Low;Default;High;Critical
+type RequestPriority string
 
 // RateLimit is a token bucket for each value of its key. The buckets are
 // shared by everything below the policy's target.

@@ -101,6 +101,8 @@ func TestUsageErrors(t *testing.T) {
 		{"--manifests " + dir + " --log-level loud", `--log-level "loud": want error, info or debug`},
 		{"--manifests " + dir + " --log-format xml", `--log-format "xml": want text or json`},
 		{"--manifests " + dir + " --shutdown-timeout -1s", "want a duration of 0s or more"},
+		{"--manifests " + dir + " --overload-scheduling-delay 1us", "want a duration from 1ms to 1m"},
+		{"--manifests " + dir + " --overload-memory-percent 100", "want a number from 1 to 99"},
 	} {
 		_, stderr, code := command(t, strings.Fields(c.args)...)
 		if code != exitUsage || !strings.Contains(stderr, c.want) {

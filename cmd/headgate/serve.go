@@ -20,6 +20,7 @@ import (
 	"github.com/headgate/headgate/controllers/loop"
 	"github.com/headgate/headgate/dataplane"
 	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/overload"
 	"github.com/headgate/headgate/dataplane/upstream"
 )
 
@@ -33,6 +34,7 @@ type serveOptions struct {
 	metricsAddress   string
 	accessLog        string
 	zone, node       string
+	overload         overload.Options
 	log              logOptions
 	shutdownDelay    time.Duration
 	shutdownDelaySet bool
@@ -46,6 +48,7 @@ func newServeOptions() *serveOptions {
 		accessLog:       "off",
 		zone:            os.Getenv("ZONE"),
 		node:            os.Getenv("NODE_NAME"),
+		overload:        overload.Options{SchedulingDelay: 50 * time.Millisecond, MemoryPercent: 90},
 		log:             logOptions{level: "info", format: "text"},
 		shutdownTimeout: 30 * time.Second,
 		cluster:         newClusterOptions(),
@@ -63,6 +66,8 @@ func (o *serveOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.node, "node", o.node, "which `node` it runs on, for backends that prefer endpoints on the same one (default $NODE_NAME)")
 	f.StringVar(&o.log.level, "log-level", o.log.level, "log at this level: error, info or debug")
 	f.StringVar(&o.log.format, "log-format", o.log.format, "log as text or json, to standard error")
+	f.DurationVar(&o.overload.SchedulingDelay, "overload-scheduling-delay", o.overload.SchedulingDelay, "refuse requests, of the lowest priority first, so that half of what is to run waits for a CPU no longer than this; 0s for never")
+	f.IntVar(&o.overload.MemoryPercent, "overload-memory-percent", o.overload.MemoryPercent, "refuse the more requests the more of the memory limit beyond this `percentage` is in use; 0 for never")
 	f.DurationVar(&o.shutdownDelay, "shutdown-delay", 0, "after SIGTERM, go on serving for so long with readiness failing (default 0s with --manifests, else 5s)")
 	f.DurationVar(&o.shutdownTimeout, "shutdown-timeout", o.shutdownTimeout, "then let requests in flight finish for at most so long")
 	o.cluster.register(f)
@@ -85,6 +90,12 @@ func (o *serveOptions) validate() error {
 		if _, err := observe.ParseFormat(o.accessLog); err != nil {
 			return fmt.Errorf("--access-log %q: want off, json or text", o.accessLog)
 		}
+	}
+	if d := o.overload.SchedulingDelay; d != 0 && (d < time.Millisecond || d > time.Minute) {
+		return fmt.Errorf("--overload-scheduling-delay %s: want a duration from 1ms to 1m, or 0s", d)
+	}
+	if p := o.overload.MemoryPercent; p < 0 || p > 99 {
+		return fmt.Errorf("--overload-memory-percent %d: want a number from 1 to 99, or 0", p)
 	}
 	if o.shutdownDelay < 0 || o.shutdownTimeout < 0 {
 		return errors.New("--shutdown-delay and --shutdown-timeout: want a duration of 0s or more")
@@ -149,7 +160,9 @@ func serve(ctx context.Context, o *serveOptions, s streams, signals <-chan os.Si
 		defer accessLog.Close()
 		metrics.SetAccessLog(accessLog)
 	}
+	o.overload.CPUTime, o.overload.CPUs = measuredCPU()
 	srv.proxy = dataplane.New(dataplane.Options{
+		Overload:      o.overload,
 		BindAddresses: o.bindAddresses,
 		Upstream:      upstream.Options{Zone: o.zone, Node: o.node},
 		Log:           log.WithName("proxy"),

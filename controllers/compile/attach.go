@@ -180,12 +180,19 @@ func rulePlaces(route *form, rule int) []place {
 	return places
 }
 
-// filters implements policyIndex.
-func (x *policies) filters(at attachment, own ownFilters) (filters []policy.Config, uses []clusterUse, broken string) {
-	places := append(at.Listener.places(), rulePlaces(at.Route, at.Rule)...)
+// places are those of the policies for a rule, from the outermost to the nearest,
+// which are the ones that its own filters name.
+func (a *attachment) places(own ownFilters) []place {
+	places := append(a.Listener.places(), rulePlaces(a.Route, a.Rule)...)
 	for _, extension := range own.extensions {
 		places = append(places, place{object: extension})
 	}
+	return places
+}
+
+// filters implements policyIndex.
+func (x *policies) filters(at attachment, own ownFilters) (filters []policy.Config, uses []clusterUse, broken string) {
+	places := at.places(own)
 	var responses []policy.Config
 	for i := range policyKinds {
 		kind := &policyKinds[i]

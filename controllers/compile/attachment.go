@@ -39,6 +39,8 @@ type policyIndex interface {
 	// clusters that the policies' filters name. broken, if not
 	// "", says why the rule must answer 500 (snapshot.Rule.Broken).
 	filters(at attachment, own ownFilters) (filters []policy.Config, uses []clusterUse, broken string)
+	// priority returns the rule's snapshot.Rule.Priority.
+	priority(at attachment, own ownFilters) string
 	// client returns the settings of a listener's client side, nil for defaults.
 	client(l *listener) *snapshot.Client
 	// proxyProtocol returns whose PROXY protocol headers a socket's listeners

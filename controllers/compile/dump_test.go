@@ -148,6 +148,9 @@ func matchText(m *snapshot.Match) string {
 
 func ruleText(r *snapshot.Rule) string {
 	text := fmt.Sprintf("%s/%s/%s:", r.Source.Namespace, r.Source.Name, r.Source.Section)
+	if r.Priority != "" {
+		text += " priority=" + r.Priority
+	}
 	text += filtersText(r.Filters)
 	for _, b := range r.Backends {
 		text += " " + b.Cluster

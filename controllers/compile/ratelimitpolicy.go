@@ -8,14 +8,23 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/headgate/headgate/api/v1alpha1"
+	"github.com/headgate/headgate/dataplane/overload"
 	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/policy/ratelimit"
 )
 
 func compileRateLimitPolicy(c *policyCompiler) {
 	spec := &c.object.(*v1alpha1.RateLimitPolicy).Spec
-	if len(spec.Limits)+len(spec.Concurrency)+len(spec.Bandwidth) == 0 {
-		c.invalid("spec", "there is no limit", "limits, concurrency or bandwidth")
+	if len(spec.Limits)+len(spec.Concurrency)+len(spec.Bandwidth) == 0 && spec.Priority == nil {
+		c.invalid("spec", "there is no limit, and no priority", "limits, concurrency, bandwidth or priority")
+	}
+	if spec.Priority != nil {
+		before := len(c.findings)
+		name := string(*spec.Priority)
+		if _, ok := overload.ParsePriority(name); !ok || name == "" {
+			c.invalid("spec.priority", fmt.Sprintf("%q does not exist", name), "Low, Default, High or Critical")
+		}
+		c.setsIfGood("priority", before, requestPriority(name))
 	}
 	// A limit that cannot be understood is left out; the others hold.
 	for i := range spec.Limits {
@@ -30,6 +39,19 @@ func compileRateLimitPolicy(c *policyCompiler) {
 		limit := &spec.Bandwidth[i]
 		c.named("bandwidth", i, limit.Name, func(field string) any { return c.bandwidth(field, limit) })
 	}
+}
+
+// requestPriority is a stanza's value.
+type requestPriority string
+
+// priority implements policyIndex.
+func (x *policies) priority(at attachment, own ownFilters) string {
+	for _, w := range x.effective(rateLimitPolicies, at.places(own)...) {
+		if p, ok := w.stanza.value.(requestPriority); ok && p != "Default" {
+			return string(p)
+		}
+	}
+	return ""
 }
 
 // named sets the stanza of one of a list's elements, which have names.

@@ -273,10 +273,10 @@ func (r *compiledRule) on(l *listener, of *route, policies policyIndex) *snapsho
 	if rule.Broken == "" {
 		own := r.own
 		own.configs = forPort(own.configs, uint16(l.spec.Port))
+		at := attachment{Listener: l, Route: of.object, Rule: r.index}
 		var uses []clusterUse
-		rule.Filters, uses, rule.Broken = policies.filters(attachment{
-			Listener: l, Route: of.object, Rule: r.index,
-		}, own)
+		rule.Filters, uses, rule.Broken = policies.filters(at, own)
+		rule.Priority = policies.priority(at, own)
 		rule.Filters = r.asking(rule.Filters, l, of, uses)
 	}
 	rule.Backends, rule.Mirrors = r.through(l, of)
@@ -287,7 +287,7 @@ func (r *compiledRule) on(l *listener, of *route, policies policyIndex) *snapsho
 		}
 	}
 	same := func(v *snapshot.Rule) bool {
-		return v.Broken == rule.Broken && equalConfigs(v.Filters, rule.Filters) && equal(v.Backends, rule.Backends) && equal(v.Mirrors, rule.Mirrors)
+		return v.Broken == rule.Broken && v.Priority == rule.Priority && equalConfigs(v.Filters, rule.Filters) && equal(v.Backends, rule.Backends) && equal(v.Mirrors, rule.Mirrors)
 	}
 	if i := slices.IndexFunc(r.variants, same); i >= 0 {
 		return r.variants[i]

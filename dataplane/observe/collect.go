@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/headgate/headgate/dataplane/overload"
 )
 
 // The descriptions of what collector makes at each scrape.
@@ -105,6 +107,14 @@ var (
 	minLatencyDesc = desc("upstream_min_latency_seconds",
 		"What requests to the cluster take where none waits for another, as adaptive concurrency has measured it.",
 		"cluster")
+	pressureDesc = desc("overload_pressure",
+		"How near a resource of the process is to where requests are refused; 1 is there.",
+		"resource")
+	shedRatioDesc = desc("overload_shed_ratio",
+		"The share of the requests that is refused at the moment because the process has not enough of a resource.")
+	shedDesc = desc("overload_shed_requests_total",
+		"Requests that were refused because the process had not enough of a resource.",
+		"priority", "resource")
 	logDroppedDesc = desc("access_log_dropped_total",
 		"Access log lines that were dropped because they could not be written fast enough.")
 )
@@ -124,6 +134,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		endpointConnectionsDesc, endpointRequestsDesc, endpointFailuresDesc, endpointConnectFailuresDesc,
 		endpointTLSFailuresDesc, endpointEjectionsDesc, endpointChecksDesc,
 		queueLengthDesc, queueWaitDesc, circuitOpenDesc, maxInFlightDesc, minLatencyDesc, logDroppedDesc,
+		pressureDesc, shedRatioDesc, shedDesc,
 		l4ConnectionsDesc, l4ActiveDesc, l4ReceivedDesc, l4SentDesc,
 		externalAuthDesc, externalAuthDurationDesc,
 		bandwidthBytesDesc, bandwidthWaitDesc, mirrorRequestsDesc, mirrorDurationDesc,
@@ -173,6 +184,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if each := c.m.circuits.Load(); each != nil {
 		(*each)(func(b Circuit) { b.collect(ch) })
+	}
+	if state := c.m.overload.Load(); state != nil {
+		collectOverload(ch, (*state)())
 	}
 	counter(ch, logDroppedDesc, c.m.accessLog.Load().Dropped())
 }
@@ -274,6 +288,18 @@ func (b *Circuit) collect(ch chan<- prometheus.Metric) {
 	}
 	if b.MinLatency > 0 {
 		gauge(ch, minLatencyDesc, b.MinLatency.Seconds(), b.Cluster)
+	}
+}
+
+func collectOverload(ch chan<- prometheus.Metric, s *overload.State) {
+	for resource, p := range s.Pressure {
+		gauge(ch, pressureDesc, p, resource)
+	}
+	gauge(ch, shedRatioDesc, s.ShedRatio)
+	for priority, by := range s.Shed {
+		for resource, n := range by {
+			counter(ch, shedDesc, n, priority, resource)
+		}
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/headgate/headgate/dataplane/overload"
 )
 
 // Metrics are all metrics of the process, on a registry of their own. It is
@@ -29,6 +31,7 @@ type Metrics struct {
 	snapshots *snapshots
 	endpoints atomic.Pointer[func(yield func(Endpoint))]
 	circuits  atomic.Pointer[func(yield func(Circuit))]
+	overload  atomic.Pointer[func() *overload.State]
 	accessLog atomic.Pointer[AccessLog]
 }
 
@@ -117,6 +120,9 @@ type Circuit struct {
 // SetCircuits says where to read the clusters' circuit breakers from at each
 // scrape. each may be called at any time and by several goroutines.
 func (m *Metrics) SetCircuits(each func(yield func(Circuit))) { m.circuits.Store(&each) }
+
+// SetOverload says where to read from at each scrape how the process is doing.
+func (m *Metrics) SetOverload(state func() *overload.State) { m.overload.Store(&state) }
 
 // SetAccessLog has the log's dropped lines exposed.
 func (m *Metrics) SetAccessLog(l *AccessLog) { m.accessLog.Store(l) }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"github.com/headgate/headgate/dataplane/overload"
 )
 
 var (
@@ -231,6 +233,26 @@ func TestCircuitsAreReadAtTheScrape(t *testing.T) {
 		`headgate_upstream_circuit_open_total{reason="full"} 0`,
 		`headgate_upstream_max_requests_in_flight{} 40`,
 		`headgate_upstream_min_latency_seconds{} 0.005`,
+	} {
+		if !lines[want] {
+			t.Errorf("missing %s", want)
+		}
+	}
+}
+
+func TestOverloadIsReadAtTheScrape(t *testing.T) {
+	m := NewMetrics("test")
+	m.SetOverload(func() *overload.State {
+		return &overload.State{
+			Pressure: map[string]float64{"cpu": 1.5}, ShedRatio: .25,
+			Shed: map[string]map[string]uint64{"Low": {"cpu": 7}},
+		}
+	})
+	lines := scrape(t, m)
+	for _, want := range []string{
+		`headgate_overload_pressure{resource="cpu"} 1.5`,
+		`headgate_overload_shed_ratio{} 0.25`,
+		`headgate_overload_shed_requests_total{priority="Low",resource="cpu"} 7`,
 	} {
 		if !lines[want] {
 			t.Errorf("missing %s", want)

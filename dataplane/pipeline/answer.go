@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/overload"
 )
 
 // The statuses of our own answers, RFC 9110 section 15.
@@ -65,6 +66,18 @@ func (p *Pipeline) fail(ex *exchange.Exchange, err error) {
 		log.Info("upstream failed", "cluster", ex.Upstream.Cluster, "endpoint", ex.Upstream.Endpoint,
 			"requestID", strings.Clone(ex.RequestID), "reason", reason, "error", err.Error())
 	}
+}
+
+// The reasons of overloaded.
+var overloadReasons = [...]string{
+	overload.CPU: "overloaded_cpu", overload.Memory: "overloaded_memory", overload.Requests: "overloaded_requests",
+}
+
+// overloaded answers a request that is not served because Headgate itself has
+// not enough of something.
+func overloaded(ex *exchange.Exchange, short overload.Resource) {
+	ex.Answer(http503, overloadReasons[short], "Headgate has as many requests as it can serve. Try again soon.\n")
+	retryAfter(ex, "1")
 }
 
 // sessionLost answers a request whose session is strict and cannot go on.

@@ -48,7 +48,7 @@ func TestAnswerGRPC(t *testing.T) {
 		{400, "malformed", "13"}, {401, "no_credential", "16"}, {403, "forbidden", "7"}, {404, "no_route", "12"}, {405, "x", "2"},
 		{408, "x", "4"}, {413, "content_too_large", "8"}, {421, "misdirected", "14"}, {429, "rate_limited", "14"}, {431, "x", "8"},
 		{500, "broken_rule", "13"}, {500, "no_backend", "14"}, {500, "unresolved_backend", "14"}, {502, "reset", "14"},
-		{503, "overloaded", "14"}, {504, "timeout", "4"},
+		{503, "overloaded_cpu", "14"}, {504, "timeout", "4"},
 	} {
 		ex := call("application/grpc", exchange.HTTP2)
 		ex.Answer(c.status, c.reason, "100% no,\n\tï.\n")

@@ -11,6 +11,7 @@ import (
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/overload"
 	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/route"
 	"github.com/headgate/headgate/dataplane/snapshot"
@@ -267,6 +268,7 @@ func (l *linker) newRule(listener string, cfg *snapshot.Rule) *rule {
 		backendTimeout: cfg.BackendTimeout,
 		broken:         cfg.Broken,
 	}
+	r.priority, _ = overload.ParsePriority(cfg.Priority)
 	labels := observe.RouteLabels{Listener: listener, Route: src.Kind + "/" + src.Namespace + "/" + src.Name}
 	r.metrics = l.metrics(r, labels)
 	r.filters = l.filters(r, cfg.Filters)

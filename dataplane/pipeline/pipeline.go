@@ -21,6 +21,7 @@ import (
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/overload"
 	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/route"
 	"github.com/headgate/headgate/dataplane/session"
@@ -66,11 +67,16 @@ type Options struct {
 	Log       logr.Logger
 	// Name is the pseudonym in Via; "" means "headgate".
 	Name string
-	// MaxRequests bounds the requests in flight, tunnels included; 0 means 65,536.
+	// MaxRequests bounds the requests in flight, tunnels included; 0 means DefaultMaxRequests.
 	MaxRequests int
+	// Overload says which requests to refuse before that; nil refuses none.
+	Overload *overload.Monitor
 	// MaxMirrors bounds the mirrored requests in flight; 0 means 1,024.
 	MaxMirrors int
 }
+
+// DefaultMaxRequests is how many requests may be in flight if nothing else is said.
+const DefaultMaxRequests = 1 << 16
 
 // Pipeline implements exchange.Handler. A connection's exchange.Conn.Port must
 // be the key of the snapshot.Port that accepted it, as a string.
@@ -98,7 +104,7 @@ func New(opts Options) *Pipeline {
 		opts.Name = "headgate"
 	}
 	if opts.MaxRequests <= 0 {
-		opts.MaxRequests = 1 << 16
+		opts.MaxRequests = DefaultMaxRequests
 	}
 	if opts.MaxMirrors <= 0 {
 		opts.MaxMirrors = 1 << 10
@@ -201,8 +207,7 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 	// Shed first. What cannot be served should cost the least.
 	if p.inFlight.Add(1) > int64(p.opts.MaxRequests) {
 		p.count(st, p.unrouted)
-		ex.Answer(http503, "overloaded", "Headgate is serving as many requests as it may. Try again soon.\n")
-		retryAfter(ex, "1")
+		overloaded(ex, overload.Requests)
 		return
 	}
 	t := p.tables.Load()
@@ -268,6 +273,13 @@ func (p *Pipeline) serve(ex *exchange.Exchange, st *state) {
 		st.cookiePath = h.cookiePaths[n]
 	}
 
+	// What cannot be served in time is refused as soon as it is known how
+	// important it is, and before anything is done for it.
+	if short, shed := p.opts.Overload.Shed(r.priority); shed {
+		ex.Upstream.Wait += p.opts.Overload.Hold(short) // not time that Headgate has needed
+		overloaded(ex, short)
+		return
+	}
 	// Closed rather than open: a rule whose guards are broken lets nobody through.
 	if r.broken != "" {
 		ex.Answer(http500, "broken_rule", "This route cannot be served as it was meant. See its status.\n")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/overload"
 	"github.com/headgate/headgate/dataplane/policy"
 	"github.com/headgate/headgate/dataplane/snapshot"
 	"github.com/headgate/headgate/dataplane/upstream"
@@ -542,6 +543,55 @@ func TestOverload(t *testing.T) {
 	b.Done(first, nil)
 	if status, _ := b.do(request("GET /")); status != 200 {
 		t.Errorf("afterwards: %d", status)
+	}
+}
+
+// TestOverloadByPriority has almost as many requests in flight as there may be.
+// Then those of a low priority are refused, before anything is done for them, and
+// critical ones are served.
+func TestOverloadByPriority(t *testing.T) {
+	var inFlight atomic.Int64
+	m := overload.New(overload.Options{InFlight: func() int { return int(inFlight.Load()) }, MaxRequests: 1000})
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { m.Run(stop) })
+	defer wg.Wait()
+	defer close(stop)
+	b := newBench(t, func(o *Options) { o.Overload = m })
+	low, critical := b.step("low"), b.step("critical")
+	b.host(gateway, "low", to("a", func(r *snapshot.Route) { r.Rule.Priority, r.Rule.Filters = "Low", []policy.Config{low} }))
+	b.host(gateway, "critical", to("a", func(r *snapshot.Route) { r.Rule.Priority, r.Rule.Filters = "Critical", []policy.Config{critical} }))
+	b.must()
+	ask := func(host string) (int, string) { return b.do(request("GET /", "Host: "+host)) }
+	for _, host := range []string{"low", "critical"} {
+		if status, _ := ask(host); status != 200 {
+			t.Errorf("%s: %d at rest", host, status)
+		}
+	}
+	inFlight.Store(950)
+	deadline := time.Now().Add(time.Minute)
+	for m.State().ShedRatio == 0 && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	before, served := len(b.log), 0
+	refused := map[string]int{}
+	for range 10 { // half of the requests are refused, all of the low ones
+		for _, host := range []string{"low", "critical"} {
+			switch status, reason := ask(host); {
+			case status == 200:
+				served++
+			case status == 503 && reason == "overloaded_requests":
+				refused[host]++
+			default:
+				t.Errorf("%s: %d %s", host, status, reason)
+			}
+		}
+	}
+	if refused["low"] < 5 || refused["critical"] > 3 { // chance has its share if the machine is slow
+		t.Errorf("refused are %v", refused)
+	}
+	if got := len(b.log) - before; got != 2*served {
+		t.Errorf("%d steps of filters were run for %d requests that were served", got, served)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/overload"
 	"github.com/headgate/headgate/dataplane/route"
 	"github.com/headgate/headgate/dataplane/session"
 	"github.com/headgate/headgate/dataplane/snapshot"
@@ -70,6 +71,7 @@ type rule struct {
 	// sessions are those of the backends, each once.
 	sessions []*session.Persistence
 
+	priority                       overload.Priority
 	requestTimeout, backendTimeout time.Duration
 	// broken says why every request is answered 500, as snapshot.Rule.Broken.
 	broken string

@@ -98,6 +98,9 @@ type ValueMatch struct {
 type Rule struct {
 	// Source's Section is the rule's name, or its index in decimal.
 	Source Ref `json:"source"`
+	// Priority is that of the requests when not all can be served: "Low", "High",
+	// "Critical", or "" for the default.
+	Priority string `json:"priority,omitempty"`
 	// Filters are in pipeline order.
 	Filters []policy.Config `json:"filters,omitempty"`
 	// Backends share the requests by weight. Empty if a filter always answers.
