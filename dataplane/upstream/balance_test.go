@@ -117,7 +117,7 @@ func TestStreamsHashOnClients(t *testing.T) {
 // TestPeakEWMALeavesTheSlow has one of three endpoints answer late.
 func TestPeakEWMALeavesTheSlow(t *testing.T) {
 	slow := newBackend(t, func(n int64, r *http.Request, c net.Conn) bool {
-		time.Sleep(100 * time.Millisecond)
+		time.Sleep(time.Second)
 		return ok(n, r, c)
 	})
 	a, b := newBackend(t, ok), newBackend(t, ok)
