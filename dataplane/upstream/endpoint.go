@@ -2,7 +2,9 @@ package upstream
 
 import (
 	"crypto/tls"
+	"errors"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -97,8 +99,8 @@ type conn struct {
 	// idleSince is when it was put back, on the Manager's coarse clock.
 	idleSince int64
 	life      lifetime
-	// look is a watch like quiet, for who looks without using the connection.
-	look *watch
+	// end tells whether it has ended, for who looks without using it.
+	end *watch
 }
 
 var _ use = (*conn)(nil)
@@ -197,7 +199,7 @@ func (p *pool) get(on terms, care bool) *conn {
 		p.ep.idle--
 		p.ep.notePeak()
 		p.ep.mu.Unlock()
-		if k.terms == on && !(care && k.quiet != nil && !k.quiet.quiet()) {
+		if k.terms == on && (!care || k.silent()) {
 			return k
 		}
 		k.discard()
@@ -313,17 +315,31 @@ func (ep *endpoint) sweep(st *state, now int64) {
 	}
 }
 
-// alive reports whether an idle connection is open and silent, as far as can be
-// known. ep.mu is held.
+// alive reports whether the peer has an idle connection open still, as far as can
+// be known. ep.mu is held.
 func (k *conn) alive() bool {
-	w := k.quiet
-	if w == nil {
-		if k.look == nil {
-			k.look = watchSocket(k.client.NC)
-		}
-		w = k.look
+	if k.end == nil {
+		k.end = watchEnd(k.client.NC)
 	}
-	return w.raw == nil || w.quiet()
+	return k.end.raw == nil || k.end.quiet()
+}
+
+// silent reports whether the peer of an idle connection has it open and has said
+// nothing, as far as can be known.
+func (k *conn) silent() bool {
+	if k.quiet == nil || k.quiet.quiet() {
+		return true
+	}
+	tc, ok := k.client.NC.(*tls.Conn)
+	if !ok || k.life.requests > 0 {
+		return false
+	}
+	// Over a connection that was made ahead, tickets are yet to be read: it is
+	// silent if they are all there is.
+	_ = tc.SetReadDeadline(time.Now().Add(time.Millisecond))
+	_, err := tc.Read(make([]byte, 1))
+	_ = tc.SetReadDeadline(time.Time{})
+	return errors.Is(err, os.ErrDeadlineExceeded) && k.quiet.quiet()
 }
 
 func (ep *endpoint) closeIdle() {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
 // dualSite is a host with an address of each family, of which IPv6's does as dial6 says.
@@ -207,5 +208,24 @@ func TestRaceAbandoned(t *testing.T) {
 		if e.InFlight != 0 || e.Ejections != nil {
 			t.Errorf("%+v", e)
 		}
+	}
+}
+
+// TestNoAllocationsByConnectionSettings: what is said of connections costs those
+// that are made, and not requests.
+func TestNoAllocationsByConnectionSettings(t *testing.T) {
+	s := newDualSite(t, "http1", func(t *testing.T) netip.AddrPort { return leanPeer(t) }, blackHole(nil, nil))
+	x := cfg()
+	x.Pool = snapshot.Pool{MinIdle: 2, PreconnectPercent: 150, MaxAge: time.Hour, MaxRequests: 1 << 30}
+	x.Socket = snapshot.Socket{SourceAddresses: addrs("127.0.0.1"), UserTimeout: time.Minute}
+	x.HTTP2Keepalive = &snapshot.HTTP2Keepalive{Interval: time.Minute}
+	s.c.Update(x)
+	if !s.c.state.Load().dual {
+		t.Fatal("nothing races")
+	}
+	ex := newExchange("GET", "")
+	roundTrip(t, s.c, ex)
+	if n := testing.AllocsPerRun(500, func() { roundTrip(t, s.c, ex) }); n != 0 {
+		t.Errorf("%v allocations per round trip", n)
 	}
 }

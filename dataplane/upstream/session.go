@@ -23,7 +23,7 @@ func (c *Cluster) resume(st *state, session exchange.Session, choice wish) (ep *
 		return nil, false
 	}
 	until := ep.load.EjectedUntil.Load()
-	if until == 0 {
+	if until == 0 || ep.held.Load() { // nothing speaks against one that is held
 		return ep, false
 	}
 	now := c.m.now()

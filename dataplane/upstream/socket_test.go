@@ -156,37 +156,6 @@ func TestNoSourceAddress(t *testing.T) {
 	send(t, c, "GET", "")
 }
 
-// TestSocketOptions looks at what is set of a connection.
-func TestSocketOptions(t *testing.T) {
-	b := newBackend(t, ok)
-	x := cfg()
-	x.Socket = snapshot.Socket{
-		SourceAddresses: addrs("127.0.0.1"),
-		Keepalive:       &snapshot.TCPKeepalive{IdleTime: 7 * time.Second, Interval: 3 * time.Second, Probes: 4},
-		UserTimeout:     25 * time.Second,
-	}
-	c := newManagerFor(t, Options{}).NewCluster(x, endpoints(b.addr))
-	ex := newExchange("GET", "")
-	lease, err := c.RoundTrip(ex)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer finish(t, ex, lease)
-	raw, err := lease.(*conn).client.NC.(*net.TCPConn).SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, o := range socketOptions {
-		got := 0
-		if err := errors.Join(raw.Control(func(fd uintptr) { got, err = syscall.GetsockoptInt(int(fd), o.level, o.option) }), err); err != nil {
-			t.Errorf("%s: %v", o.name, err)
-		}
-		if got != o.want {
-			t.Errorf("%s is %d, want %d", o.name, got, o.want)
-		}
-	}
-}
-
 // TestHTTP2Keepalive gives a connection up whose peer does not answer PINGs.
 func TestHTTP2Keepalive(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

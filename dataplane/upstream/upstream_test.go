@@ -474,19 +474,22 @@ func leanPeer(t testing.TB) netip.AddrPort {
 	var wg sync.WaitGroup
 	t.Cleanup(wg.Wait)
 	t.Cleanup(func() { l.Close() })
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 	wg.Go(func() {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer c.Close()
-		buf := make([]byte, 4096)
-		answer := []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 		for {
-			if _, err := c.Read(buf); err != nil {
+			c, err := l.Accept()
+			if err != nil {
 				return
 			}
-			c.Write(answer)
+			wg.Go(func() {
+				defer c.Close()
+				for buf := make([]byte, 4096); ; {
+					if _, err := c.Read(buf); err != nil {
+						return
+					}
+					c.Write(answer)
+				}
+			})
 		}
 	})
 	return netip.MustParseAddrPort(l.Addr().String())

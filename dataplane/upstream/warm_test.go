@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/netip"
 	"sync"
@@ -115,6 +116,58 @@ func TestMinIdleHTTP2(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMinIdleTLS has connections made ahead whose tickets nobody has read. They
+// are kept, and carry requests that can be sent once only.
+func TestMinIdleTLS(t *testing.T) {
+	var now clock
+	cert, roots := authority(t, "web.internal")
+	// Who asks for a certificate sends tickets behind the handshake, as OpenSSL always does.
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequestClientCert})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := serveOn(t, l, ok)
+	x := cfg()
+	x.TLS = &snapshot.UpstreamTLS{ServerName: "web.internal", Roots: roots}
+	x.Pool.MinIdle = 2
+	m := newManagerFor(t, Options{Now: now.now, SweepInterval: time.Hour})
+	c := m.NewCluster(x, endpoints(b.addr))
+	two := func() bool {
+		s := stateOf(t, c, b.addr)
+		return s.Idle == 2 && s.Connections == 2 && b.openConns() == 2
+	}
+	eventually(t, "there are two", two)
+	eventually(t, "the tickets have come", func() bool {
+		ep := c.byAddr[b.addr]
+		ep.mu.Lock()
+		defer ep.mu.Unlock()
+		for _, k := range ep.shared.idle {
+			if k.quiet.quiet() {
+				return false
+			}
+		}
+		return true
+	})
+	for range 3 {
+		m.sweep()
+	}
+	eventually(t, "there are two still", two)
+	send(t, c, "POST", "content")
+	send(t, c, "POST", "content")
+	if n := b.conns.Load(); n != 2 {
+		t.Errorf("%d connections were made", n)
+	}
+	b.mu.Lock()
+	for nc := range b.open {
+		nc.Close()
+	}
+	b.mu.Unlock()
+	eventually(t, "there are others", func() bool {
+		m.sweep()
+		return b.conns.Load() == 4 && two()
+	})
 }
 
 // TestMinIdleIsBounded by what the endpoint may have.

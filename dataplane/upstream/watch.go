@@ -32,6 +32,16 @@ func newWatch(nc net.Conn) *watch {
 	return watchSocket(nc)
 }
 
+// watchEnd looks for the end of a connection alone, whatever else is to be read: a
+// server of TLS 1.3 sends tickets that nobody has read before the first response.
+func watchEnd(nc net.Conn) *watch {
+	w := watchSocket(nc)
+	if w.raw != nil {
+		w.look = w.lookForEnd
+	}
+	return w
+}
+
 // watchSocket looks at any connection.
 func watchSocket(nc net.Conn) *watch {
 	w := &watch{}
@@ -56,5 +66,7 @@ func (w *watch) quiet() bool {
 	// Control and not Read: it does not mind deadlines that have passed.
 	return w.raw.Control(w.look) == nil && !w.readable
 }
+
+func (w *watch) lookForEnd(fd uintptr) { w.readable = w.poll.ended(fd) }
 
 func (w *watch) lookAt(fd uintptr) { w.readable = w.poll.readable(fd) }

@@ -1,0 +1,5 @@
+//go:build unix && !linux
+
+package upstream
+
+const peerEnded = 0 // errors, and the end of both sides, are told in any case
