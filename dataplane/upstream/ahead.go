@@ -42,8 +42,8 @@ func (c *Cluster) makeAhead(ctx context.Context, ep *endpoint, a *ahead) {
 	c.release(ep)
 }
 
-// make counts attempts to connect that are not made by who needs the connection.
-func (ep *endpoint) make(n int) {
+// attempting counts attempts to connect that are not made by who needs the connection.
+func (ep *endpoint) attempting(n int) {
 	ep.mu.Lock()
 	ep.making += n
 	ep.mu.Unlock()
@@ -53,7 +53,11 @@ func (ep *endpoint) make(n int) {
 // may have come to nothing that is the endpoint's fault.
 func (c *Cluster) release(ep *endpoint) {
 	if ep.held.Load() {
-		c.accepted(ep)
+		c.eject.Lock()
+		if ep.held.Load() {
+			c.readmit(ep)
+		}
+		c.eject.Unlock()
 	}
 	if c.queue.length.Load() > 0 {
 		c.serveQueue() // it may have waited for the endpoint
@@ -74,7 +78,7 @@ func (c *Cluster) connectAhead(ctx context.Context, ep *endpoint) *exchange.Upst
 		p.dialing++
 	}
 	ep.mu.Unlock()
-	defer ep.make(-1)
+	defer ep.attempting(-1)
 
 	patient, cancel := context.WithTimeout(ctx, st.connectTimeout)
 	defer cancel()

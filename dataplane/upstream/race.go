@@ -129,7 +129,7 @@ func (c *Cluster) startOwn(st *state, from *exchange.Conn) starter {
 		if !ep.reserve() {
 			return runner{}, false
 		}
-		ep.make(1)
+		ep.attempting(1)
 		ok := c.m.warmer.goes(func() {
 			ctx, cancel := context.WithTimeout(c.m.warmer.ctx, st.connectTimeout)
 			defer cancel()
@@ -137,12 +137,12 @@ func (c *Cluster) startOwn(st *state, from *exchange.Conn) starter {
 			if a.failed != nil && c.m.warmer.ctx.Err() == nil && !ours(a.failed.Reason) {
 				c.refused(st, ep, ep.held.Load(), a.failed.Err)
 			}
-			ep.make(-1)
+			ep.attempting(-1)
 			close(a.done)
 			c.release(ep)
 		})
 		if !ok {
-			ep.make(-1)
+			ep.attempting(-1)
 			ep.unreserve()
 		}
 		return runner{ep, a}, ok

@@ -92,9 +92,7 @@ func (c *Cluster) warmUp(st *state) {
 // it may need another.
 func (c *Cluster) warm(ctx context.Context, ep *endpoint) (again bool) {
 	if !ep.coldNow(c.state.Load()) {
-		if ep.held.Load() {
-			c.accepted(ep) // there is no room for connections ahead
-		}
+		c.release(ep) // there is no room for connections ahead, or enough of them
 		return false
 	}
 	a, mine := ep.openAhead()
