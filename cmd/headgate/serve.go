@@ -48,7 +48,7 @@ func newServeOptions() *serveOptions {
 		accessLog:       "off",
 		zone:            os.Getenv("ZONE"),
 		node:            os.Getenv("NODE_NAME"),
-		overload:        overload.Options{SchedulingDelay: 50 * time.Millisecond, MemoryPercent: 90},
+		overload:        overload.Options{MemoryPercent: 90},
 		log:             logOptions{level: "info", format: "text"},
 		shutdownTimeout: 30 * time.Second,
 		cluster:         newClusterOptions(),
@@ -66,7 +66,7 @@ func (o *serveOptions) register(f *pflag.FlagSet) {
 	f.StringVar(&o.node, "node", o.node, "which `node` it runs on, for backends that prefer endpoints on the same one (default $NODE_NAME)")
 	f.StringVar(&o.log.level, "log-level", o.log.level, "log at this level: error, info or debug")
 	f.StringVar(&o.log.format, "log-format", o.log.format, "log as text or json, to standard error")
-	f.DurationVar(&o.overload.SchedulingDelay, "overload-scheduling-delay", o.overload.SchedulingDelay, "refuse requests, of the lowest priority first, so that half of what is to run waits for a CPU no longer than this; 0s for never")
+	f.DurationVar(&o.overload.SchedulingDelay, "overload-scheduling-delay", o.overload.SchedulingDelay, "refuse requests, of the lowest priority first, so that the others wait for a CPU no longer than this, such as 50ms (default never)")
 	f.IntVar(&o.overload.MemoryPercent, "overload-memory-percent", o.overload.MemoryPercent, "refuse the more requests the more of the memory limit beyond this `percentage` is in use; 0 for never")
 	f.DurationVar(&o.shutdownDelay, "shutdown-delay", 0, "after SIGTERM, go on serving for so long with readiness failing (default 0s with --manifests, else 5s)")
 	f.DurationVar(&o.shutdownTimeout, "shutdown-timeout", o.shutdownTimeout, "then let requests in flight finish for at most so long")

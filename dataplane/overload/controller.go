@@ -2,8 +2,8 @@ package overload
 
 // readings are what one look at the process has found.
 type readings struct {
-	// delay is what half the goroutines that ran have waited for a CPU at least, in
-	// relation to what they may; cpu is the part of the CPU that the process has had.
+	// delay is what requests wait until they are read, in relation to what they may;
+	// cpu is the part of the CPU that the process has had.
 	delay, cpu float64
 	// memory and requests are in relation to their bounds.
 	memory, requests float64
@@ -18,9 +18,9 @@ type controller struct {
 
 	pressure [resources]float64
 	// share is the part of all requests that is refused, because short is; byCPU is
-	// what of it follows the delay, which was before.
-	share, byCPU, before float64
-	short                Resource
+	// what of it follows the delay.
+	share, byCPU, delay float64
+	short               Resource
 	// tense says that it does not take much until some are refused.
 	tense bool
 	// mix is how the requests are divided, of late.
@@ -35,7 +35,10 @@ const (
 	// The share follows the delay as in PIE, RFC 8033 section 4.2: by how far it is
 	// from what it may be, and by how much it has changed, with each look. most
 	// bounds the change at a time, so that a pause, such as the machine's, does nothing.
-	byDistance, byChange, most = 0.05, 0.1, 0.1
+	byDistance, byChange, most = 0.04, 0.08, 0.1
+	// smooth is the weight of the latest delay: a container that has used its quota up
+	// stands still for a part of each tenth of a second.
+	smooth = 0.4
 	// mostByCPU is the most that is refused for want of CPU. To refuse takes CPU, too,
 	// so that nothing would be served if that were all there is time for.
 	mostByCPU = 0.9
@@ -71,9 +74,10 @@ func (c *controller) step(r *readings) (odds [priorities]float64) {
 
 // followDelay sets byCPU.
 func (c *controller) followDelay(r *readings) {
-	change := byDistance*(r.delay-1) + byChange*(r.delay-c.before)
-	c.before = r.delay
-	if change > 0 && (r.cpu < busy || r.delay <= 1 && c.byCPU == 0) {
+	before := c.delay
+	c.delay += smooth * (r.delay - c.delay)
+	change := byDistance*(c.delay-1) + byChange*(c.delay-before)
+	if change > 0 && (r.cpu < busy || c.delay <= 1 && c.byCPU == 0) {
 		change = 0
 	}
 	c.byCPU = min(max(c.byCPU+min(max(change, -most), most), 0), mostByCPU)

@@ -11,17 +11,16 @@ import (
 type gauges struct {
 	opts    *Options
 	samples []metrics.Sample
-	// waits are how long goroutines have waited so far, cpu is the CPU time so far, at
-	// a time.
-	waits []uint64
-	cpu   time.Duration
-	at    time.Time
+	// probe is nil if nobody wants to know the delay.
+	probe *probe
+	// cpu is the CPU time so far, at a time.
+	cpu time.Duration
+	at  time.Time
 }
 
 // The places of gauges.samples.
 const (
-	schedulingDelays = iota
-	allMemory
+	allMemory = iota
 	released
 	free
 	objects
@@ -30,62 +29,42 @@ const (
 
 func newGauges(opts *Options) *gauges {
 	g := &gauges{opts: opts, samples: []metrics.Sample{
-		schedulingDelays: {Name: "/sched/latencies:seconds"},
-		allMemory:        {Name: "/memory/classes/total:bytes"},
-		released:         {Name: "/memory/classes/heap/released:bytes"},
-		free:             {Name: "/memory/classes/heap/free:bytes"},
-		objects:          {Name: "/memory/classes/heap/objects:bytes"},
-		live:             {Name: "/gc/heap/live:bytes"},
+		allMemory: {Name: "/memory/classes/total:bytes"},
+		released:  {Name: "/memory/classes/heap/released:bytes"},
+		free:      {Name: "/memory/classes/heap/free:bytes"},
+		objects:   {Name: "/memory/classes/heap/objects:bytes"},
+		live:      {Name: "/gc/heap/live:bytes"},
 	}}
+	if opts.SchedulingDelay > 0 {
+		var err error
+		if g.probe, err = newProbe(); err != nil {
+			opts.Log.Error(err, "Whether CPU is short is not known")
+		}
+	}
 	g.read()
 	return g
 }
 
+func (g *gauges) close() {
+	if g.probe != nil {
+		g.probe.close()
+	}
+}
+
 // read returns what there is to know since it was called last.
 func (g *gauges) read() (r readings) {
-	if g.opts.SchedulingDelay > 0 || g.opts.MemoryPercent > 0 {
-		metrics.Read(g.samples)
-	}
-	if g.opts.SchedulingDelay > 0 {
-		r.delay = g.delay().Seconds() / g.opts.SchedulingDelay.Seconds()
+	if g.probe != nil {
+		r.delay = g.probe.delay().Seconds() / g.opts.SchedulingDelay.Seconds()
 		r.cpu = g.use()
 	}
 	if g.opts.MemoryPercent > 0 {
+		metrics.Read(g.samples)
 		r.memory = g.memory()
 	}
 	if g.opts.InFlight != nil && g.opts.MaxRequests > 0 {
 		r.requests = float64(g.opts.InFlight()) / float64(g.opts.MaxRequests)
 	}
 	return r
-}
-
-// fewWaits are too few to say anything.
-const fewWaits = 20
-
-// delay is the median of how long goroutines have waited to run since the last call.
-func (g *gauges) delay() time.Duration {
-	h := g.samples[schedulingDelays].Value.Float64Histogram()
-	if g.waits == nil {
-		g.waits = append(g.waits, h.Counts...)
-		return 0
-	}
-	all := uint64(0)
-	for i, n := range h.Counts {
-		all += n - g.waits[i]
-	}
-	median, seen := 0.0, uint64(0)
-	for i, n := range h.Counts {
-		seen += n - g.waits[i]
-		if seen*2 > all {
-			median = h.Buckets[i] // the lower bound; the first one's is minus infinity
-			break
-		}
-	}
-	copy(g.waits, h.Counts)
-	if all < fewWaits || math.IsInf(median, 0) {
-		return 0
-	}
-	return time.Duration(median * float64(time.Second))
 }
 
 // use is the part of the CPU that the process had since the last call; 1 if

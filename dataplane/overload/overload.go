@@ -2,8 +2,8 @@
 // which requests to refuse so that the others are served in time: early, by a
 // share that follows the pressure, and those of the lowest priority first.
 //
-// Three resources can be short. Of CPU, it is what runnable goroutines wait for
-// it, as WeChat's DAGOR goes by the time in queues rather than by how busy a
+// Three resources can be short. Of CPU, it is what requests wait until they are
+// read, as WeChat's DAGOR goes by the time in queues rather than by how busy a
 // server is: one that is just busy needs no help. Of memory, it is what lives, in
 // relation to the limit, and of requests in flight their number, in relation to
 // their bound, as in Envoy's overload manager.
@@ -65,9 +65,8 @@ func (r Resource) String() string { return resourceNames[r] }
 
 // Options say from when on requests are refused. The zero value refuses none.
 type Options struct {
-	// SchedulingDelay is how long goroutines may wait for a CPU: half of them, for
-	// a while, in a process that has most of the CPU that it may have. 0 looks at
-	// no CPU.
+	// SchedulingDelay is how long what has arrived may wait until it is read, for a
+	// while, in a process that has most of the CPU that it may have. 0 looks at no CPU.
 	SchedulingDelay time.Duration
 	// MemoryPercent is how much of the memory limit may live. From there on to the
 	// whole limit the share that is refused grows to all. 0 looks at no memory.
@@ -83,24 +82,30 @@ type Options struct {
 	Log         logr.Logger
 }
 
-// interval is how often the monitor looks.
-const interval = 100 * time.Millisecond
+// interval is how often the monitor looks, and calmLooks how many looks are a while.
+const (
+	interval  = 100 * time.Millisecond
+	calmLooks = 100
+)
 
 // A client that asks again as soon as it is refused takes ever more CPU, the faster
 // it is refused: a hundred of these leave nothing for others. So for want of CPU a
 // refusal is held back, which costs nothing: for holdFor times the share that is
-// refused, up to mostHold. Of the requests that there may be, one in heldPart may wait so.
+// refused, give or take a half, so that they do not all come again together. Of the
+// requests that there may be, one in heldPart may wait so.
 const (
-	holdFor  = 2 * time.Second
-	mostHold = time.Second
+	holdFor  = time.Second
 	heldPart = 4
 )
 
 // Monitor says which requests to refuse. A nil Monitor refuses none. It is safe
 // for concurrent use.
 type Monitor struct {
-	opts    Options
-	control controller // of Run alone
+	opts Options
+	// control and calm are of Run alone. calm is how many looks must find that no
+	// requests are refused until the log says so, 0 if it has.
+	control controller
+	calm    int
 
 	// watching is false as long as all is well: then a request reads nothing else.
 	watching atomic.Bool
@@ -132,6 +137,7 @@ func (m *Monitor) Run(stop <-chan struct{}) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	g := newGauges(&m.opts)
+	defer g.close()
 	for {
 		select {
 		case <-stop:
@@ -147,23 +153,32 @@ func (m *Monitor) look(r readings) {
 	for i := range m.asked {
 		r.asked[i] = m.asked[i].Swap(0)
 	}
-	before := m.control.share
 	odds := m.control.step(&r)
 	m.short.Store(uint32(m.control.short))
 	for i := range odds {
 		m.odds[i].Store(uint32(odds[i] * math.MaxUint32))
 	}
-	m.hold.Store(int64(min(mostHold, time.Duration(m.control.byCPU*float64(holdFor)))))
+	m.hold.Store(int64(m.control.byCPU * float64(holdFor)))
 	m.watching.Store(m.control.tense)
 	for i := range m.pressure {
 		m.pressure[i].Store(math.Float64bits(m.control.pressure[i]))
 	}
 	m.share.Store(math.Float64bits(m.control.share))
-	switch after := m.control.share; {
-	case before == 0 && after > 0:
+	m.tell()
+}
+
+// tell logs when requests begin to be refused, and when none were for a while.
+func (m *Monitor) tell() {
+	switch {
+	case m.control.share > 0 && m.calm == 0:
 		m.opts.Log.Info("Requests are refused, since there is not enough of a resource", "resource", m.control.short.String())
-	case before > 0 && after == 0:
-		m.opts.Log.Info("No requests are refused any more")
+		m.calm = calmLooks
+	case m.control.share > 0:
+		m.calm = calmLooks
+	case m.calm > 0:
+		if m.calm--; m.calm == 0 {
+			m.opts.Log.Info("No requests are refused any more")
+		}
 	}
 }
 
@@ -184,7 +199,7 @@ func (m *Monitor) Shed(p Priority) (short Resource, shed bool) {
 // Hold holds the refusal of a request back, if that serves a purpose, and returns
 // for how long it did.
 func (m *Monitor) Hold(short Resource) time.Duration {
-	d := time.Duration(m.hold.Load())
+	d := time.Duration(float64(m.hold.Load()) * (0.5 + rand.Float64()))
 	if short != CPU || d == 0 {
 		return 0
 	}

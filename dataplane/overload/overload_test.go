@@ -108,8 +108,8 @@ func TestHold(t *testing.T) {
 		t.Error("too many wait")
 	}
 	m.held.Store(0)
-	if m.Hold(CPU) != 100*time.Millisecond || m.held.Load() != 0 {
-		t.Error("it does not wait")
+	if d := m.Hold(CPU); d < 50*time.Millisecond || d > 150*time.Millisecond || m.held.Load() != 0 {
+		t.Errorf("it waits for %s", d)
 	}
 }
 
@@ -174,6 +174,7 @@ func BenchmarkShed(b *testing.B) {
 func BenchmarkLook(b *testing.B) {
 	m := New(Options{SchedulingDelay: 50 * time.Millisecond, MemoryPercent: 90})
 	g := newGauges(&m.opts)
+	defer g.close()
 	b.ReportAllocs()
 	for b.Loop() {
 		m.look(g.read())
