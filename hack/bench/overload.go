@@ -77,14 +77,14 @@ func (t *testbed) spike() error {
 // time. What counts is what comes then: how long it takes until all is as before.
 func (t *testbed) outage() error {
 	return t.surges(func(p *proxy) (sample, error) {
-		const around, length, rate = 3 * time.Second, 5 * time.Second, 6 * fewRequests
+		const around, length, later, rate = 3 * time.Second, 5 * time.Second, 12 * time.Second, 6 * fewRequests
 		var failed error
-		before, _, after, mib, err := t.offer(p, stage{rate, around}, stage{rate, length}, stage{rate, 10 * around}, func() {
+		before, _, after, mib, err := t.offer(p, stage{rate, around}, stage{rate, length}, stage{rate, later}, func() {
 			failed = t.backends.interrupt(t.processes, around, length)
 		})
 		one := sample{resident: mib, surge: surge{most: rate}}
-		one.judge(after, 10*around)
-		one.recovery = recovery(before, after, around+length, 10*around)
+		one.judge(after, later)
+		one.recovery = recovery(before, after, around+length, later)
 		return one, errors.Join(err, failed)
 	})
 }
