@@ -241,8 +241,8 @@ func (b *replayBody) Next() ([]byte, error) {
 		return nil, io.EOF
 	}
 	part, err := b.from.Next()
-	if b.eof = err == io.EOF; b.large.Load() {
-		return part, err
+	if b.eof = err == io.EOF; b.large.Load() || b.whole.Load() {
+		return part, err // what is kept whole may be read by a hedge
 	}
 	if len(b.kept)+len(part) > b.most {
 		b.large.Store(true)
