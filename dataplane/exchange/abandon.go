@@ -118,20 +118,20 @@ func (ex *Exchange) Abandoned() bool {
 // Sleep waits for d, or less if the client gives the exchange up: then it reports
 // false. The time counts as Upstream.Wait.
 func (ex *Exchange) Sleep(d time.Duration) bool {
+	began := time.Now()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
-	return receive(ex, timer.C)
+	return receive(ex, timer.C, began)
 }
 
 // Receive waits until something is sent, and is otherwise as Sleep.
-func (ex *Exchange) Receive(from <-chan struct{}) bool { return receive(ex, from) }
+func (ex *Exchange) Receive(from <-chan struct{}) bool { return receive(ex, from, time.Now()) }
 
-func receive[T any](ex *Exchange, from <-chan T) bool {
+func receive[T any](ex *Exchange, from <-chan T, began time.Time) bool {
 	gone := make(leaver)
 	if !ex.Await(gone) {
 		return false
 	}
-	began := time.Now()
 	select {
 	case <-from:
 	case <-gone:
