@@ -459,3 +459,20 @@ func TestMaxBackoff(t *testing.T) {
 		}
 	}
 }
+
+// TestKeptWholeIsLeftAlone: a hedge copies what is kept while who sends the request
+// asks for its end.
+func TestKeptWholeIsLeftAlone(t *testing.T) {
+	b := &replayBody{from: &content{parts: []string{"abc"}}, length: 3, most: 10}
+	if _, err := b.Next(); err != nil || !b.whole.Load() {
+		t.Fatalf("%v, whole %v", err, b.whole.Load())
+	}
+	copied := make(chan string)
+	go func() { copied <- string(b.kept) }()
+	if _, err := b.Next(); err != io.EOF {
+		t.Error(err)
+	}
+	if got := <-copied; got != "abc" {
+		t.Errorf("%q is kept", got)
+	}
+}
