@@ -39,9 +39,10 @@ const (
 	// smooth is the weight of the latest delay: a container that has used its quota up
 	// stands still for a part of each tenth of a second.
 	smooth = 0.4
-	// mostByCPU is the most that is refused for want of CPU. To refuse takes CPU, too,
-	// so that nothing would be served if that were all there is time for.
-	mostByCPU = 0.9
+	// mostShare is the most that is refused. To refuse takes CPU, too, so that nothing
+	// would be served if that were all there is time for; and if it is not requests
+	// that the memory goes to, to refuse them all would help nobody.
+	mostShare = 0.9
 	// requestsFrom is the part of the requests that there may be from which on some are refused.
 	requestsFrom = 0.9
 	// tenseFrom is the pressure from which on priorities are counted.
@@ -80,12 +81,13 @@ func (c *controller) followDelay(r *readings) {
 	if change > 0 && (r.cpu < busy || c.delay <= 1 && c.byCPU == 0) {
 		change = 0
 	}
-	c.byCPU = min(max(c.byCPU+min(max(change, -most), most), 0), mostByCPU)
+	c.byCPU = min(max(c.byCPU+min(max(change, -most), most), 0), mostShare)
 }
 
-// scaled grows from 0 to 1 while the pressure does so from a point on.
+// scaled is a share that grows from nothing to all while the pressure grows from a
+// point on to 1.
 func scaled(pressure, from float64) float64 {
-	return min(max((pressure-from)/(1-from), 0), 1)
+	return min(max((pressure-from)/(1-from), 0), mostShare)
 }
 
 // count takes requests into account.

@@ -145,13 +145,13 @@ func TestMemoryAndRequests(t *testing.T) {
 		memory, requests, share float64
 		short                   Resource
 	}{
-		{.8, .9, 0, CPU}, {.9, 0, .5, Memory}, {1, 0, 1, Memory}, {1.2, 0, 1, Memory}, {0, .95, .5, Requests}, {.82, .99, .9, Requests}, {.9, .91, .5, Memory},
+		{.8, .9, 0, CPU}, {.9, 0, .5, Memory}, {1, 0, .9, Memory}, {1.2, 0, .9, Memory}, {0, .95, .5, Requests}, {.82, .99, .9, Requests}, {.9, .91, .5, Memory},
 	} {
 		odds := c.step(&readings{memory: test.memory, requests: test.requests})
 		if math.Abs(c.share-test.share) > 1e-9 || c.short != test.short {
 			t.Errorf("%+v: %.3f for want of %s", test, c.share, c.short)
 		}
-		if math.Abs(odds[Default]-test.share) > 1e-9 || odds[Critical] > 0 && test.share < 1 {
+		if math.Abs(odds[Default]-test.share) > 1e-9 || odds[Critical] > 0 {
 			t.Errorf("%+v: %v", test, odds)
 		}
 	}

@@ -69,14 +69,14 @@ type Options struct {
 	// while, in a process that has most of the CPU that it may have. 0 looks at no CPU.
 	SchedulingDelay time.Duration
 	// MemoryPercent is how much of the memory limit may live. From there on to the
-	// whole limit the share that is refused grows to all. 0 looks at no memory.
+	// whole limit the share that is refused grows to mostShare. 0 looks at no memory.
 	MemoryPercent int
 	// CPUTime is what the process has had of CPU, and CPUs how many it may have. If
 	// they are nil, only the delay counts.
 	CPUTime func() time.Duration
 	CPUs    func() float64
 	// InFlight counts the requests being served, of which there may be MaxRequests.
-	// From requestsFrom of these on, the share that is refused grows to all. nil looks at none.
+	// From requestsFrom of these on, the share that is refused grows to mostShare. nil looks at none.
 	InFlight    func() int
 	MaxRequests int
 	Log         logr.Logger
