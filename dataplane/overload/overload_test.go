@@ -48,7 +48,8 @@ func TestMonitor(t *testing.T) {
 		short, shed := m.Shed(Default)
 		return shed && short == CPU
 	})
-	if s := m.State(); s.Pressure["cpu"] <= 0 || s.Shed["Default"]["cpu"] == 0 {
+	until(t, "the pressure is seen", func() bool { return m.State().Pressure["cpu"] > 0 })
+	if s := m.State(); s.Shed["Default"]["cpu"] == 0 {
 		t.Errorf("%+v", s)
 	}
 	rest.Store(true)

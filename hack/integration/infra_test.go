@@ -151,7 +151,7 @@ func TestLimitsAreValidated(t *testing.T) {
 	const policy = "apiVersion: headgate.dev/v1alpha1\nkind: %s\nmetadata: {name: limits}\nspec:\n  targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: gw}]\n  %s\n"
 	for kind, specs := range map[string]map[string]string{
 		"RateLimitPolicy": {
-			"": "one of limits, concurrency and bandwidth must be set",
+			"": "one of limits, concurrency, bandwidth and priority must be set",
 			"limits: [{name: a, requests: 1, per: 1s, key: [{type: Request}]}]":                          "is for bandwidth",
 			"concurrency: [{name: a, requests: 1, key: [{type: Request}]}]":                              "is for bandwidth",
 			"bandwidth: [{name: a, bytesPerSecond: 1Mi, key: [{type: Request}, {type: Route}]}]":         "no other parts",
