@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -99,6 +100,10 @@ func (p *port) accept(ln *net.TCPListener) {
 			}
 			p.busy.Add(1)
 			go p.serve(nc)
+			// What has begun goes on before more begins: where CPU is short, connections
+			// then wait in the kernel's queue, and their clients can give up there at no
+			// cost. Otherwise all would be taken at once, take turns, and be done too late.
+			runtime.Gosched()
 			continue
 		}
 		<-room
