@@ -241,9 +241,8 @@ func apiServerAway(t *testing.T, s *shop) {
 	returned := time.Now()
 	t.Logf("it is back after %v", time.Since(began).Round(time.Second))
 	for _, p := range pods {
-		// kube-proxy, by which pods reach the API server, has lost it too, and may
-		// wait for a minute until it asks again.
-		eventually(t, 2*time.Minute, p.name()+" has caught up", func() error {
+		// kube-proxy, by which pods reach the API server, has lost it too.
+		eventually(t, patience, p.name()+" has caught up", func() error {
 			if status, why := readiness(p); status != http.StatusOK {
 				return fmt.Errorf("readiness is %d: %s", status, why)
 			}

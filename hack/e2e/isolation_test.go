@@ -206,7 +206,7 @@ func (o *owner) check(path, key string, status int, by string) error {
 func (o *owner) eventually(t *testing.T, path, key string, status int, by string) {
 	t.Helper()
 	inRow := 0
-	eventually(t, time.Minute, o.name+path, func() error {
+	eventually(t, patience, o.name+path, func() error {
 		for inRow < 10 {
 			if err := o.check(path, key, status, by); err != nil {
 				inRow = 0

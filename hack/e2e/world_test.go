@@ -32,6 +32,10 @@ const (
 	podLabels = "app.kubernetes.io/instance=" + release
 )
 
+// patience is for what the cluster's own parts have to do as well: after the API
+// server was away, each of them may wait for a minute until it asks again.
+const patience = 3 * time.Minute
+
 // TestMain asks for the cluster. Without it nothing here can hold, so that is
 // no reason to skip.
 func TestMain(m *testing.M) {
@@ -188,7 +192,7 @@ func settled(t *testing.T, namespace, name string) {
 func serviceOf(t *testing.T, namespace, gateway string, port int) (address, podPort string) {
 	t.Helper()
 	selector := "gateway.networking.k8s.io/gateway-name=" + gateway + ",headgate.dev/gateway-namespace=" + namespace
-	eventually(t, time.Minute, "Gateway "+namespace+"/"+gateway+" has an address", func() error {
+	eventually(t, patience, "Gateway "+namespace+"/"+gateway+" has an address", func() error {
 		list := get[struct {
 			Items []struct {
 				Spec struct {
@@ -216,7 +220,7 @@ func serviceOf(t *testing.T, namespace, gateway string, port int) (address, podP
 // awaitAnswer waits until a request has an answer of 200.
 func awaitAnswer(t *testing.T, opts load.Options) {
 	t.Helper()
-	eventually(t, time.Minute, opts.Host+" is served at "+opts.Address, func() error {
+	eventually(t, patience, opts.Host+" is served at "+opts.Address, func() error {
 		l := load.Start(opts)
 		for {
 			r := l.Report()
