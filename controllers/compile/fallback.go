@@ -91,16 +91,8 @@ func compileFallbackResponse(c *policyCompiler, field string, from *v1alpha1.Fal
 	if len(to.Body) > mostFallbackContent {
 		c.invalid(field+".body", fmt.Sprintf("it has %d bytes", len(to.Body)), fmt.Sprintf("%d or fewer; more is for a backend to serve", mostFallbackContent))
 	}
-	seen := map[string]bool{"content-type": true}
-	for i, h := range from.Headers {
-		name := strings.ToLower(string(h.Name))
-		at := fmt.Sprintf("%s.headers[%d]", field, i)
-		if err := headers.CheckField(string(h.Name), h.Value); err != nil {
-			c.invalid(at, err.Error(), "another header field")
-		} else if seen[name] {
-			c.invalid(at, fmt.Sprintf("%s is there already", h.Name), "each name once, and Content-Type in contentType")
-		}
-		seen[name] = true
+	checkHeaders(c, field+".headers", from.Headers, "each name once, and Content-Type in contentType", "content-type")
+	for _, h := range from.Headers {
 		to.Headers = append(to.Headers, snapshot.HeaderField{Name: string(h.Name), Value: h.Value})
 	}
 	return to

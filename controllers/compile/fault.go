@@ -2,8 +2,11 @@ package compile
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
 	"github.com/headgate/headgate/dataplane/policy/fault"
@@ -30,17 +33,25 @@ func compileFault(c *policyCompiler, from *v1alpha1.Fault) *fault.Config {
 	if from.Delay == nil && from.Abort == nil {
 		c.invalid(field, "it has neither delay nor abort", "one of the two, or both")
 	}
-	seen := map[string]bool{}
-	for i, h := range from.Headers {
-		name := strings.ToLower(string(h.Name))
-		at := fmt.Sprintf("%s.headers[%d]", field, i)
-		if err := headers.CheckField(string(h.Name), h.Value); err != nil {
-			c.invalid(at, err.Error(), "another header field")
-		} else if seen[name] {
-			c.invalid(at, fmt.Sprintf("%s is there already", h.Name), "each name once")
-		}
-		seen[name] = true
+	checkHeaders(c, field+".headers", from.Headers, "each name once")
+	for _, h := range from.Headers {
 		to.Headers = append(to.Headers, fault.Header{Name: string(h.Name), Value: h.Value})
 	}
 	return to
+}
+
+// checkHeaders reports header fields that no message can have, and those that are
+// there twice or, in lower case, among those that are said elsewhere.
+func checkHeaders(c *policyCompiler, field string, list []gatewayv1.HTTPHeader, want string, elsewhere ...string) {
+	seen := elsewhere
+	for i, h := range list {
+		name := strings.ToLower(string(h.Name))
+		at := fmt.Sprintf("%s[%d]", field, i)
+		if err := headers.CheckField(string(h.Name), h.Value); err != nil {
+			c.invalid(at, err.Error(), "another header field")
+		} else if slices.Contains(seen, name) {
+			c.invalid(at, fmt.Sprintf("%s is there already", h.Name), want)
+		}
+		seen = append(seen, name)
+	}
 }

@@ -57,11 +57,7 @@ func TestMinIdle(t *testing.T) {
 	}
 
 	// The endpoint closes them, and others take their place.
-	b.mu.Lock()
-	for nc := range b.open {
-		nc.Close()
-	}
-	b.mu.Unlock()
+	b.closeAll()
 	eventually(t, "there are others", func() bool {
 		m.sweep()
 		return b.conns.Load() == 8 && b.openConns() == 3
@@ -159,11 +155,7 @@ func TestMinIdleTLS(t *testing.T) {
 	if n := b.conns.Load(); n != 2 {
 		t.Errorf("%d connections were made", n)
 	}
-	b.mu.Lock()
-	for nc := range b.open {
-		nc.Close()
-	}
-	b.mu.Unlock()
+	b.closeAll()
 	eventually(t, "there are others", func() bool {
 		m.sweep()
 		return b.conns.Load() == 4 && two()
@@ -334,5 +326,14 @@ func TestWarmEnds(t *testing.T) {
 	m.Close()
 	if s := c.State()[0]; s.Connections != 0 || s.State != "ready" {
 		t.Errorf("%+v", s)
+	}
+}
+
+// closeAll closes the connections that the backend has.
+func (b *backend) closeAll() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for nc := range b.open {
+		nc.Close()
 	}
 }
