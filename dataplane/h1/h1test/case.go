@@ -16,7 +16,8 @@ import (
 // In a file a case begins with a line "=== name"; lines "key: value" follow:
 //
 //	why       the section or the attack that the case is about
-//	client    bytes that the client sends; repeated lines are writes of their own
+//	client    bytes that the client sends; repeated lines are writes of their own, the second of which
+//	          waits for the status 100 if that is the first
 //	shut      "yes": the client shuts down its direction after that
 //	upstream  bytes of the upstream's next response; a value that begins with "+" adds to the last
 //	whole     "yes": that is always one write, since a proxy cannot tell what is unasked for from what is late

@@ -40,7 +40,9 @@ func Run(t *testing.T, address string, u *Upstream, cases []Case, opts Options) 
 				}
 			}
 			t.Logf("line %d: %s", c.Line, c.Why)
-			u.script(c, opts.OneByte)
+			if err := u.script(c, opts.OneByte); err != nil {
+				t.Fatal(err)
+			}
 			run(t, address, u, c, opts)
 		})
 	}
@@ -54,11 +56,18 @@ func run(t *testing.T, address string, u *Upstream, c *Case, opts Options) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(patience))
 
-	sent := make(chan struct{})
+	continued, sent := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(sent)
 		for i, part := range c.Client {
-			if i > 0 {
+			switch {
+			case i == 1 && len(c.Status) > 0 && c.Status[0] == 100:
+				// With the content there, the proxy need not ask for it.
+				select {
+				case <-continued:
+				case <-time.After(patience):
+				}
+			case i > 0:
 				time.Sleep(5 * time.Millisecond) // so that it likely is a segment of its own
 			}
 			// The proxy may have refused it and closed already.
@@ -86,7 +95,10 @@ func run(t *testing.T, address string, u *Upstream, c *Case, opts Options) {
 		if status != want || err != nil {
 			t.Fatalf("response %d: status %d (%v), want %d; got %s", i+1, status, err, want, quote(got.String()))
 		}
-		if status >= 200 {
+		switch {
+		case i == 0 && status == 100:
+			close(continued)
+		case status >= 200:
 			final++
 		}
 	}

@@ -3,13 +3,20 @@ package h1test
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/textproto"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // probe is the request that tells whether a connection is still in order.
@@ -29,24 +36,28 @@ type Upstream struct {
 	next int // of c.Upstream
 	saw  []byte
 	slow bool // a byte at a time
-	// epoch counts the cases: what is left of an earlier one may come late.
-	epoch int
-	open  map[net.Conn]bool
+	open map[*net.TCPConn]syscall.RawConn
 }
 
 // NewUpstream serves on l until Close.
 func NewUpstream(l net.Listener) *Upstream {
-	u := &Upstream{l: l, open: map[net.Conn]bool{}}
+	u := &Upstream{l: l, open: map[*net.TCPConn]syscall.RawConn{}}
 	u.wg.Go(func() {
 		for {
-			conn, err := l.Accept()
+			c, err := l.Accept()
 			if err != nil {
 				return
 			}
+			conn := c.(*net.TCPConn)
+			raw, err := conn.SyscallConn()
+			if err != nil {
+				_ = conn.Close()
+				continue
+			}
 			u.mu.Lock()
-			u.open[conn] = true
+			u.open[conn] = raw
 			u.mu.Unlock()
-			u.wg.Go(func() { u.serve(conn) })
+			u.wg.Go(func() { u.serve(conn, raw) })
 		}
 	})
 	return u
@@ -56,18 +67,61 @@ func NewUpstream(l net.Listener) *Upstream {
 func (u *Upstream) Close() {
 	_ = u.l.Close()
 	u.mu.Lock()
-	for conn := range u.open {
+	open := slices.Collect(maps.Keys(u.open))
+	u.mu.Unlock()
+	for _, conn := range open { // which waits for who reads it, who waits for the lock
 		_ = conn.Close()
 	}
-	u.mu.Unlock()
 	u.wg.Wait()
 }
 
-func (u *Upstream) script(c *Case, slow bool) {
+// script begins a case, when all is recorded that the proxy sent in the one
+// before: it may have been through with that one before the upstream read it.
+func (u *Upstream) script(c *Case, slow bool) error {
+	if err := u.settle(); err != nil {
+		return err
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.c, u.next, u.saw, u.slow = c, 0, nil, slow && !c.Whole
-	u.epoch++
+	return nil
+}
+
+// settle waits until the upstream has read all that was sent to it.
+func (u *Upstream) settle() error {
+	// Connections are accepted in turn. When this one is, so are all before it.
+	last, err := net.Dial("tcp", u.l.Addr().String())
+	if err != nil {
+		return err
+	}
+	defer last.Close()
+	_ = last.SetDeadline(time.Now().Add(patience))
+	if _, err := io.WriteString(last, "GET "+probePath+" HTTP/1.1\r\n\r\n"); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(last, make([]byte, len(probeAnswer))); err != nil {
+		return err
+	}
+	for end := time.Now().Add(patience); u.unread(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return errors.New("the upstream has not read all of the case before")
+		}
+	}
+	return nil
+}
+
+// unread says whether something has come that is not recorded yet.
+func (u *Upstream) unread() (found bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	var b [1]byte
+	for _, raw := range u.open {
+		_ = raw.Control(func(fd uintptr) {
+			n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+			found = found || err == nil && n > 0
+		})
+	}
+	return found
 }
 
 // sawSoFar returns what came in since the current case began.
@@ -77,17 +131,15 @@ func (u *Upstream) sawSoFar() string {
 	return string(u.saw)
 }
 
-func (u *Upstream) serve(conn net.Conn) {
+func (u *Upstream) serve(conn *net.TCPConn, raw syscall.RawConn) {
 	defer func() {
 		_ = conn.Close()
 		u.mu.Lock()
 		delete(u.open, conn)
 		u.mu.Unlock()
 	}()
-	rec := &recorder{u: u}
-	r := bufio.NewReader(io.TeeReader(conn, rec))
+	r := bufio.NewReader(&recorder{u: u, raw: raw})
 	for {
-		rec.epoch = 0
 		head, err := readRequest(r)
 		if err != nil {
 			return
@@ -101,7 +153,7 @@ func (u *Upstream) serve(conn net.Conn) {
 		}
 		switch {
 		case end == "reset":
-			_ = conn.(*net.TCPConn).SetLinger(0)
+			_ = conn.SetLinger(0)
 			return
 		case end == "close":
 			return
@@ -113,22 +165,31 @@ func (u *Upstream) serve(conn net.Conn) {
 	}
 }
 
-// recorder notes a request with the case in which it began.
+// recorder reads a connection and notes what it reads in the same moment: the
+// bytes are either in the socket still, or in what the upstream saw.
 type recorder struct {
-	u     *Upstream
-	epoch int // 0 before the request's first byte
+	u   *Upstream
+	raw syscall.RawConn
 }
 
-func (r *recorder) Write(p []byte) (int, error) {
-	r.u.mu.Lock()
-	defer r.u.mu.Unlock()
-	if r.epoch == 0 {
-		r.epoch = r.u.epoch
+func (r *recorder) Read(p []byte) (n int, err error) {
+	closed := r.raw.Read(func(fd uintptr) bool {
+		r.u.mu.Lock()
+		defer r.u.mu.Unlock()
+		if n, err = unix.Read(int(fd), p); err == unix.EAGAIN {
+			return false
+		}
+		n = max(n, 0) // -1 with an error
+		r.u.saw = append(r.u.saw, p[:n]...)
+		return true
+	})
+	switch {
+	case closed != nil:
+		return 0, closed
+	case n == 0 && err == nil:
+		return 0, io.EOF
 	}
-	if r.epoch == r.u.epoch {
-		r.u.saw = append(r.u.saw, p...)
-	}
-	return len(p), nil
+	return n, err
 }
 
 func (u *Upstream) answer(head string) (answer, end string) {
