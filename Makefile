@@ -63,9 +63,10 @@ test: bin/helm ## run every test under the race detector, also against a real AP
 
 test-protocols: bin/headgate bin/h2spec bin/grpc-client bin/grpc-server ## hold bin/headgate to others' clients and suites: h2spec, gRPC, curl, Chromium, HAProxy, testssl.sh, slowhttptest
 	hack/protocols/install
+	@mkdir -p out
 	@# http2xconnect lets Go's client of HTTP/2 ask for tunnels.
 	GODEBUG=http2xconnect=1 HEADGATE=$(CURDIR)/bin/headgate H2SPEC=$(CURDIR)/bin/h2spec \
-	GRPC_CLIENT=$(CURDIR)/bin/grpc-client GRPC_SERVER=$(CURDIR)/bin/grpc-server go test -count=1 -v ./hack/protocols
+	GRPC_CLIENT=$(CURDIR)/bin/grpc-client GRPC_SERVER=$(CURDIR)/bin/grpc-server go test -count=1 -v ./hack/protocols 2>&1 | tee out/protocols.log
 
 cluster: bin/headgate bin/helm ## as root: a one-node Kubernetes on this machine, with Headgate of this tree installed by its chart
 	hack/cluster/headgate $(ARGS)
