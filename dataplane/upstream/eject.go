@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/headgate/headgate/dataplane/backoff"
 	"github.com/headgate/headgate/dataplane/balance"
 )
 
@@ -73,7 +74,7 @@ func (c *Cluster) refused(st *state, ep *endpoint, probe bool, cause error) {
 	if errors.Is(cause, syscall.ECONNREFUSED) {
 		most = ejectMostRefused
 	}
-	d := backoff(ep.strikes, ejectFirst, most)
+	d := backoff.After(ep.strikes, ejectFirst, most)
 	c.takeOut(ep, now+int64(d))
 	c.m.opts.Log.Info("Endpoint ejected", "cluster", st.key, "endpoint", ep.address, "for", d.String(), "cause", cause.Error())
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+
+	"github.com/headgate/headgate/dataplane/backoff"
 )
 
 // DNS says how hosts are resolved. The zero value follows the system's
@@ -145,7 +147,7 @@ func (r *resolver) keep(ctx context.Context, w *watchedName) {
 			wait = found.ttl
 		default:
 			failures++
-			wait = backoff(failures, max(r.lookup.minTTL, min(retryFirst, r.lookup.maxTTL)), retryMost)
+			wait = backoff.After(failures, max(r.lookup.minTTL, min(retryFirst, r.lookup.maxTTL)), retryMost)
 			if failures == 1 {
 				r.log.Error(err, "Host does not resolve; what was known of it stays", "host", w.name)
 			}

@@ -13,7 +13,6 @@ package upstream
 import (
 	"cmp"
 	"context"
-	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -185,16 +184,4 @@ func (m *Manager) sweep() {
 		}
 		c.warmUp(st)
 	}
-}
-
-// backoff returns how long to wait after so many failures in a row: from first
-// on doubling up to most, give or take a fifth, so that replicas and endpoints
-// do not come back in step.
-func backoff(failures int, first, most time.Duration) time.Duration {
-	d := first
-	for ; failures > 1 && d < most; failures-- {
-		d *= 2
-	}
-	d = min(d, most)
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
 }
