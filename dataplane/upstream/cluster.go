@@ -15,6 +15,7 @@ import (
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h2"
 	"github.com/headgate/headgate/dataplane/hashkey"
+	"github.com/headgate/headgate/dataplane/resolver"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -57,7 +58,7 @@ type Cluster struct {
 	// concurrency is as cfg has it; another one only if it differs.
 	concurrency *concurrency
 	eps         *snapshot.Endpoints
-	hosts       map[question]*subscription
+	hosts       map[resolver.Question]*resolver.Subscription
 	resolving   chan struct{}
 	byAddr      map[netip.AddrPort]*endpoint
 }
@@ -116,7 +117,7 @@ type member struct {
 func newCluster(m *Manager, cfg *snapshot.Cluster, eps *snapshot.Endpoints) *Cluster {
 	c := &Cluster{
 		m:      m,
-		hosts:  map[question]*subscription{},
+		hosts:  map[resolver.Question]*resolver.Subscription{},
 		byAddr: map[netip.AddrPort]*endpoint{},
 	}
 	c.mu.Lock()
@@ -187,7 +188,7 @@ func (c *Cluster) Close() {
 	}
 	c.closed = true
 	for _, s := range c.hosts {
-		s.stop()
+		s.Stop()
 	}
 	if c.resolving != nil {
 		close(c.resolving)
@@ -240,20 +241,20 @@ func (c *Cluster) setHosts(eps *snapshot.Endpoints) {
 // watchHosts begins to resolve new hosts and stops for those that are gone. What
 // SRV records name are hosts as any others, each looked up for itself.
 func (c *Cluster) watchHosts() {
-	wanted := map[question]bool{}
-	want := func(q question) *subscription {
+	wanted := map[resolver.Question]bool{}
+	want := func(q resolver.Question) *resolver.Subscription {
 		wanted[q] = true
 		if c.hosts[q] == nil {
-			c.hosts[q] = c.m.resolver.subscribe(q, c.resolved)
+			c.hosts[q] = c.m.resolver.Subscribe(q, c.resolved)
 		}
 		return c.hosts[q]
 	}
 	for i := range c.eps.Hosts {
 		h := &c.eps.Hosts[i]
-		if q, ok := asked(h); ok && q.srv {
-			if answer := want(q).answer(); answer != nil {
-				for _, t := range answer.targets {
-					want(question{name: t.name})
+		if q, ok := asked(h); ok && q.SRV {
+			if answer := want(q).Answer(); answer != nil {
+				for _, t := range answer.Targets {
+					want(resolver.Question{Name: t.Name})
 				}
 			}
 		} else if ok {
@@ -262,17 +263,17 @@ func (c *Cluster) watchHosts() {
 	}
 	for q, s := range c.hosts {
 		if !wanted[q] {
-			s.stop()
+			s.Stop()
 			delete(c.hosts, q)
 		}
 	}
 }
 
 // asked is what to look up for a host, and false if that is an address already.
-func asked(h *snapshot.Host) (question, bool) {
+func asked(h *snapshot.Host) (resolver.Question, bool) {
 	name := strings.ToLower(h.Name)
 	_, err := parseLiteral(name)
-	return question{name, h.SRV}, err != nil
+	return resolver.Question{Name: name, SRV: h.SRV}, err != nil
 }
 
 // resolved is called when the answer for a host has changed.
@@ -420,17 +421,17 @@ func (c *Cluster) members() (members []member, settled bool) {
 	settled = true
 	// latest is the answer to a question. One that watchHosts has not asked yet is
 	// of an answer that came behind it, and resolved is about to be called again.
-	latest := func(q question) *answer {
+	latest := func(q resolver.Question) *resolver.Answer {
 		if s := c.hosts[q]; s != nil {
-			if a := s.answer(); a != nil {
+			if a := s.Answer(); a != nil {
 				return a
 			}
 		}
 		settled = false
-		return &answer{}
+		return &resolver.Answer{}
 	}
 	host := func(name string, port uint16, remote bool, e *snapshot.Endpoint, within uint16) {
-		addrs := latest(question{name: name}).addrs
+		addrs := latest(resolver.Question{Name: name}).Addrs
 		dual := slices.ContainsFunc(addrs, netip.Addr.Is4) && slices.ContainsFunc(addrs, netip.Addr.Is6)
 		for _, addr := range addrs {
 			if !remote || !addr.IsLoopback() && !addr.IsLinkLocalUnicast() {
@@ -447,16 +448,16 @@ func (c *Cluster) members() (members []member, settled bool) {
 		q, ok := asked(h)
 		switch {
 		case !ok:
-			addr, _ := parseLiteral(q.name)
+			addr, _ := parseLiteral(q.Name)
 			at(netip.AddrPortFrom(addr, h.Port), e, 0)
-		case q.srv:
-			for _, t := range latest(q).targets {
+		case q.SRV:
+			for _, t := range latest(q).Targets {
 				one := *e
-				one.Weight = uint32(t.weight)
-				host(t.name, t.port, h.Remote, &one, t.priority)
+				one.Weight = uint32(t.Weight)
+				host(t.Name, t.Port, h.Remote, &one, t.Priority)
 			}
 		default:
-			host(q.name, h.Port, h.Remote, e, 0)
+			host(q.Name, h.Port, h.Remote, e, 0)
 		}
 	}
 	slices.SortFunc(members, func(a, b member) int { return a.ep.addr.Compare(b.ep.addr) })

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/headgate/headgate/dataplane/resolver/resolvertest"
 )
 
 // fullBacklog listens at a port of IPv6's loopback address and accepts nothing. What
@@ -46,9 +48,9 @@ func fullBacklog(t *testing.T, port uint16) {
 func TestRaceWithKernel(t *testing.T) {
 	b := newBackend(t, ok)
 	fullBacklog(t, b.addr.Port())
-	ns := newNameserver(t)
-	ns.set("db.example. A", "300 IN A 127.0.0.1")
-	ns.set("db.example. AAAA", "300 IN AAAA ::1")
+	ns := resolvertest.NewServer(t)
+	ns.Set("db.example. A", "300 IN A 127.0.0.1")
+	ns.Set("db.example. AAAA", "300 IN AAAA ::1")
 	m := newManagerFor(t, Options{DNS: testDNS(t, ns)})
 	x := cfg()
 	x.ConnectTimeout = time.Minute

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/resolver/resolvertest"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -32,9 +33,9 @@ func newDualSite(t *testing.T, protocol string, serve func(*testing.T) netip.Add
 	}
 	four := serve(t)
 	s := &dualSite{dial4: new(net.Dialer).DialContext, six: netip.AddrPortFrom(netip.IPv6Loopback(), four.Port())}
-	ns := newNameserver(t)
-	ns.set("db.example. A", "300 IN A 127.0.0.1")
-	ns.set("db.example. AAAA", "300 IN AAAA ::1")
+	ns := resolvertest.NewServer(t)
+	ns.Set("db.example. A", "300 IN A 127.0.0.1")
+	ns.Set("db.example. AAAA", "300 IN AAAA ::1")
 	s.m = newManagerFor(t, Options{SweepInterval: time.Hour, DNS: testDNS(t, ns), Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		if strings.HasPrefix(address, "[") {
 			s.dials.Add(1)

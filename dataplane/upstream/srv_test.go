@@ -1,67 +1,28 @@
 package upstream
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/miekg/dns"
 
+	"github.com/headgate/headgate/dataplane/resolver/resolvertest"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
-
-func TestServiceLookup(t *testing.T) {
-	s := newNameserver(t)
-	s.set("_http._tcp.shop.example. SRV", "30 IN SRV 10 5 80 b.Shop.example.", "20 IN SRV 10 7 81 c.shop.example.",
-		"60 IN SRV 1 0 82 a.shop.example.", "60 IN SRV 1 0 82 a.shop.example.", "60 IN SRV 0 0 0 port.zero.")
-	s.set("_none._tcp.shop.example. SRV", "60 IN SRV 0 0 0 .")
-	s.set("_only._tcp.shop.example. A", "60 IN A 127.0.0.1")
-	s.rcode("_nx._tcp.shop.example.", dns.RcodeNameError)
-	s.rcode("_ill._tcp.shop.example.", dns.RcodeServerFailure)
-	var many []string
-	for i := range 200 {
-		many = append(many, fmt.Sprintf("60 IN SRV %d 0 80 x%d.shop.example.", 200-i, i))
-	}
-	s.set("_many._tcp.shop.example. SRV", many...)
-	l := newLookup(DNS{
-		Nameservers: []string{s.addr}, Timeout: 2 * time.Second, Hosts: file(t, "hosts", "127.0.0.1 _http._tcp\n"),
-		ResolvConf: file(t, "resolv.conf", "search shop.example\noptions ndots:2 attempts:1\n"),
-	})
-	want := "[{a.shop.example. 82 1 0} {c.shop.example. 81 10 7} {b.shop.example. 80 10 5}]"
-	for _, name := range []string{"_http._tcp.shop.example.", "_http._tcp.shop.example", "_http._tcp"} {
-		f, err := l.resolve(context.Background(), question{name, true})
-		if got := fmt.Sprint(f.targets); err != nil || got != want || f.ttl != 20*time.Second || len(f.addrs) > 0 {
-			t.Errorf("%s: got %s and %v for %v, %v; want %s", name, got, f.addrs, f.ttl, err, want)
-		}
-	}
-	for _, name := range []string{"_none._tcp.shop.example.", "_only._tcp.shop.example.", "_nx._tcp.shop.example."} {
-		if f, err := l.resolve(context.Background(), question{name, true}); !isGone(err) || !strings.Contains(err.Error(), "no SRV records") {
-			t.Errorf("%s: %v, %v", name, f, err)
-		}
-	}
-	if _, err := l.resolve(context.Background(), question{"_ill._tcp.shop.example.", true}); err == nil || isGone(err) {
-		t.Errorf("a server that fails: %v", err)
-	}
-	f, err := l.resolve(context.Background(), question{"_many._tcp.shop.example.", true})
-	if err != nil || len(f.targets) != maxTargets || f.targets[0].priority != 1 {
-		t.Errorf("%d records, %v", len(f.targets), err)
-	}
-}
 
 // TestServiceRecords follows SRV records through their life.
 func TestServiceRecords(t *testing.T) {
 	b := newBackend(t, ok)
 	port := b.addr.Port()
-	s := newNameserver(t)
+	s := resolvertest.NewServer(t)
 	const name = "_http._tcp.shop.example. SRV"
 	record := func(priority, weight int, host string) string {
 		return fmt.Sprintf("0 IN SRV %d %d %d %s", priority, weight, port, host)
 	}
-	s.set(name, record(10, 3, "a.shop.example."))
-	s.set("a.shop.example. A", "0 IN A 127.0.0.1")
-	s.set("b.shop.example. A", "0 IN A 127.0.0.2", "0 IN A 127.0.0.3")
+	s.Set(name, record(10, 3, "a.shop.example."))
+	s.Set("a.shop.example. A", "0 IN A 127.0.0.1")
+	s.Set("b.shop.example. A", "0 IN A 127.0.0.2", "0 IN A 127.0.0.3")
 	m := newManagerFor(t, Options{DNS: testDNS(t, s)})
 	c := m.NewCluster(cfg(), &snapshot.Endpoints{Hosts: []snapshot.Host{{Name: "_HTTP._tcp.shop.example.", SRV: true, Zone: "z"}}})
 	send(t, c, "GET", "") // which waits for the records and for the addresses
@@ -77,7 +38,7 @@ func TestServiceRecords(t *testing.T) {
 		}
 		return text
 	}
-	s.set(name, record(10, 3, "a.shop.example."), record(2, 0, "b.shop.example."))
+	s.Set(name, record(10, 3, "a.shop.example."), record(2, 0, "b.shop.example."))
 	both := " 127.0.0.1×3/1 127.0.0.2×1/0 127.0.0.3×1/0"
 	eventually(t, "the new host is used", func() bool { return places() == both })
 	if got := stateOf(t, c, b.addr); got.Requests != 1 || got.Idle != 1 {
@@ -85,42 +46,37 @@ func TestServiceRecords(t *testing.T) {
 	}
 
 	// The records cannot be had for a while: the hosts stay, and are followed.
-	s.rcode("_http._tcp.shop.example.", dns.RcodeServerFailure)
-	before := s.count(name)
-	eventually(t, "it is asked again", func() bool { return s.count(name) > before+1 })
-	s.set("b.shop.example. A", "0 IN A 127.0.0.2")
+	s.Rcode("_http._tcp.shop.example.", dns.RcodeServerFailure)
+	before := s.Count(name)
+	eventually(t, "it is asked again", func() bool { return s.Count(name) > before+1 })
+	s.Set("b.shop.example. A", "0 IN A 127.0.0.2")
 	eventually(t, "an address goes", func() bool { return places() == " 127.0.0.1×3/1 127.0.0.2×1/0" })
 
 	// A host goes, and is not looked up any more.
-	s.rcode("_http._tcp.shop.example.", dns.RcodeSuccess)
-	s.set(name, record(10, 3, "a.shop.example."))
+	s.Rcode("_http._tcp.shop.example.", dns.RcodeSuccess)
+	s.Set(name, record(10, 3, "a.shop.example."))
 	eventually(t, "the host is gone", func() bool { return places() == " 127.0.0.1×3/0" })
-	watched := func() int {
-		m.resolver.mu.Lock()
-		defer m.resolver.mu.Unlock()
-		return len(m.resolver.names)
-	}
-	if n := watched(); n != 2 {
+	if n := subscriptions(c); n != 2 {
 		t.Errorf("%d names are looked up", n)
 	}
 
 	// "." says that there is no such service.
-	s.set(name, "0 IN SRV 0 0 0 .")
+	s.Set(name, "0 IN SRV 0 0 0 .")
 	eventually(t, "the service is gone", func() bool { return addresses(c) == "" })
 	if up := fail(t, c, newExchange("GET", "")); up.Reason != "no_endpoint" {
 		t.Errorf("%v", up)
 	}
 	c.SetEndpoints(endpoints(b.addr))
-	if n := watched(); n != 0 {
+	if n := subscriptions(c); n != 0 {
 		t.Errorf("%d names are looked up", n)
 	}
 }
 
 // TestRemoteHost: a name does not lead to this machine where it must not.
 func TestRemoteHost(t *testing.T) {
-	s := newNameserver(t)
-	s.set("a.example. A", "60 IN A 127.0.0.1", "60 IN A 192.0.2.1", "60 IN A 169.254.169.254")
-	s.set("_a._tcp.example. SRV", "60 IN SRV 1 1 80 a.example.")
+	s := resolvertest.NewServer(t)
+	s.Set("a.example. A", "60 IN A 127.0.0.1", "60 IN A 192.0.2.1", "60 IN A 169.254.169.254")
+	s.Set("_a._tcp.example. SRV", "60 IN SRV 1 1 80 a.example.")
 	m := newManagerFor(t, Options{DNS: testDNS(t, s)})
 	for _, h := range []snapshot.Host{{Name: "a.example.", Port: 80, Remote: true}, {Name: "_a._tcp.example.", SRV: true, Remote: true}} {
 		c := m.NewCluster(cfg(), &snapshot.Endpoints{Hosts: []snapshot.Host{h}})
@@ -136,11 +92,11 @@ func TestRemoteHost(t *testing.T) {
 
 // TestServicePriorities: records order what is within a priority of the configuration.
 func TestServicePriorities(t *testing.T) {
-	s := newNameserver(t)
-	s.set("_a._tcp.example. SRV", "60 IN SRV 65535 1 80 a.example.")
-	s.set("_b._tcp.example. SRV", "60 IN SRV 0 1 80 b.example.")
-	s.set("a.example. A", "60 IN A 127.0.0.1")
-	s.set("b.example. A", "60 IN A 127.0.0.2")
+	s := resolvertest.NewServer(t)
+	s.Set("_a._tcp.example. SRV", "60 IN SRV 65535 1 80 a.example.")
+	s.Set("_b._tcp.example. SRV", "60 IN SRV 0 1 80 b.example.")
+	s.Set("a.example. A", "60 IN A 127.0.0.1")
+	s.Set("b.example. A", "60 IN A 127.0.0.2")
 	m := newManagerFor(t, Options{DNS: testDNS(t, s)})
 	c := m.NewCluster(cfg(), &snapshot.Endpoints{
 		Endpoints: []snapshot.Endpoint{{Address: "127.0.0.3", Port: 80, Priority: 2}},

@@ -23,6 +23,7 @@ import (
 	"github.com/headgate/headgate/dataplane/h1"
 	"github.com/headgate/headgate/dataplane/h2"
 	"github.com/headgate/headgate/dataplane/health"
+	"github.com/headgate/headgate/dataplane/resolver"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -42,7 +43,7 @@ type Options struct {
 	// endpoints near it; "" if that is not known.
 	Zone, Node string
 	// DNS says how hosts are resolved.
-	DNS DNS
+	DNS resolver.Config
 	// Log gets ejections, changes of health and failing lookups. Its zero value discards.
 	Log logr.Logger
 	// Now is the clock of ejections and idle times; nil means time.Now.
@@ -59,7 +60,7 @@ type Manager struct {
 	start time.Time
 	// coarse is the clock as of the last sweep, for what needs no better.
 	coarse   atomic.Int64
-	resolver *resolver
+	resolver *resolver.Resolver
 	checker  *health.Checker
 	warmer   warmer
 	maxMuxes int
@@ -86,7 +87,7 @@ func NewManager(opts Options) *Manager {
 	m := &Manager{
 		opts:     opts,
 		start:    opts.Now().Add(-1), // so that no time is 0
-		resolver: newResolver(ctx, opts.DNS, opts.Log),
+		resolver: resolver.New(ctx, opts.DNS, opts.Log),
 		checker:  health.NewChecker(opts.HealthChecks),
 		maxMuxes: defaultMaxMuxes,
 		clusters: map[*Cluster]struct{}{},
@@ -109,7 +110,7 @@ func (m *Manager) Close() {
 	}
 	m.warmer.close()
 	m.checker.Close()
-	m.resolver.wait()
+	m.resolver.Wait()
 }
 
 // NewCluster returns a live cluster. A nil eps means that there are no

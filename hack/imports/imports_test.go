@@ -37,7 +37,7 @@ var rules = []rule{
 	{
 		of: []string{
 			"dataplane/balance", "dataplane/deadline", "dataplane/exchange", "dataplane/h1", "dataplane/health",
-			"dataplane/pipeline", "dataplane/route", "dataplane/upstream", "dataplane/observe", "dataplane/staple",
+			"dataplane/pipeline", "dataplane/resolver", "dataplane/route", "dataplane/upstream", "dataplane/observe", "dataplane/staple",
 			"dataplane/policy/*",
 		},
 		except: []string{"dataplane/policy/jwt"}, // it fetches key sets
@@ -81,6 +81,11 @@ var rules = []rule{
 		of:    []string{"dataplane/route"},
 		never: []string{module + "dataplane/upstream", module + "dataplane/pipeline", module + "dataplane/h1"},
 		why:   "matching is a function of a request",
+	},
+	{
+		of:    []string{"dataplane/resolver"},
+		never: []string{module + "dataplane/exchange", module + "dataplane/snapshot"},
+		why:   "what a name resolves to is the same for whoever asks, and whatever for",
 	},
 	{
 		of: []string{"controllers/compile", "controllers/objects"},

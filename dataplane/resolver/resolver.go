@@ -1,4 +1,4 @@
-package upstream
+package resolver
 
 import (
 	"context"
@@ -13,9 +13,9 @@ import (
 	"github.com/headgate/headgate/dataplane/backoff"
 )
 
-// DNS says how hosts are resolved. The zero value follows the system's
+// Config says how hosts are resolved. The zero value follows the system's
 // resolv.conf(5) and hosts(5), which are read anew for each lookup.
-type DNS struct {
+type Config struct {
 	// Nameservers are "ip:port"; empty means those of ResolvConf.
 	Nameservers []string
 	// ResolvConf and Hosts are paths of files; "" means /etc/resolv.conf and /etc/hosts.
@@ -26,95 +26,102 @@ type DNS struct {
 	Timeout time.Duration
 }
 
-// resolver keeps the records of names up to date, for as long as somebody
+// Resolver keeps the records of names up to date, for as long as somebody
 // is subscribed. Each name has a goroutine, so that one that takes long holds
 // up no other.
-type resolver struct {
+// It is safe for concurrent use.
+type Resolver struct {
 	lookup lookup
 	log    logr.Logger
 	ctx    context.Context
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
-	names map[question]*watchedName
+	names map[Question]*watchedName
 }
 
-// question is what is looked up: the addresses of a name, or its SRV records.
-type question struct {
-	name string // in lower case
-	srv  bool
+// Question is what is looked up: the addresses of a name, or its SRV records.
+type Question struct {
+	Name string // in lower case; the search list of resolv.conf(5) holds for it
+	SRV  bool
 }
 
 // watchedName is a question with who wants to know of its changes.
 type watchedName struct {
-	question
-	latest atomic.Pointer[answer]
+	Question
+	latest atomic.Pointer[Answer]
 	cancel context.CancelFunc
-	// subscribers is guarded by resolver.mu.
-	subscribers map[*subscription]func()
+	// subscribers is guarded by Resolver.mu.
+	subscribers map[*Subscription]func()
 }
 
-// answer is what a name resolves to: sorted, and empty if it does not. It has
+// Answer is what a name resolves to: sorted, and empty if it does not. It has
 // addresses, or for SRV records hosts.
-type answer struct {
-	addrs   []netip.Addr
-	targets []target
+// It must not be changed.
+type Answer struct {
+	Addrs   []netip.Addr
+	Targets []Target // 128 at most
 }
 
-func (a *answer) equal(b *answer) bool {
-	return slices.Equal(a.addrs, b.addrs) && slices.Equal(a.targets, b.targets)
+func (a *Answer) equal(b *Answer) bool {
+	return slices.Equal(a.Addrs, b.Addrs) && slices.Equal(a.Targets, b.Targets)
 }
 
-// target is an SRV record, RFC 2782. Its name is fully qualified, in lower case.
-type target struct {
-	name     string
-	port     uint16
-	priority uint16
-	weight   uint16
+// Target is an SRV record, RFC 2782. Its name is fully qualified, in lower case;
+// its port is not 0. The least priority comes first.
+type Target struct {
+	Name     string
+	Port     uint16
+	Priority uint16
+	Weight   uint16
 }
 
-// subscription is an interest in a name.
-type subscription struct {
-	r *resolver
+// Subscription is an interest in a name. It is safe for concurrent use.
+type Subscription struct {
+	r *Resolver
 	w *watchedName
 }
 
-func newResolver(ctx context.Context, cfg DNS, log logr.Logger) *resolver {
-	return &resolver{lookup: newLookup(cfg), log: log, ctx: ctx, names: map[question]*watchedName{}}
+// New returns a Resolver, which looks names up until the context ends. log gets
+// names that do not resolve, and that they do again.
+func New(ctx context.Context, cfg Config, log logr.Logger) *Resolver {
+	return &Resolver{lookup: newLookup(cfg), log: log, ctx: ctx, names: map[Question]*watchedName{}}
 }
 
-// wait returns when all goroutines have ended, after the context has.
-func (r *resolver) wait() { r.wg.Wait() }
+// Wait returns when all goroutines have ended, after the context has.
+func (r *Resolver) Wait() { r.wg.Wait() }
 
-// subscribe keeps a question answered until stop. changed is called after each change
+// Subscribe keeps a question answered until Stop. changed is called after each change
 // of the answer, on a goroutine of the resolver's that holds no lock.
-func (r *resolver) subscribe(q question, changed func()) *subscription {
+// It may be called once more after Stop.
+func (r *Resolver) Subscribe(q Question, changed func()) *Subscription {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := r.names[q]
 	if w == nil {
 		ctx, cancel := context.WithCancel(r.ctx)
-		w = &watchedName{question: q, cancel: cancel, subscribers: map[*subscription]func(){}}
+		w = &watchedName{Question: q, cancel: cancel, subscribers: map[*Subscription]func(){}}
 		r.names[q] = w
 		if r.ctx.Err() == nil {
 			r.wg.Go(func() { r.keep(ctx, w) })
 		}
 	}
-	s := &subscription{r: r, w: w}
+	s := &Subscription{r: r, w: w}
 	w.subscribers[s] = changed
 	return s
 }
 
-// answer returns the latest answer, or nil before there was one. An empty
+// Answer returns the latest answer, or nil before there was one. An empty
 // answer says that the first lookup failed or found none.
-func (s *subscription) answer() *answer { return s.w.latest.Load() }
+func (s *Subscription) Answer() *Answer { return s.w.latest.Load() }
 
-func (s *subscription) stop() {
+// Stop ends the interest.
+func (s *Subscription) Stop() {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	delete(s.w.subscribers, s)
-	if len(s.w.subscribers) == 0 && s.r.names[s.w.question] == s.w {
-		delete(s.r.names, s.w.question)
+	if len(s.w.subscribers) == 0 && s.r.names[s.w.Question] == s.w {
+		delete(s.r.names, s.w.Question)
 		s.w.cancel()
 	}
 }
@@ -128,11 +135,11 @@ const (
 // keep looks a name up again and again. When a lookup fails, the last answer
 // stays: a name server that is down must not take down what it named. Only a
 // name that is authoritatively gone loses them, once it has been gone for MaxTTL.
-func (r *resolver) keep(ctx context.Context, w *watchedName) {
+func (r *Resolver) keep(ctx context.Context, w *watchedName) {
 	failures := 0
 	var lastGood time.Time
 	for {
-		found, err := r.lookup.resolve(ctx, w.question)
+		found, err := r.lookup.resolve(ctx, w.Question)
 		if ctx.Err() != nil {
 			return
 		}
@@ -140,19 +147,19 @@ func (r *resolver) keep(ctx context.Context, w *watchedName) {
 		switch {
 		case err == nil:
 			if failures > 0 {
-				r.log.Info("Host resolves again", "host", w.name)
+				r.log.Info("Host resolves again", "host", w.Name)
 			}
 			failures, lastGood = 0, time.Now()
-			r.publish(w, &found.answer)
+			r.publish(w, &found.Answer)
 			wait = found.ttl
 		default:
 			failures++
 			wait = backoff.After(failures, max(r.lookup.minTTL, min(retryFirst, r.lookup.maxTTL)), retryMost)
 			if failures == 1 {
-				r.log.Error(err, "Host does not resolve; what was known of it stays", "host", w.name)
+				r.log.Error(err, "Host does not resolve; what was known of it stays", "host", w.Name)
 			}
 			if w.latest.Load() == nil || isGone(err) && time.Since(lastGood) > r.lookup.maxTTL {
-				r.publish(w, &answer{})
+				r.publish(w, &Answer{})
 			}
 		}
 		timer := time.NewTimer(wait)
@@ -165,7 +172,7 @@ func (r *resolver) keep(ctx context.Context, w *watchedName) {
 	}
 }
 
-func (r *resolver) publish(w *watchedName, a *answer) {
+func (r *Resolver) publish(w *watchedName, a *Answer) {
 	before := w.latest.Load()
 	if before != nil && before.equal(a) {
 		return

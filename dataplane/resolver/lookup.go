@@ -1,4 +1,4 @@
-package upstream
+package resolver
 
 import (
 	"cmp"
@@ -27,7 +27,7 @@ type lookup struct {
 
 // found is a successful lookup, with an answer that is not empty.
 type found struct {
-	answer
+	Answer
 	ttl time.Duration
 }
 
@@ -39,13 +39,13 @@ const maxTargets = 128
 const hostsTTL = 10 * time.Second
 
 // goneError says that a name has no such records, by who should know.
-type goneError struct{ question }
+type goneError struct{ Question }
 
 func (e *goneError) Error() string {
-	if e.srv {
-		return e.name + " has no SRV records"
+	if e.SRV {
+		return e.Name + " has no SRV records"
 	}
-	return e.name + " has no addresses"
+	return e.Name + " has no addresses"
 }
 
 func isGone(err error) bool {
@@ -53,7 +53,7 @@ func isGone(err error) bool {
 	return errors.As(err, &gone)
 }
 
-func newLookup(cfg DNS) lookup {
+func newLookup(cfg Config) lookup {
 	return lookup{
 		nameservers:     cfg.Nameservers,
 		resolvConf:      cmp.Or(cfg.ResolvConf, "/etc/resolv.conf"),
@@ -64,27 +64,27 @@ func newLookup(cfg DNS) lookup {
 	}
 }
 
-func (l *lookup) resolve(ctx context.Context, q question) (found, error) {
+func (l *lookup) resolve(ctx context.Context, q Question) (found, error) {
 	f, err := l.find(ctx, q)
 	if err != nil {
-		return found{}, fmt.Errorf("resolving %q: %w", q.name, err)
+		return found{}, fmt.Errorf("resolving %q: %w", q.Name, err)
 	}
-	f.addrs = reachable(f.addrs)
-	slices.SortFunc(f.addrs, netip.Addr.Compare)
-	f.addrs = slices.Compact(f.addrs)
-	slices.SortFunc(f.targets, target.compare)
-	f.targets = slices.Compact(f.targets)
-	f.targets = f.targets[:min(len(f.targets), maxTargets)]
+	f.Addrs = reachable(f.Addrs)
+	slices.SortFunc(f.Addrs, netip.Addr.Compare)
+	f.Addrs = slices.Compact(f.Addrs)
+	slices.SortFunc(f.Targets, Target.compare)
+	f.Targets = slices.Compact(f.Targets)
+	f.Targets = f.Targets[:min(len(f.Targets), maxTargets)]
 	f.ttl = min(max(f.ttl, l.minTTL), l.maxTTL)
 	return f, nil
 }
 
 // local answers without a name server, if it can.
-func (l *lookup) local(q question) []netip.Addr {
-	if q.srv {
+func (l *lookup) local(q Question) []netip.Addr {
+	if q.SRV {
 		return nil // the hosts file has addresses alone
 	}
-	bare := strings.TrimSuffix(q.name, ".")
+	bare := strings.TrimSuffix(q.Name, ".")
 	if addrs := l.fromHosts(bare); len(addrs) > 0 {
 		return addrs
 	}
@@ -95,9 +95,9 @@ func (l *lookup) local(q question) []netip.Addr {
 	return nil
 }
 
-func (l *lookup) find(ctx context.Context, of question) (found, error) {
+func (l *lookup) find(ctx context.Context, of Question) (found, error) {
 	if addrs := l.local(of); len(addrs) > 0 {
-		return found{answer{addrs: addrs}, hostsTTL}, nil
+		return found{Answer{Addrs: addrs}, hostsTTL}, nil
 	}
 	cfg, err := dns.ClientConfigFromFile(l.resolvConf)
 	if err != nil {
@@ -120,10 +120,10 @@ func (l *lookup) find(ctx context.Context, of question) (found, error) {
 	}
 	var ill error
 	ask := q.addresses
-	if of.srv {
+	if of.SRV {
 		ask = q.services
 	}
-	for _, candidate := range cfg.NameList(of.name) {
+	for _, candidate := range cfg.NameList(of.Name) {
 		f, err := ask(ctx, candidate)
 		switch {
 		case err == nil:
@@ -200,7 +200,7 @@ func (q *questions) addresses(ctx context.Context, name string) (found, error) {
 	// One family is enough: many servers answer badly for the other.
 	switch {
 	case v4.err == nil && v6.err == nil:
-		return found{answer{addrs: append(v4.addrs, v6.addrs...)}, min(v4.ttl, v6.ttl)}, nil
+		return found{Answer{Addrs: append(v4.Addrs, v6.Addrs...)}, min(v4.ttl, v6.ttl)}, nil
 	case v4.err == nil:
 		return v4.found, nil
 	case v6.err == nil:
@@ -218,7 +218,7 @@ func (q *questions) services(ctx context.Context, name string) (found, error) {
 
 // ask puts one question to the servers in turn until one answers.
 func (q *questions) ask(ctx context.Context, name string, kind uint16) (found, error) {
-	gone := &goneError{question{name, kind == dns.TypeSRV}}
+	gone := &goneError{Question{name, kind == dns.TypeSRV}}
 	var m dns.Msg
 	m.SetQuestion(name, kind)
 	m.SetEdns0(1232, false)
@@ -236,7 +236,7 @@ func (q *questions) ask(ctx context.Context, name string, kind uint16) (found, e
 			switch r.Rcode {
 			case dns.RcodeSuccess:
 				f := read(r)
-				if len(f.addrs) == 0 && len(f.targets) == 0 {
+				if len(f.Addrs) == 0 && len(f.Targets) == 0 {
 					return found{}, gone
 				}
 				return f, nil
@@ -293,13 +293,13 @@ func read(r *dns.Msg) found {
 		case *dns.SRV:
 			// A target "." says that there is no such service, RFC 2782.
 			if record.Target != "." && record.Port != 0 {
-				f.targets = append(f.targets, target{strings.ToLower(record.Target), record.Port, record.Priority, record.Weight})
+				f.Targets = append(f.Targets, Target{strings.ToLower(record.Target), record.Port, record.Priority, record.Weight})
 			}
 		}
 		least = min(least, record.Header().Ttl)
 		// What names no one endpoint is left out.
 		if addr = addr.Unmap(); ok && !addr.IsUnspecified() && !addr.IsMulticast() {
-			f.addrs = append(f.addrs, addr)
+			f.Addrs = append(f.Addrs, addr)
 		}
 	}
 	f.ttl = time.Duration(least) * time.Second
@@ -307,9 +307,9 @@ func read(r *dns.Msg) found {
 }
 
 // compare puts first what is used first.
-func (t target) compare(other target) int {
-	return cmp.Or(cmp.Compare(t.priority, other.priority), cmp.Compare(other.weight, t.weight),
-		cmp.Compare(t.name, other.name), cmp.Compare(t.port, other.port))
+func (t Target) compare(other Target) int {
+	return cmp.Or(cmp.Compare(t.Priority, other.Priority), cmp.Compare(other.Weight, t.Weight),
+		cmp.Compare(t.Name, other.Name), cmp.Compare(t.Port, other.Port))
 }
 
 // reachable leaves out the addresses of a family that this machine does not
