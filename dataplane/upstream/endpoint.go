@@ -14,6 +14,7 @@ import (
 	"github.com/headgate/headgate/dataplane/h1"
 	"github.com/headgate/headgate/dataplane/h2"
 	"github.com/headgate/headgate/dataplane/health"
+	"github.com/headgate/headgate/dataplane/loadreport"
 )
 
 // endpoint is one address and port of a cluster, or Unix socket, with what it
@@ -35,7 +36,7 @@ type endpoint struct {
 	// started is when the endpoint began to start slowly; 0 if it has its weight.
 	started atomic.Int64
 	// reported is what the endpoint last said of its load.
-	reported loadReport
+	reported loadreport.Report
 
 	// reached is when it could last be connected to, on the Manager's coarse clock;
 	// 0 if it never could.

@@ -161,7 +161,7 @@ func (c *Cluster) try(ex *exchange.Exchange, st *state, ep *endpoint, probe bool
 				ep.load.Latency.Observe(c.m.now(), took)
 			}
 			if st.loadReports {
-				ep.reported.read(&ex.Response, c.m.coarse.Load())
+				ep.reported.Read(&ex.Response, c.m.coarse.Load())
 			}
 			c.judge(st, ep, ex, nil, took)
 			c.adapt(st, &ex.Response, took)

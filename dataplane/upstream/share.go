@@ -34,7 +34,7 @@ func (c *Cluster) setShares(now int64) {
 	var most, sum, n float64
 	if st.loadReports {
 		for i := range st.members {
-			if w := st.members[i].ep.reported.weight(now); w > 0 {
+			if w := st.members[i].ep.reported.Weight(now); w > 0 {
 				most, sum, n = max(most, w), sum+w, n+1
 			}
 		}
@@ -43,7 +43,7 @@ func (c *Cluster) setShares(now int64) {
 		ep, share := st.members[i].ep, 1.0
 		if n > 0 {
 			// Who has not reported counts as an average one.
-			share = cmp.Or(ep.reported.weight(now), sum/n) / most
+			share = cmp.Or(ep.reported.Weight(now), sum/n) / most
 		}
 		if started := ep.started.Load(); started != 0 {
 			grown := st.grown(now - started)

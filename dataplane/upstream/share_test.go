@@ -1,20 +1,15 @@
 package upstream
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
 	"net"
 	"net/http"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
-	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -91,77 +86,6 @@ func TestSlowStart(t *testing.T) {
 	}
 }
 
-// report encodes fields of an OrcaLoadReport.
-func report(fields map[int]float64) string {
-	var b []byte
-	b = protowire.AppendTag(b, 4, protowire.BytesType) // request_cost, a map
-	b = protowire.AppendBytes(b, []byte("\x0a\x01x\x11\x00\x00\x00\x00\x00\x00\x00\x00"))
-	for number, v := range fields {
-		b = protowire.AppendTag(b, protowire.Number(number), protowire.Fixed64Type)
-		b = protowire.AppendFixed64(b, math.Float64bits(v))
-	}
-	return base64.StdEncoding.EncodeToString(b)
-}
-
-func TestLoadReport(t *testing.T) {
-	for _, tc := range []struct {
-		field, value string
-		weight       float64 // 0 if it is no report
-	}{
-		{reportField, "TEXT cpu_utilization=0.5,rps_fractional=100", 200},
-		{reportField, "TEXT cpu_utilization=0.5, application_utilization=0.8, rps_fractional=100,eps=20,named_metrics.x=1", 100},
-		{reportField, `JSON {"cpu_utilization": 0.5, "rps_fractional": 100}`, 200},
-		{reportField, `JSON {"named_metrics": {"cpu_utilization": 9, "b": 2}, "cpu_utilization":0.5,"utilization":{"q":1},"rps_fractional":1e2,"request_cost":{}}`, 200},
-		{reportField, "BIN " + report(map[int]float64{1: .5, 6: 100}), 200},
-		{reportFieldBin, report(map[int]float64{1: .5, 9: .8, 6: 100, 7: 20, 2: 1}), 100},
-		{reportFieldBin, strings.TrimRight(report(map[int]float64{1: .5, 6: 100}), "="), 200},
-		{"endpoint-load-metrics", "TEXT cpu_utilization=0.5,rps_fractional=100", 200},
-		{reportField, "TEXT cpu_utilization=0.5", 0}, // of how many requests?
-		{reportField, "TEXT rps_fractional=100", 0},
-		{reportField, "TEXT cpu_utilization=-1,rps_fractional=100", 0},
-		{reportField, "TEXT cpu_utilization=NaN,rps_fractional=100", 0},
-		{reportField, "TEXT cpu_utilization=0.5,rps_fractional=Inf", 0},
-		{reportField, "TEXT cpu_utilization=half,rps_fractional=100", 0},
-		{reportField, "TEXT cpu_utilization", 0},
-		{reportField, `JSON {"cpu_utilization": 0.5`, 0},
-		{reportField, `JSON {"a": {"cpu_utilization": 0.5, "rps_fractional": 100}`, 0},
-		{reportField, "XML <a/>", 0},
-		{reportField, "", 0},
-		{reportFieldBin, "%%%", 0},
-		{reportFieldBin, "CQ", 0},
-		{reportFieldBin, strings.Repeat("A", 4000), 0},
-	} {
-		var response exchange.Response
-		response.Fields = append(response.Fields, exchange.NewField("A", "b"), exchange.NewField(tc.field, tc.value))
-		var r loadReport
-		r.read(&response, 1)
-		if got := r.weight(2); math.Abs(got-tc.weight) > 1e-6 {
-			t.Errorf("%s: %s has the weight %f, want %f", tc.field, tc.value, got, tc.weight)
-		}
-		if len(response.Fields) != 1 {
-			t.Errorf("%s: the client is told %v", tc.field, response.Fields)
-		}
-		if r.weight(1+int64(reportExpires)+1) != 0 {
-			t.Errorf("%s: it holds forever", tc.field)
-		}
-	}
-}
-
-func FuzzLoadReport(f *testing.F) {
-	f.Add("TEXT cpu_utilization=0.5,rps_fractional=100", report(map[int]float64{1: .5}))
-	f.Add(`JSON {"a": {"b": 1}, "eps":1}`, "CQ")
-	f.Add("BIN "+report(map[int]float64{6: 1}), "")
-	f.Fuzz(func(t *testing.T, text, binary string) {
-		var response exchange.Response
-		response.Fields = append(response.Fields, exchange.NewField(reportField, text), exchange.NewField(reportFieldBin, binary))
-		var r loadReport
-		r.read(&response, 1)
-		if w := r.weight(1); w < 0 || math.IsNaN(w) || math.IsInf(w, 0) {
-			t.Errorf("the weight is %f", w)
-		}
-	})
-}
-
 // TestLoadReports has one endpoint report that it can do three times as much as
 // the other, and a third that says nothing.
 func TestLoadReports(t *testing.T) {
@@ -169,7 +93,7 @@ func TestLoadReports(t *testing.T) {
 		return newBackend(t, func(_ int64, _ *http.Request, c net.Conn) bool {
 			more := ""
 			if value != "" {
-				more = reportField + ": " + value + "\r\n"
+				more = "Endpoint-Load-Metrics: " + value + "\r\n"
 			}
 			_, err := fmt.Fprintf(c, "HTTP/1.1 200 OK\r\n%sContent-Length: 2\r\n\r\nok", more)
 			return err == nil
@@ -192,7 +116,7 @@ func TestLoadReports(t *testing.T) {
 			t.Errorf("%s has %d %%, want %d %%", addr, got, want)
 		}
 	}
-	clock.advance(reportExpires + time.Second)
+	clock.advance(3*time.Minute + time.Second)
 	m.sweep()
 	if got := stateOf(t, c, weak.addr).SharePercent; got != 100 {
 		t.Errorf("after minutes without a report it has %d %%", got)

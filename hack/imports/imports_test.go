@@ -37,7 +37,8 @@ var rules = []rule{
 	{
 		of: []string{
 			"dataplane/balance", "dataplane/deadline", "dataplane/exchange", "dataplane/h1", "dataplane/health",
-			"dataplane/pipeline", "dataplane/resolver", "dataplane/route", "dataplane/upstream", "dataplane/observe", "dataplane/staple",
+			"dataplane/loadreport", "dataplane/observe", "dataplane/pipeline", "dataplane/resolver", "dataplane/route",
+			"dataplane/staple", "dataplane/upstream",
 			"dataplane/policy/*",
 		},
 		except: []string{"dataplane/policy/jwt"}, // it fetches key sets

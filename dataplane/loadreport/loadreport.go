@@ -1,4 +1,6 @@
-package upstream
+// Package loadreport reads what endpoints say in their responses about how busy
+// they are, and weighs them by it: gRFC A51 and A58, Envoy's ORCA.
+package loadreport
 
 import (
 	"encoding/base64"
@@ -13,43 +15,46 @@ import (
 	"github.com/headgate/headgate/dataplane/exchange"
 )
 
-// The header fields of load reports, gRFC A51 and Envoy's ORCA.
+// The header fields of load reports.
 const (
-	reportField    = "Endpoint-Load-Metrics"
-	reportFieldBin = "Endpoint-Load-Metrics-Bin"
+	field    = "Endpoint-Load-Metrics"
+	fieldBin = "Endpoint-Load-Metrics-Bin"
 )
 
-// reportExpires is for how long a report holds, as in gRFC A58.
-const reportExpires = 3 * time.Minute
+// expires is for how long a report holds, as in gRFC A58.
+const expires = 3 * time.Minute
 
-// loadReport is what an endpoint last reported.
-type loadReport struct {
+// Report is what an endpoint last reported. The zero value is none. It is safe for
+// concurrent use.
+type Report struct {
 	// bits are the weight that follows, a float64; 0 if there is none.
 	bits atomic.Uint64
 	at   atomic.Int64
 }
 
-// weight is the endpoint's weight by its last report, 0 if it is too old.
-func (r *loadReport) weight(now int64) float64 {
+// Weight is the endpoint's weight by its last report: the requests a second that it
+// can serve, 0 if there is none or it is older than 3 minutes. now is in
+// nanoseconds, on the clock that Read goes by.
+func (r *Report) Weight(now int64) float64 {
 	bits := r.bits.Load()
-	if bits == 0 || now-r.at.Load() > int64(reportExpires) {
+	if bits == 0 || now-r.at.Load() > int64(expires) {
 		return 0
 	}
 	return math.Float64frombits(bits)
 }
 
-// read takes a report out of a response. Clients are not told how busy
+// Read takes a report out of a response. Clients are not told how busy
 // endpoints are. A report that cannot be read is none.
-func (r *loadReport) read(response *exchange.Response, now int64) {
+func (r *Report) Read(response *exchange.Response, now int64) {
 	var l load
 	ok := false
-	if value, there := response.Fields.Get(reportField); there {
+	if value, there := response.Fields.Get(field); there {
 		ok = l.readText(value)
-		response.Fields.Del(reportField)
+		response.Fields.Del(field)
 	}
-	if value, there := response.Fields.Get(reportFieldBin); there {
+	if value, there := response.Fields.Get(fieldBin); there {
 		ok = l.readBase64(value) || ok
-		response.Fields.Del(reportFieldBin)
+		response.Fields.Del(fieldBin)
 	}
 	if !ok {
 		return
