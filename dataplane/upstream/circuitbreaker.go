@@ -85,9 +85,26 @@ func (c *Cluster) setBounds(st *state) {
 // means any number.
 func (st *state) maxRequests() int64 {
 	if st.concurrency != nil {
-		return st.concurrency.limit.Load()
+		return st.concurrency.Limit()
 	}
 	return int64(st.breaker.MaxRequests)
+}
+
+// adapt tells the cluster's adaptive concurrency what a request took, and gives
+// the room that there may be more of then to who waits for it. What fails at once
+// says nothing about how busy the endpoints are. What fails late does, and be it
+// that its time was over or its client has left. r is nil without a response.
+func (c *Cluster) adapt(st *state, r *exchange.Response, took time.Duration) {
+	by := st.concurrency
+	if by == nil {
+		return
+	}
+	if served := r != nil && statusOf(r) < 500; !served && !by.TooLong(took) {
+		return
+	}
+	if by.Observe(c.m.now(), took, c.inFlight.Load()) {
+		c.serveQueue()
+	}
 }
 
 // boundsEndpoints reports whether endpoints may have as much as they can.
@@ -346,7 +363,7 @@ func (c *Cluster) Circuit() *CircuitState {
 		Refused: map[string]uint64{},
 	}
 	if st.concurrency != nil {
-		s.MinLatency = time.Duration(st.concurrency.min.Load())
+		s.MinLatency = st.concurrency.MinLatency()
 	}
 	for i := range c.refusals {
 		s.Refused[refusal(i).String()] = c.refusals[i].Load()

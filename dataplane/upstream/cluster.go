@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/balance"
+	"github.com/headgate/headgate/dataplane/concurrency"
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h2"
 	"github.com/headgate/headgate/dataplane/hashkey"
@@ -56,7 +57,7 @@ type Cluster struct {
 	budget *retryBudget          // as cfg has it; another one only if it differs
 	keys   hashkey.Keys          // as cfg has them, compiled
 	// concurrency is as cfg has it; another one only if it differs.
-	concurrency *concurrency
+	concurrency *concurrency.Controller
 	eps         *snapshot.Endpoints
 	hosts       map[resolver.Question]*resolver.Subscription
 	resolving   chan struct{}
@@ -89,7 +90,7 @@ type state struct {
 	// endpoint; 0 means any number.
 	breaker        *snapshot.CircuitBreaker
 	maxConnections int
-	concurrency    *concurrency // nil for none
+	concurrency    *concurrency.Controller // nil for none
 
 	members []member
 	tiers
@@ -215,9 +216,7 @@ func (c *Cluster) setConfig(cfg *snapshot.Cluster) {
 	if before == nil || !reflect.DeepEqual(hashOn(&before.Balance), hashOn(&cfg.Balance)) {
 		c.setKeys()
 	}
-	if by := cmp.Or(cfg.CircuitBreaker, noBounds).AdaptiveConcurrency; by == nil || c.concurrency == nil || c.concurrency.cfg != *by {
-		c.concurrency = newConcurrency(by)
-	}
+	c.concurrency = concurrency.For(cmp.Or(cfg.CircuitBreaker, noBounds).AdaptiveConcurrency, c.concurrency)
 	if before == nil || before.Protocol != cfg.Protocol || !reflect.DeepEqual(before.TLS, cfg.TLS) {
 		c.tls, c.tlsErr = clientTLS(cfg.TLS, c.protocol())
 		if c.tlsErr != nil {

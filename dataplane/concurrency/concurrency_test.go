@@ -1,12 +1,8 @@
-package upstream
+package concurrency
 
 import (
 	"container/heap"
-	"io"
 	"math/rand/v2"
-	"net"
-	"net/http"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,7 +13,7 @@ import (
 // which every one serves a request after the other, as long as serve says.
 type service struct {
 	t       *testing.T
-	limit   *concurrency
+	limit   *Controller
 	servers []server
 	serve   func(*rand.Rand) time.Duration
 	mean    time.Duration
@@ -61,9 +57,9 @@ type tally struct {
 func newService(t *testing.T, servers, workers int, serve func(*rand.Rand) time.Duration, mean time.Duration) *service {
 	s := &service{
 		t: t, serve: serve, mean: mean, random: rand.New(rand.NewPCG(1, 2)),
-		limit: newConcurrency(&snapshot.AdaptiveConcurrency{
+		limit: For(&snapshot.AdaptiveConcurrency{
 			MinRequests: 3, MaxRequests: 1000, LatencyTolerancePercent: 50, MinLatencyInterval: 30 * time.Second,
-		}),
+		}, nil),
 	}
 	s.scale(servers, workers)
 	return s
@@ -98,7 +94,7 @@ func (s *service) offer(rate float64, during time.Duration) (r tally) {
 			e := heap.Pop(&s.done).(ending)
 			s.now = e.at
 			s.inFlight--
-			s.limit.observe(int64(e.at)+1, e.took, s.inFlight+1)
+			s.limit.Observe(int64(e.at)+1, e.took, s.inFlight+1)
 			r.served++
 			took += e.took
 		}
@@ -107,8 +103,8 @@ func (s *service) offer(rate float64, during time.Duration) (r tally) {
 		}
 		s.now = s.next
 		r.offered++
-		limits += float64(s.limit.limit.Load())
-		if s.inFlight >= s.limit.limit.Load() {
+		limits += float64(s.limit.Limit())
+		if s.inFlight >= s.limit.Limit() {
 			r.refused++
 			continue
 		}
@@ -130,7 +126,7 @@ func (s *service) offer(rate float64, during time.Duration) (r tally) {
 	r.limit = limits / float64(max(1, r.offered))
 	s.t.Logf("%7.1fs  %6.0f/s offered  %6.0f/s served  %5.1f%% refused  latency %8s  min %8s  limit %6.1f now %d", s.now.Seconds(), rate,
 		float64(r.served)/during.Seconds(), 100*float64(r.refused)/float64(max(1, r.offered)),
-		r.latency.Round(10*time.Microsecond), time.Duration(s.limit.min.Load()).Round(10*time.Microsecond), r.limit, s.limit.limit.Load())
+		r.latency.Round(10*time.Microsecond), s.limit.MinLatency().Round(10*time.Microsecond), r.limit, s.limit.Limit())
 	return r
 }
 
@@ -160,11 +156,11 @@ func (r tally) least(t *testing.T, part float64) {
 	}
 }
 
-// TestConcurrencyAtThreeTimesTheCapacity offers services of many kinds first a
+// TestAtThreeTimesTheCapacity offers services of many kinds first a
 // third and then three times of what they can serve. They must serve nine tenths
 // of their peak then, give or take what chance does, in a time that is near what a
 // request takes alone, and all that is offered once it is less again.
-func TestConcurrencyAtThreeTimesTheCapacity(t *testing.T) {
+func TestAtThreeTimesTheCapacity(t *testing.T) {
 	for _, c := range []struct {
 		name             string
 		servers, workers int
@@ -197,9 +193,9 @@ func TestConcurrencyAtThreeTimesTheCapacity(t *testing.T) {
 	}
 }
 
-// TestConcurrencyFollows has services become slower and faster, smaller and
+// TestFollows has services become slower and faster, smaller and
 // larger, under a load that is too much, too little, or comes suddenly.
-func TestConcurrencyFollows(t *testing.T) {
+func TestFollows(t *testing.T) {
 	const ten = 10 * time.Millisecond
 	t.Run("slower", func(t *testing.T) {
 		s := newService(t, 1, 20, exponential(ten), ten)
@@ -279,94 +275,16 @@ func TestConcurrencyFollows(t *testing.T) {
 	})
 }
 
-// TestAdaptiveConcurrency holds a cluster to the bound, and holds which requests move it.
-func TestAdaptiveConcurrency(t *testing.T) {
-	var fails, hangs atomic.Bool
-	release := make(chan struct{})
-	a := newBackend(t, func(n int64, r *http.Request, nc net.Conn) bool {
-		switch {
-		case fails.Load():
-			_, err := io.WriteString(nc, "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n")
-			return err == nil
-		case hangs.Load():
-			<-release
-			return false
-		}
-		return ok(n, r, nc)
-	})
-	defer close(release)
-	to := cfg()
-	to.CircuitBreaker = &snapshot.CircuitBreaker{AdaptiveConcurrency: &snapshot.AdaptiveConcurrency{
-		MinRequests: 1, MaxRequests: 2, LatencyTolerancePercent: 50, MinLatencyInterval: time.Minute,
-	}}
-	c := newManagerFor(t, Options{}).NewCluster(to, endpoints(a.addr))
-	_, done := hold(t, c)
-	_, alsoDone := hold(t, c)
-	if up := fail(t, c, newExchange("GET", "")); up.Reason != "circuit_open" {
-		t.Error(up)
-	}
-	if s := c.Circuit(); s.MaxInFlight != 2 || s.InFlight != 2 || s.Refused["full"] != 1 {
-		t.Errorf("%+v", s)
-	}
-	done()
-	alsoDone()
-	samples := &c.concurrency.samples
-	if n := samples.Load(); n != 2 {
-		t.Errorf("%d requests count, want 2", n)
-	}
-
-	c.concurrency.min.Store(int64(time.Minute)) // nothing takes that long
-	fails.Store(true)
-	ex := newExchange("GET", "")
-	lease, err := c.RoundTrip(ex)
-	if err != nil {
-		t.Fatal(err)
-	}
-	finish(t, ex, lease)
-	if n := samples.Load(); n != 2 {
-		t.Errorf("an error that came at once counts")
-	}
-	c.concurrency.min.Store(1)
-	fails.Store(false)
-	hangs.Store(true)
-	ex = newExchange("GET", "")
-	ex.Deadline = time.Now().Add(10 * time.Millisecond)
-	if up := fail(t, c, ex); up.Reason != "timeout" {
-		t.Error(up)
-	}
-	if n := samples.Load(); n != 3 {
-		t.Errorf("a request whose time was over does not count")
-	}
-
-	// What was found outlasts other changes.
-	before, same := c.concurrency, *to
-	same.ConnectTimeout = time.Second
-	c.Update(&same)
-	if c.concurrency != before {
-		t.Error("a change of something else forgets it")
-	}
-	unread := *to
-	unread.Protocol = protocolTCP
-	c.Update(&unread)
-	if s := c.Circuit(); s.MaxInFlight != 0 {
-		t.Errorf("connections that are passed on are bounded: %+v", s)
-	}
-	c.Update(cfg())
-	if c.concurrency != nil || c.Circuit() != nil {
-		t.Error("it is still there")
-	}
-}
-
-func BenchmarkConcurrency(b *testing.B) {
-	c := newConcurrency(&snapshot.AdaptiveConcurrency{
+func BenchmarkObserve(b *testing.B) {
+	c := For(&snapshot.AdaptiveConcurrency{
 		MinRequests: 3, MaxRequests: 1000, LatencyTolerancePercent: 50, MinLatencyInterval: 30 * time.Second,
-	})
+	}, nil)
 	b.ReportAllocs()
 	b.RunParallel(func(each *testing.PB) {
 		now := int64(1)
 		for each.Next() {
 			now += int64(10 * time.Microsecond)
-			c.observe(now, 10*time.Millisecond, 50)
+			c.Observe(now, 10*time.Millisecond, 50)
 		}
 	})
 }

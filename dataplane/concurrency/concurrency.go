@@ -1,4 +1,5 @@
-package upstream
+// Package concurrency bounds how many requests are in flight by how long they take.
+package concurrency
 
 import (
 	"math"
@@ -7,11 +8,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
-// concurrency finds how many requests a cluster can have in flight before they
+// Controller finds how many requests a cluster can have in flight before they
 // only wait for each other there. It goes by latency, as Envoy's adaptive
 // concurrency and Netflix' concurrency-limits do: what the requests of a window
 // took is compared with what they take where none waits, the minimal latency, and
@@ -37,7 +37,7 @@ import (
 // a spike comes, and needs few windows to be where it should.
 //
 // It has no clock and no goroutine of its own. It is safe for concurrent use.
-type concurrency struct {
+type Controller struct {
 	cfg snapshot.AdaptiveConcurrency
 
 	limit atomic.Int64
@@ -94,12 +94,16 @@ const (
 	probeShare = 20
 )
 
-// newConcurrency returns nil if cfg is nil.
-func newConcurrency(cfg *snapshot.AdaptiveConcurrency) *concurrency {
-	if cfg == nil {
+// For returns a Controller with these settings, nil if they are. It is the one from
+// before, which may be nil, if that has the same.
+func For(cfg *snapshot.AdaptiveConcurrency, before *Controller) *Controller {
+	switch {
+	case cfg == nil:
 		return nil
+	case before != nil && before.cfg == *cfg:
+		return before
 	}
-	c := &concurrency{cfg: *cfg, pause: firstPause}
+	c := &Controller{cfg: *cfg, pause: firstPause}
 	c.limit.Store(c.within(initialLimit))
 	c.probedAt = c.limit.Load()
 	c.most.Store(math.MaxInt64)
@@ -108,15 +112,21 @@ func newConcurrency(cfg *snapshot.AdaptiveConcurrency) *concurrency {
 	return c
 }
 
-func (c *concurrency) within(limit float64) int64 {
+// Limit is how many requests may be in flight.
+func (c *Controller) Limit() int64 { return c.limit.Load() }
+
+// MinLatency is the minimal latency; 0 if it is not known.
+func (c *Controller) MinLatency() time.Duration { return time.Duration(c.min.Load()) }
+
+func (c *Controller) within(limit float64) int64 {
 	return int64(min(max(limit, float64(c.cfg.MinRequests)), float64(c.cfg.MaxRequests)))
 }
 
-func (c *concurrency) tolerance() float64 { return 1 + float64(c.cfg.LatencyTolerancePercent)/100 }
+func (c *Controller) tolerance() float64 { return 1 + float64(c.cfg.LatencyTolerancePercent)/100 }
 
-// observe counts a request that took so long, and is one of so many in flight.
-// grown says that there may be more now.
-func (c *concurrency) observe(now int64, took time.Duration, inFlight int64) (grown bool) {
+// Observe counts a request that took so long, and is one of so many in flight. now
+// is in nanoseconds, above 0, on any clock. grown says that there may be more now.
+func (c *Controller) Observe(now int64, took time.Duration, inFlight int64) (grown bool) {
 	if now < c.opens.Load() {
 		return false
 	}
@@ -147,7 +157,7 @@ func (c *concurrency) observe(now int64, took time.Duration, inFlight int64) (gr
 }
 
 // open begins a window, where requests take about so long.
-func (c *concurrency) open(at, latency int64) {
+func (c *Controller) open(at, latency int64) {
 	c.opens.Store(at)
 	c.closes.Store(at + int64(leastWindow))
 	c.expires.Store(at + max(int64(mostWindow), mostLatencies*latency))
@@ -161,15 +171,15 @@ func (c *concurrency) open(at, latency int64) {
 	c.peak.Store(0)
 }
 
-// tooLong reports whether that is more than what requests should take.
-func (c *concurrency) tooLong(took time.Duration) bool {
+// TooLong reports whether that is more than what requests should take.
+func (c *Controller) TooLong(took time.Duration) bool {
 	known := c.min.Load()
 	return known > 0 && float64(took) > c.tolerance()*float64(known)
 }
 
 // step is the end of a window with a latency, in nanoseconds, and so many
 // requests in flight at most. c.mu is held, here and below.
-func (c *concurrency) step(now int64, latency float64, peak int64) {
+func (c *Controller) step(now int64, latency float64, peak int64) {
 	limit := c.limit.Load()
 	if c.probing {
 		switch {
@@ -211,20 +221,20 @@ func (c *concurrency) step(now int64, latency float64, peak int64) {
 }
 
 // next is what a limit becomes when requests take so long.
-func (c *concurrency) next(limit int64, latency float64) int64 {
+func (c *Controller) next(limit int64, latency float64) int64 {
 	gradient := max(leastGradient, c.tolerance()*float64(c.min.Load())/latency)
 	return c.within(float64(limit)*min(gradient, c.tolerance()) + math.Sqrt(float64(limit)))
 }
 
 // probe begins to measure the minimal latency, where so many requests in flight take so long.
-func (c *concurrency) probe(now int64, latency float64, inFlight int64) {
+func (c *Controller) probe(now int64, latency float64, inFlight int64) {
 	c.probing, c.again, c.before, c.began = true, false, c.limit.Load(), now
 	c.initial, c.fastest = latency, latency
 	c.limit.Store(c.within(float64(inFlight) / 2))
 }
 
 // endProbe ends a probe that has come to a minimal latency, or to nothing if that is 0.
-func (c *concurrency) endProbe(now int64, latency float64) {
+func (c *Controller) endProbe(now int64, latency float64) {
 	c.probing = false
 	c.limit.Store(c.before)
 	c.soonest = now + probeShare*(now-c.began)
@@ -240,7 +250,7 @@ func (c *concurrency) endProbe(now int64, latency float64) {
 
 // measured takes over a minimal latency. One that is near what is known already
 // moves that a little, so that chance does not.
-func (c *concurrency) measured(now int64, latency float64) {
+func (c *Controller) measured(now int64, latency float64) {
 	known := float64(c.min.Load())
 	if latency < known*c.tolerance() && latency > known/c.tolerance() {
 		latency = known + (latency-known)/4
@@ -251,21 +261,4 @@ func (c *concurrency) measured(now int64, latency float64) {
 	c.min.Store(max(1, int64(latency)))
 	// Give or take a fifth: replicas should not probe together.
 	c.nextProbe = max(c.soonest, now+int64(float64(c.pause)*(0.8+0.4*rand.Float64())))
-}
-
-// adapt tells the cluster's adaptive concurrency what a request took, and gives
-// the room that there may be more of then to who waits for it. What fails at once
-// says nothing about how busy the endpoints are. What fails late does, and be it
-// that its time was over or its client has left. r is nil without a response.
-func (c *Cluster) adapt(st *state, r *exchange.Response, took time.Duration) {
-	by := st.concurrency
-	if by == nil {
-		return
-	}
-	if served := r != nil && statusOf(r) < 500; !served && !by.tooLong(took) {
-		return
-	}
-	if by.observe(c.m.now(), took, c.inFlight.Load()) {
-		c.serveQueue()
-	}
 }
