@@ -12,6 +12,7 @@ import (
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h1"
+	"github.com/headgate/headgate/dataplane/hangup"
 )
 
 // Reasons of failures to connect.
@@ -92,7 +93,7 @@ func tooMany(ep *endpoint) *exchange.UpstreamError {
 // newConn makes a connection that carries one exchange at a time.
 func (p *pool) newConn(st *state, nc net.Conn) *conn {
 	m := p.ep.cluster.m
-	return &conn{pool: p, client: h1.NewClientConn(nc, m.opts.HTTP1), terms: st.terms, quiet: newWatch(nc), life: newLifetime(m.coarse.Load())}
+	return &conn{pool: p, client: h1.NewClientConn(nc, m.opts.HTTP1), terms: st.terms, quiet: hangup.New(nc), life: newLifetime(m.coarse.Load())}
 }
 
 // dial connects to an endpoint, on behalf of a client if from is not nil, and

@@ -9,7 +9,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -287,50 +286,5 @@ func TestTLSStale(t *testing.T) {
 	}
 	if b.requests.Load() != 5 {
 		t.Errorf("%d requests arrived, want 5", b.requests.Load())
-	}
-}
-
-func TestWatch(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	near, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer near.Close()
-	far, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer far.Close()
-	if newWatch(near) != nil {
-		t.Error("a plain socket is watched twice")
-	}
-	w := newWatch(tls.Client(near, &tls.Config{}))
-	near.SetDeadline(time.Unix(1, 0)) // which must not matter
-	if !w.quiet() {
-		t.Error("not quiet")
-	}
-	if n := testing.AllocsPerRun(100, func() { w.quiet() }); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-	io.WriteString(far, "x")
-	eventually(t, "bytes are seen", func() bool { return !w.quiet() })
-	near.SetDeadline(time.Time{})
-	near.Read(make([]byte, 1))
-	if !w.quiet() {
-		t.Error("not quiet after the bytes were read")
-	}
-	far.Close()
-	eventually(t, "the end is seen", func() bool { return !w.quiet() })
-
-	a, z := net.Pipe()
-	defer a.Close()
-	defer z.Close()
-	if newWatch(a).quiet() {
-		t.Error("it is known to be quiet without a socket")
 	}
 }

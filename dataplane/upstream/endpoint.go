@@ -13,6 +13,7 @@ import (
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h1"
 	"github.com/headgate/headgate/dataplane/h2"
+	"github.com/headgate/headgate/dataplane/hangup"
 	"github.com/headgate/headgate/dataplane/health"
 	"github.com/headgate/headgate/dataplane/loadreport"
 )
@@ -96,12 +97,12 @@ type conn struct {
 	terms terms
 	// quiet tells whether a connection on which nothing is awaited is still
 	// open and silent. It is nil where the codec finds that out by itself.
-	quiet *watch
+	quiet *hangup.Watch
 	// idleSince is when it was put back, on the Manager's coarse clock.
 	idleSince int64
 	life      lifetime
 	// end tells whether it has ended, for who looks without using it.
-	end *watch
+	end *hangup.Watch
 }
 
 var _ use = (*conn)(nil)
@@ -320,15 +321,15 @@ func (ep *endpoint) sweep(st *state, now int64) {
 // be known. ep.mu is held.
 func (k *conn) alive() bool {
 	if k.end == nil {
-		k.end = watchEnd(k.client.NC)
+		k.end = hangup.ForEnd(k.client.NC)
 	}
-	return k.end.raw == nil || k.end.quiet()
+	return k.end.Blind() || k.end.Quiet()
 }
 
 // silent reports whether the peer of an idle connection has it open and has said
 // nothing, as far as can be known.
 func (k *conn) silent() bool {
-	if k.quiet == nil || k.quiet.quiet() {
+	if k.quiet == nil || k.quiet.Quiet() {
 		return true
 	}
 	tc, ok := k.client.NC.(*tls.Conn)
@@ -340,7 +341,7 @@ func (k *conn) silent() bool {
 	_ = tc.SetReadDeadline(time.Now().Add(time.Millisecond))
 	_, err := tc.Read(make([]byte, 1))
 	_ = tc.SetReadDeadline(time.Time{})
-	return errors.Is(err, os.ErrDeadlineExceeded) && k.quiet.quiet()
+	return errors.Is(err, os.ErrDeadlineExceeded) && k.quiet.Quiet()
 }
 
 func (ep *endpoint) closeIdle() {

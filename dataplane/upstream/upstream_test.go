@@ -20,6 +20,7 @@ import (
 	"github.com/headgate/headgate/dataplane/balance"
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/h1"
+	"github.com/headgate/headgate/dataplane/hangup"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -118,16 +119,10 @@ func awaitEnd(t testing.TB, c *Cluster) {
 	t.Helper()
 	heard := func(k *conn) bool {
 		nc := k.client.NC
-		if secure, ok := nc.(*tls.Conn); ok {
-			nc = secure.NetConn()
+		if _, secure := nc.(*tls.Conn); !secure {
+			nc = tls.Client(nc, &tls.Config{}) // through which New looks
 		}
-		raw, err := nc.(*net.TCPConn).SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
-		var p poll
-		readable := false
-		return raw.Control(func(fd uintptr) { readable = p.readable(fd) }) != nil || readable
+		return !hangup.New(nc).Quiet()
 	}
 	eventually(t, "idle connections have heard of their end", func() bool {
 		for _, m := range c.state.Load().members {

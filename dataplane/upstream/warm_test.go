@@ -140,7 +140,7 @@ func TestMinIdleTLS(t *testing.T) {
 		ep.mu.Lock()
 		defer ep.mu.Unlock()
 		for _, k := range ep.shared.idle {
-			if k.quiet.quiet() {
+			if k.quiet.Quiet() {
 				return false
 			}
 		}

@@ -37,7 +37,7 @@ var rules = []rule{
 	{
 		of: []string{
 			"dataplane/balance", "dataplane/concurrency", "dataplane/deadline", "dataplane/exchange", "dataplane/h1",
-			"dataplane/health", "dataplane/loadreport", "dataplane/observe", "dataplane/pipeline", "dataplane/resolver", "dataplane/route",
+			"dataplane/hangup", "dataplane/health", "dataplane/loadreport", "dataplane/observe", "dataplane/pipeline", "dataplane/resolver", "dataplane/route",
 			"dataplane/staple", "dataplane/upstream",
 			"dataplane/policy/*",
 		},

@@ -1,4 +1,4 @@
-package upstream
+package hangup
 
 import "golang.org/x/sys/unix"
 

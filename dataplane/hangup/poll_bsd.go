@@ -1,5 +1,5 @@
 //go:build unix && !linux
 
-package upstream
+package hangup
 
 const peerEnded = 0 // errors, and the end of both sides, are told in any case

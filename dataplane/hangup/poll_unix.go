@@ -1,6 +1,6 @@
 //go:build unix
 
-package upstream
+package hangup
 
 import "golang.org/x/sys/unix"
 
