@@ -23,14 +23,16 @@ import (
 type backendTLS struct {
 	compiled map[objects.Ref]*backendTLSPolicy
 	sorted   []objects.Ref
-	// targeting are those that are attached to an object or a section of it, in
-	// the order in which they win.
+	// targeting are those that name an object or a section of it, in the order in
+	// which they win.
 	targeting map[objects.Ref][]backendTLSTarget
 }
 
 type backendTLSTarget struct {
 	policy  *backendTLSPolicy
 	section string // the name of a Service's port, "" for all
+	// attached is false where the policy only says in status that it cannot be.
+	attached bool
 }
 
 // backendTLSPolicy is a policy resolved against what it refers to.
@@ -63,9 +65,8 @@ func newBackendTLS(prev *backendTLS, set *objects.Set) *backendTLS {
 		x.compiled[ref] = p
 		x.sorted = append(x.sorted, ref)
 		for i := range object.Spec.TargetRefs {
-			if at, problem := backendTLSPlace(object, i); problem == nil {
-				x.targeting[at.object] = append(x.targeting[at.object], backendTLSTarget{p, at.section})
-			}
+			at, problem := backendTLSPlace(object, i)
+			x.targeting[at.object] = append(x.targeting[at.object], backendTLSTarget{p, at.section, problem == nil})
 		}
 	}
 	for _, all := range x.targeting {
@@ -108,7 +109,7 @@ func backendTLSPlace(object *gatewayv1.BackendTLSPolicy, target int) (place, *Fi
 // holder returns the policy that holds at a place, nil if there is none there.
 func (x *backendTLS) holder(at place) *backendTLSPolicy {
 	for _, t := range x.targeting[at.object] {
-		if t.section == at.section {
+		if t.attached && t.section == at.section {
 			return t.policy
 		}
 	}

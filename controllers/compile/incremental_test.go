@@ -304,7 +304,7 @@ func (w *world) policy() objects.Object {
 	}
 	switch w.IntN(6) {
 	case 4, 5:
-		p := &gatewayv1.BackendTLSPolicy{ObjectMeta: w.meta("tls"), Spec: gatewayv1.BackendTLSPolicySpec{TargetRefs: targets("Service", "ServiceImport", "Backend")}}
+		p := &gatewayv1.BackendTLSPolicy{ObjectMeta: w.meta("tls"), Spec: gatewayv1.BackendTLSPolicySpec{TargetRefs: targets("Service", "ServiceImport", "Backend", "XBackend")}}
 		p.Spec.Validation.Hostname = gatewayv1.PreciseHostname(w.pick("a.test", "b.test", "*.nonsense"))
 		if w.chance(60) {
 			p.Spec.Validation.CACertificateRefs = []gatewayv1.LocalObjectReference{{Kind: "Secret", Name: gatewayv1.ObjectName("secret" + w.pick("1", "2", "3"))}}
