@@ -119,3 +119,29 @@ func BenchmarkPolicyIndex(b *testing.B) {
 		newPolicyIndex(set, nil, Options{})
 	}
 }
+
+// TestAllowedRoutesChange changes which routes a listener takes, and nothing
+// else: the routes that it took are compiled again.
+func TestAllowedRoutesChange(t *testing.T) {
+	gateway := func(allowed string) []objects.Object {
+		return decodeText(t, "kind: Gateway\nmetadata: {name: gw}\nspec: {gatewayClassName: headgate, listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {"+allowed+"}}]}\n")
+	}
+	const route = "kind: HTTPRoute\nmetadata: {name: r}\nspec: {parentRefs: [{name: gw}], rules: [{}]}\n"
+	for _, change := range []struct{ name, from, to string }{
+		{"kinds", "kinds: [{kind: HTTPRoute}]", "kinds: [{kind: GRPCRoute}]"},
+		{"a selector of everything for none", "namespaces: {from: Selector, selector: {}}", "namespaces: {from: Selector}"},
+	} {
+		t.Run(change.name, func(t *testing.T) {
+			set := objects.NewSet()
+			for _, object := range slices.Concat(decodeFile(t, "testdata/defaults.yaml"), gateway(change.from), decodeText(t, route)) {
+				set.Put(object)
+			}
+			result := Compile(nil, set, nil, Options{})
+			for _, allowed := range []string{change.to, change.from} {
+				changed := set.Put(gateway(allowed)[0])
+				result = Compile(result, set, []objects.Ref{changed}, Options{})
+				sameResult(t, allowed, Compile(nil, set, nil, Options{}), result)
+			}
+		})
+	}
+}

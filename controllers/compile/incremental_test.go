@@ -236,6 +236,9 @@ func (w *world) listeners() (list []gatewayv1.Listener) {
 			h := gatewayv1.Hostname(w.pick("a.test", "*.test", "b.a.test"))
 			l.Hostname = &h
 		}
+		if w.chance(20) {
+			l.AllowedRoutes.Kinds = []gatewayv1.RouteGroupKind{{Kind: gatewayv1.Kind(w.pick("HTTPRoute", "GRPCRoute"))}}
+		}
 		switch {
 		case w.chance(15):
 			l.Protocol = gatewayv1.ProtocolType(w.pick("TCP", "UDP"))

@@ -70,13 +70,12 @@ type parentView struct {
 
 // listenerView is what routes see of a listener.
 type listenerView struct {
-	name     gatewayv1.SectionName
-	port     gatewayv1.PortNumber
-	hostname string
-	kinds    int
-	from     gatewayv1.FromNamespaces
-	selector string
-	serves   bool
+	name       gatewayv1.SectionName
+	port       gatewayv1.PortNumber
+	hostname   string
+	kinds      []gatewayv1.RouteGroupKind
+	namespaces namespaces
+	serves     bool
 }
 
 // view is what routes see of a parent, nil of none: if it stays the same, they
@@ -87,10 +86,7 @@ func (p *parent) view() *parentView {
 	}
 	views := make([]listenerView, len(p.listeners))
 	for i, l := range p.listeners {
-		views[i] = listenerView{l.spec.Name, l.spec.Port, l.hostname, len(l.kinds), l.namespaces.from, "", l.serves()}
-		if l.namespaces.selector != nil {
-			views[i].selector = l.namespaces.selector.String()
-		}
+		views[i] = listenerView{l.spec.Name, l.spec.Port, l.hostname, l.kinds, l.namespaces, l.serves()}
 	}
 	claims := p.ref() == p.gateway.ref() && p.gateway.object.Spec.DefaultScope == gatewayv1.GatewayDefaultScopeAll
 	return &parentView{p.gateway.ref(), p.gateway.client, claims, views}
