@@ -143,6 +143,7 @@ status: {}
 
 func TestProblemsNamePlaceFieldAndRemedy(t *testing.T) {
 	const head = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: r\nspec:\n"
+	const policy = "apiVersion: headgate.dev/v1alpha1\nkind: BackendPolicy\nmetadata: {name: p}\nspec:\n"
 	for _, c := range []struct{ name, text, want string }{
 		{"unknown field", head + "  rules:\n  - backendRef:\n    - name: a\n",
 			`f.yaml:7: HTTPRoute default/r: spec.rules[0].backendRef is not a field that exists here; want: did you mean "backendRefs"?`},
@@ -156,6 +157,16 @@ func TestProblemsNamePlaceFieldAndRemedy(t *testing.T) {
 			`f.yaml:8: HTTPRoute default/r: spec.rules[0].backendRefs[0].name is missing; want: text, 1 to 253 characters`},
 		{"duration", head + "  rules:\n  - timeouts:\n      request: 10 s\n",
 			`f.yaml:8: HTTPRoute default/r: spec.rules[0].timeouts.request "10 s" is not allowed; want: a duration such as 500ms, 10s or 1h30m`},
+		{"too few fields", policy + "  targetRefs: [{group: headgate.dev, kind: Backend, name: b}]\n",
+			`f.yaml:4: BackendPolicy default/p: spec has 1 field; want: an object with targetRefs, at least 2 fields`},
+		{"too many items", policy + "  targetRefs: [" + strings.Repeat("{group: headgate.dev, kind: Backend, name: b}, ", 17) + "]\n  connectTimeout: 1s\n",
+			`f.yaml:5: BackendPolicy default/p: spec.targetRefs has 17 items; want: a list of objects with group and kind and name, 1 to 16 items`},
+		{"the same key", head + "  rules:\n  - matches:\n    - headers: [{name: a, value: b}, {name: a, value: c}]\n",
+			`f.yaml:8: HTTPRoute default/r: spec.rules[0].matches[0].headers[1] is the second item with name "a"; want: one item with it`},
+		{"name", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: A_b}\n",
+			`f.yaml:3: ConfigMap default/A_b: metadata.name "A_b" is not allowed; want: a name in lower case, such as my-configmap`},
+		{"pattern", "apiVersion: headgate.dev/v1alpha1\nkind: Backend\nmetadata: {name: b}\nspec: {endpoints: [{hostname: a b, port: 1}]}\n",
+			`f.yaml:4: Backend default/b: spec.endpoints[0].hostname "a b" is not allowed; want: a DNS name, such as www.example.com, 1 to 253 characters`},
 		{"rule in CEL", head + "  rules:\n  - filters:\n    - type: RequestRedirect\n",
 			`f.yaml:8: HTTPRoute default/r: spec.rules[0].filters[0] breaks a rule of HTTPRoute; want: filter.requestRedirect must be specified for RequestRedirect filter.type`},
 		{"syntax", head + "  rules: [\n",

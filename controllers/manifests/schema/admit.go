@@ -126,16 +126,25 @@ func (k *Kind) translate(obj map[string]any, list field.ErrorList) []Error {
 		switch e.Type {
 		case field.ErrorTypeRequired:
 			if path == "metadata.name" {
-				want = "a name in lower case, such as my-" + strings.ToLower(k.GVK.Kind)
+				want = k.wantName()
 			}
 			errs = append(errs, Error{path, "is missing", want})
 		case field.ErrorTypeDuplicate:
-			errs = append(errs, Error{path, k.value(obj, steps) + " is there twice", "each value once"})
+			errs = append(errs, duplicate(path, e.BadValue))
 		case field.ErrorTypeForbidden:
 			errs = append(errs, Error{path, "is not allowed", strings.TrimPrefix(e.Detail, "not allowed on this type")})
 		default:
 			value, found := get(obj, steps)
 			message := k.value(obj, steps) + " is not allowed"
+			switch v := value.(type) {
+			case []any:
+				message = "has " + amount(int64(len(v)), "item", "items")
+			case map[string]any:
+				message = "has " + amount(int64(len(v)), "field", "fields")
+			}
+			if path == "metadata.name" {
+				want = k.wantName()
+			}
 			if found && s != nil && !fits(value, s) {
 				message = fmt.Sprintf("is %s (%s)", typeOf(value), k.value(obj, steps))
 				if s.Type == "string" && scalar(value) {
@@ -152,6 +161,23 @@ func (k *Kind) translate(obj map[string]any, list field.ErrorList) []Error {
 		}
 	}
 	return errs
+}
+
+func (k *Kind) wantName() string {
+	return "a name in lower case, such as my-" + strings.ToLower(k.GVK.Kind)
+}
+
+// duplicate is of an item that is in a list for the second time, or whose keys are.
+func duplicate(path string, item any) Error {
+	keys, ok := item.(map[string]any)
+	if !ok {
+		return Error{path, show(item) + " is there twice", "each value once"}
+	}
+	var parts []string
+	for _, name := range sortedKeys(keys) {
+		parts = append(parts, name+" "+show(keys[name]))
+	}
+	return Error{path, "is the second item with " + strings.Join(parts, ", "), "one item with it"}
 }
 
 // ruleError words a broken CEL rule: its message says what would be right.

@@ -11,13 +11,21 @@ import (
 
 // patterns are regular expressions of the Gateway API's and our CRDs, in words.
 var patterns = map[string]string{
-	`^([0-9]{1,5}(h|m|s|ms)){1,4}$`:                                            "a duration such as 500ms, 10s or 1h30m",
-	`^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`: "a host name in lower case, such as www.example.com or *.example.com",
-	`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`:        "a name of lower-case letters, digits, - and .",
-	`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`:                                          "a name of lower-case letters, digits and -",
-	`^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$`:                                    "a kind, such as Service",
-	`^$|^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`:     `an API group, such as gateway.networking.k8s.io, or "" for core kinds`,
-	"^[A-Za-z0-9!#$%&'*+\\-.^_\\x60|~]+$":                                      "a header name: letters, digits and any of !#$%&'*+-.^_`|~",
+	`^([0-9]{1,5}(h|m|s|ms)){1,4}$`:                                                           "a duration such as 500ms, 10s or 1h30m",
+	`^(\*\.)?[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`:                "a host name in lower case, such as www.example.com or *.example.com",
+	`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`:                       "a name of lower-case letters, digits, - and .",
+	`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`:                                                         "a name of lower-case letters, digits and -",
+	`^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$`:                                                   "a kind, such as Service",
+	`^$|^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`:                    `an API group, such as gateway.networking.k8s.io, or "" for core kinds`,
+	`^[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([-a-zA-Z0-9]*[a-zA-Z0-9])?)*$`:     "a DNS name, such as www.example.com",
+	`^[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?(\.[A-Za-z0-9]([-A-Za-z0-9]*[A-Za-z0-9])?)*$`:     "a DNS name, such as www.example.com",
+	`^[a-zA-Z0-9_]([-a-zA-Z0-9_]*[a-zA-Z0-9])?(\.[a-zA-Z0-9_]([-a-zA-Z0-9_]*[a-zA-Z0-9])?)*$`: "the name of SRV records, such as _http._tcp.example.com",
+	`^/[^\x00]*$`:                         "an absolute path, such as /run/shop.sock",
+	`^/[!"$-\[\]-~]*$`:                    "a path that begins with /, and a query if need be: no blanks, no #, no backslash",
+	`^/[!-:<-~]*$`:                        "a path that begins with /: no blanks, no semicolon",
+	`^[2-5][0-9]{2}(-[2-5][0-9]{2})?$`:    "a status code or a range of them, such as 200 or 200-299",
+	`^https?://[^\s]+$`:                   "a URL that begins with http:// or https://",
+	"^[A-Za-z0-9!#$%&'*+\\-.^_\\x60|~]+$": "a header name: letters, digits and any of !#$%&'*+-.^_`|~",
 }
 
 // describe says in words what a schema takes; "" if it takes anything.
@@ -61,7 +69,11 @@ func describe(s *structural.Structural) string {
 		return text + count(v.MinItems, v.MaxItems, "item", "items")
 	case "object":
 		if len(s.Properties) > 0 {
-			return "an object with " + fieldNames(s)
+			text := "an object with " + fieldNames(s)
+			if least := v.MinProperties; least != nil && *least > int64(len(v.Required)) {
+				text += count(least, nil, "field", "fields")
+			}
+			return text
 		}
 		return "an object" + count(v.MinProperties, v.MaxProperties, "key", "keys")
 	}
@@ -98,21 +110,22 @@ func numberBounds(v *structural.ValueValidation) string {
 }
 
 func count(least, most *int64, one, many string) string {
-	noun := func(n int64) string {
-		if n == 1 {
-			return fmt.Sprintf("%d %s", n, one)
-		}
-		return fmt.Sprintf("%d %s", n, many)
-	}
 	switch {
 	case least != nil && *least > 0 && most != nil:
-		return fmt.Sprintf(", %d to %s", *least, noun(*most))
+		return fmt.Sprintf(", %d to %s", *least, amount(*most, one, many))
 	case least != nil && *least > 0:
-		return ", at least " + noun(*least)
+		return ", at least " + amount(*least, one, many)
 	case most != nil:
-		return ", at most " + noun(*most)
+		return ", at most " + amount(*most, one, many)
 	}
 	return ""
+}
+
+func amount(n int64, one, many string) string {
+	if n == 1 {
+		many = one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // fieldNames lists an object's fields: what it must have, or else what it may.
