@@ -35,7 +35,7 @@ const (
 func compileAuthPolicy(c *policyCompiler) {
 	spec := &c.object.(*v1alpha1.AuthPolicy).Spec
 	if why, refused := c.object.GetAnnotations()[v1alpha1.RefusedAnnotation]; refused {
-		c.invalid("", "it cannot be read: "+why, "")
+		c.invalid("spec", "it cannot be read, so nothing gets through its targets: "+why, "a policy without that error")
 		c.guards(stanzaUnreadable, nil, 0)
 		return
 	}

@@ -145,7 +145,7 @@ func (x *backendTLS) wants(ref objects.Ref) bool {
 func compileBackendTLSPolicy(set *objects.Set, object *gatewayv1.BackendTLSPolicy) *backendTLSPolicy {
 	p := &backendTLSPolicy{object: object, field: "spec.validation", report: report{object: objects.RefOf(object)}}
 	if why, refused := object.Annotations[v1alpha1.RefusedAnnotation]; refused {
-		p.invalid("", "it cannot be read: "+why, "")
+		p.invalid("spec", "it cannot be read, so its targets cannot be reached: "+why, "a policy without that error")
 	} else {
 		p.compile(set)
 	}

@@ -3,6 +3,7 @@ package manifests
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -52,14 +53,12 @@ func parse(file string, text []byte) *parsed {
 	for i, node := range nodes {
 		for j, item := range items(node) {
 			doc, problems := parseObject(file, item)
-			for _, problem := range problems {
-				if problem.Warning {
-					continue
-				}
+			sortProblems(problems)
+			if i := slices.IndexFunc(problems, func(p Problem) bool { return !p.Warning }); i >= 0 {
 				if doc.ref.Name == "" {
 					p.unclear = true
 				} else {
-					p.refused[doc.ref] = standIn(doc, item, problem.Message)
+					p.refused[doc.ref] = standIn(doc, item, strings.TrimSpace(problems[i].Field+" "+problems[i].Message))
 				}
 			}
 			p.problems = append(p.problems, problems...)
