@@ -9,20 +9,29 @@ import (
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
+// set replaces an entry of a table, or takes it out if there is to be none, and
+// reports whether that changes anything.
+func set[V any](table *snapshot.Table[V], key string, to V, there bool) bool {
+	old, _ := table.Get(key)
+	switch {
+	case equal(old, to):
+		return false
+	case there:
+		*table = table.With(key, to)
+	default:
+		*table = table.Without(key)
+	}
+	return true
+}
+
 // setCluster replaces a cluster; a use without one takes it out.
 func (p *pass) setCluster(key string, use clusterUse) {
-	c := use.cluster
-	old, _ := p.Snapshot.Clusters.Get(key)
-	switch {
-	case c == nil:
-		p.Snapshot.Clusters = p.Snapshot.Clusters.Without(key)
-	case equal(old, c):
+	there := use.cluster != nil
+	if !set(&p.Snapshot.Clusters, key, use.cluster, there) {
 		return
-	default:
-		p.Snapshot.Clusters = p.Snapshot.Clusters.With(key, c)
 	}
 	p.clusters[key] = true
-	if c != nil && podsOf(p.set, use) != nil {
+	if there && podsOf(p.set, use) != nil {
 		p.tables.podBackends = p.tables.podBackends.With(key, use.backend)
 	} else {
 		p.tables.podBackends = p.tables.podBackends.Without(key)
@@ -30,44 +39,24 @@ func (p *pass) setCluster(key string, use clusterUse) {
 }
 
 func (p *pass) setEndpoints(key string, e *snapshot.Endpoints) {
-	old, _ := p.Snapshot.Endpoints.Get(key)
-	switch {
-	case e == nil:
-		p.Snapshot.Endpoints = p.Snapshot.Endpoints.Without(key)
-	case equal(old, e):
-		return
-	default:
-		p.Snapshot.Endpoints = p.Snapshot.Endpoints.With(key, e)
+	if set(&p.Snapshot.Endpoints, key, e, e != nil) {
+		p.endpoints[key] = true
 	}
-	p.endpoints[key] = true
 }
 
 func (p *pass) setStatus(ref objects.Ref, s *Status) {
-	key := ref.String()
-	old, _ := p.Result.statuses.Get(key)
-	switch {
-	case equal(old, s):
-		return
-	case s == nil:
-		p.Result.statuses = p.Result.statuses.Without(key)
-	default:
-		p.Result.statuses = p.Result.statuses.With(key, s)
+	if set(&p.Result.statuses, ref.String(), s, s != nil) {
+		p.statuses[ref] = true
 	}
-	p.statuses[ref] = true
 }
 
 func (p *pass) setFindings(ref objects.Ref, f []Finding) {
-	key := ref.String()
-	old, _ := p.Result.findings.Get(key)
-	switch {
-	case slices.Equal(old, f):
-		return
-	case len(f) == 0:
-		p.Result.findings = p.Result.findings.Without(key)
-	default:
-		p.Result.findings = p.Result.findings.With(key, f)
+	if len(f) == 0 {
+		f = nil // which equals no entry
 	}
-	p.findings[ref] = true
+	if set(&p.Result.findings, ref.String(), f, f != nil) {
+		p.findings[ref] = true
+	}
 }
 
 func (p *pass) finish() *Result {
