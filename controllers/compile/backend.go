@@ -122,6 +122,14 @@ func kindsOf(kind string) string {
 	return kind + "s"
 }
 
+// aKind is a kind with its article.
+func aKind(kind string) string {
+	if kind == "HTTPRoute" || kind == "XBackend" {
+		return "an " + kind
+	}
+	return "a " + kind
+}
+
 func (c *resolver) resolveBackend(ref objects.Ref, from *gatewayv1.BackendObjectReference, fail refuseRef) (clusterUse, *Finding) {
 	backend := objects.Get[*v1alpha1.Backend](c.set, ref.Namespace, ref.Name)
 	if backend == nil {

@@ -318,7 +318,7 @@ func (x *backendTLS) find(set *objects.Set, p *backendTLSPolicy, target int, r *
 	}
 	if set.Get(at.object) == nil {
 		return fail(gatewayv1.PolicyReasonTargetNotFound, ".name", fmt.Sprintf("%s does not exist", at.object),
-			"the name of a "+at.object.Kind+" in the policy's namespace")
+			"the name of "+aKind(at.object.Kind)+" in the policy's namespace")
 	}
 	if at.object.Kind != "Backend" {
 		var sections, udp []string

@@ -145,7 +145,7 @@ func (f *frame) parents(rep *report, set *objects.Set, object *form) []*parent {
 		}
 		if served == nil {
 			if !f.foreign[ref] {
-				fail(".name", fmt.Sprintf("there is no %s that Headgate serves", ref), "the name of a "+ref.Kind)
+				fail(".name", fmt.Sprintf("there is no %s that Headgate serves", ref), "the name of "+aKind(ref.Kind)+", and its namespace if that is not the route's")
 			}
 			continue
 		}

@@ -77,7 +77,7 @@ func (x *policies) find(set *objects.Set, p *compiledPolicy, target int, r *repo
 	}
 	object := set.Get(at.object)
 	if object == nil {
-		return missing(".name", fmt.Sprintf("%s does not exist", at.object), "the name of a "+at.object.Kind+" in the policy's namespace")
+		return missing(".name", fmt.Sprintf("%s does not exist", at.object), "the name of "+aKind(at.object.Kind)+" in the policy's namespace")
 	}
 	var sections []string
 	switch o := object.(type) {
