@@ -88,7 +88,7 @@ spec:
 	kubectl(t, "-n", "blue", "delete", "authpolicy/opener")
 	blue.eventually(t, "/thief", "", 500, "")
 	red.always(t, "/intruder", "the-key-of-alice", 200, "red-")
-	eventually(t, time.Minute, "blue's listener is told that it may not have red's certificate", func() error {
+	eventually(t, "blue's listener is told that it may not have red's certificate", func() error {
 		reason := kubectl(t, "-n", "blue", "get", "gateway/forger", "-o",
 			`jsonpath={.status.listeners[0].conditions[?(@.type=="ResolvedRefs")].reason}`)
 		if reason != "RefNotPermitted" {
@@ -116,7 +116,7 @@ spec:
 	forger.eventually(t, "/", "", 404, "")
 	kubectl(t, "-n", "red", "delete", "referencegrant/blue")
 	blue.eventually(t, "/thief", "", 500, "")
-	eventually(t, time.Minute, "red's certificate is served by blue no more", func() error {
+	eventually(t, "red's certificate is served by blue no more", func() error {
 		if status, _, err := forger.ask("/", ""); err == nil {
 			return fmt.Errorf("answered %d", status)
 		}
@@ -168,7 +168,7 @@ spec:
 // ask sends a request, over a connection of its own, as who trusts the owner's
 // certificate alone.
 func (o *owner) ask(path, key string) (status int, body string, err error) {
-	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", o.address, &tls.Config{RootCAs: o.roots, ServerName: shopHost})
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: 30 * time.Second}, "tcp", o.address, &tls.Config{RootCAs: o.roots, ServerName: shopHost})
 	if err != nil {
 		return 0, "", err
 	}
@@ -181,7 +181,7 @@ func (o *owner) ask(path, key string) (status int, body string, err error) {
 	if key != "" {
 		request.Header.Set("X-API-Key", key)
 	}
-	response, err := (&http.Client{Transport: transport, Timeout: 5 * time.Second}).Do(request)
+	response, err := (&http.Client{Transport: transport, Timeout: 30 * time.Second}).Do(request)
 	if err != nil {
 		return 0, "", err
 	}
@@ -206,7 +206,7 @@ func (o *owner) check(path, key string, status int, by string) error {
 func (o *owner) eventually(t *testing.T, path, key string, status int, by string) {
 	t.Helper()
 	inRow := 0
-	eventually(t, patience, o.name+path, func() error {
+	eventually(t, o.name+path, func() error {
 		for inRow < 10 {
 			if err := o.check(path, key, status, by); err != nil {
 				inRow = 0

@@ -21,13 +21,13 @@ func TestUninstall(t *testing.T) {
 	createNamespace(t, "owner")
 	apply(t, firstGateway("owner"))
 	kubectl(t, "create", "namespace", system) // Helm leaves it to who made it
-	eventually(t, 30*time.Second, "the namespace has what each has", func() error {
+	eventually(t, "the namespace has what each has", func() error {
 		if n := strings.Count(strings.Join(objects(t), "\n"), " "+system+"/"); n < 2 { // ServiceAccount, ConfigMap
 			return fmt.Errorf("%d objects", n)
 		}
 		return nil
 	})
-	eventually(t, 2*time.Minute, "what other tests had is gone", func() error {
+	eventually(t, "what other tests had is gone", func() error {
 		if out := kubectl(t, "get", "namespaces", "-o", "jsonpath={.items[?(@.metadata.deletionTimestamp)].metadata.name}"); out != "" {
 			return fmt.Errorf("%s are not", out)
 		}
@@ -36,13 +36,13 @@ func TestUninstall(t *testing.T) {
 	before := objects(t)
 
 	install(t)
-	kubectl(t, "-n", "owner", "wait", "gateway/web", "--for=condition=Programmed", "--timeout=60s")
+	kubectl(t, "-n", "owner", "wait", "gateway/web", "--for=condition=Programmed", within)
 	if during := objects(t); len(during) < len(before)+10 {
 		t.Errorf("it seems not to be installed: %d objects before, %d after", len(before), len(during))
 	}
 	helm(t, "uninstall", release, "--wait")
 	var after, left []string
-	eventually(t, 90*time.Second, "nothing is left", func() error {
+	eventually(t, "nothing is left", func() error {
 		left = left[:0]
 		after = objects(t)
 		for _, o := range after {
@@ -90,7 +90,7 @@ func objects(t *testing.T) []string {
 func uninstalled(t *testing.T) {
 	t.Helper()
 	helm(t, "uninstall", release, "--ignore-not-found", "--wait")
-	kubectl(t, "delete", "namespace", system, "--ignore-not-found", "--timeout=120s")
+	kubectl(t, "delete", "namespace", system, "--ignore-not-found", within)
 }
 
 func firstGateway(namespace string) string {
@@ -115,7 +115,7 @@ func TestFirstSteps(t *testing.T) {
 			crds = append(crds, name)
 		}
 	}
-	kubectl(t, append([]string{"delete", "--ignore-not-found", "--timeout=60s"}, crds...)...)
+	kubectl(t, append([]string{"delete", "--ignore-not-found", within}, crds...)...)
 
 	text, err := os.ReadFile(root + "/README.md")
 	if err != nil {
@@ -128,7 +128,7 @@ func TestFirstSteps(t *testing.T) {
 	}
 	// What it presupposes: the image where the cluster can pull it, and a Service.
 	name, tag := valueOf(t, commands[0], "image.repository"), valueOf(t, commands[0], "image.tag")
-	if _, err := run(time.Minute, cluster, "image", "--user", "65532", name+":"+tag, root+"/bin/headgate"); err != nil {
+	if _, err := run(patience, cluster, "image", "--user", "65532", name+":"+tag, root+"/bin/headgate"); err != nil {
 		t.Fatal(err)
 	}
 	apply(t, backend("default", "orders", "0s"))
@@ -154,7 +154,7 @@ func TestFirstSteps(t *testing.T) {
 	}
 	began := time.Now()
 	for _, c := range commands {
-		if out, err := run(4*time.Minute, "bash", "-c", fmt.Sprintf("cd %q; PATH=%q:$PATH; %s", dir, bin, c)); err != nil {
+		if out, err := run(patience, "bash", "-c", fmt.Sprintf("cd %q; PATH=%q:$PATH; %s", dir, bin, c)); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
 	}
@@ -162,10 +162,10 @@ func TestFirstSteps(t *testing.T) {
 		kubectl(t, "delete", "gateway/web", "httproute/orders", "--ignore-not-found")
 	})
 	address, _ := serviceOf(t, "default", "web", 80)
-	kubectl(t, "rollout", "status", "deployment/orders", "--timeout=60s")
+	kubectl(t, "rollout", "status", "deployment/orders", within)
 	awaitAnswer(t, load.Options{Address: address, Host: "shop.example.com", Path: "/orders"})
 	t.Logf("the first answer came %v after the first of two commands", time.Since(began).Round(time.Second))
-	kubectl(t, "wait", "gateway/web", "--for=condition=Programmed", "--timeout=30s")
+	kubectl(t, "wait", "gateway/web", "--for=condition=Programmed", within)
 }
 
 // sections returns the Markdown of sections, with all that is in them.
@@ -233,8 +233,8 @@ func valueOf(t *testing.T, command, key string) string {
 func TestUpgrade(t *testing.T) {
 	dir, image := previous(t)
 	uninstalled(t)
-	if out, err := run(4*time.Minute, root+"/bin/helm", "install", release, dir+"/charts/headgate", "--namespace", system, "--create-namespace",
-		"--set", "image.repository="+image, "--set", "image.tag=previous", "--wait", "--timeout", "3m"); err != nil {
+	if out, err := run(patience+time.Minute, root+"/bin/helm", "install", release, dir+"/charts/headgate", "--namespace", system, "--create-namespace",
+		"--set", "image.repository="+image, "--set", "image.tag=previous", "--wait", within); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	s := newShop(t, "upgrade")
@@ -259,7 +259,7 @@ func previous(t *testing.T) (dir, image string) {
 	const find = "git rev-parse --verify --quiet HEAD~1 || git fetch --quiet --deepen=1 && git rev-parse --verify --quiet HEAD~1"
 	if _, err := run(time.Minute, "bash", "-c", fmt.Sprintf("cd %q && { %s; }", root, find)); err != nil {
 		t.Log("This clone has no commit before the one that is checked out: the upgrade is from the same chart and binary.")
-		if _, err := run(time.Minute, cluster, "image", "--user", "65532", "headgate:previous", filepath.Join(root, "bin", "headgate")); err != nil {
+		if _, err := run(patience, cluster, "image", "--user", "65532", "headgate:previous", filepath.Join(root, "bin", "headgate")); err != nil {
 			t.Fatal(err)
 		}
 		return root, "headgate"
@@ -272,7 +272,7 @@ func previous(t *testing.T) (dir, image string) {
 	if out, err := run(10*time.Minute, "bash", "-c", fmt.Sprintf("cd %q && make --no-print-directory build", dir)); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if _, err := run(time.Minute, cluster, "image", "--user", "65532", "headgate:previous", filepath.Join(dir, "bin", "headgate")); err != nil {
+	if _, err := run(patience, cluster, "image", "--user", "65532", "headgate:previous", filepath.Join(dir, "bin", "headgate")); err != nil {
 		t.Fatal(err)
 	}
 	return dir, "headgate"

@@ -62,8 +62,8 @@ spec:
     backendRefs: [{name: abrupt, port: 80}]
   - backendRefs: [{name: steady, port: 80}]
 `, namespace, shopHost))
-	kubectl(t, "-n", namespace, "rollout", "status", "deployment/steady", "--timeout=60s")
-	kubectl(t, "-n", namespace, "rollout", "status", "deployment/abrupt", "--timeout=60s")
+	kubectl(t, "-n", namespace, "rollout", "status", "deployment/steady", within)
+	kubectl(t, "-n", namespace, "rollout", "status", "deployment/abrupt", within)
 	s.locate(t)
 	return s
 }

@@ -32,9 +32,13 @@ const (
 	podLabels = "app.kubernetes.io/instance=" + release
 )
 
-// patience is for what the cluster's own parts have to do as well: after the API
-// server was away, each of them may wait for a minute until it asks again.
-const patience = 3 * time.Minute
+// patience is how long anything that is awaited may take. The cluster's own parts
+// have to do much of it: after the API server was away, each of them may wait for
+// a minute until it asks again.
+const (
+	patience = 4 * time.Minute
+	within   = "--timeout=4m" // the same, for kubectl and Helm
+)
 
 // TestMain asks for the cluster. Without it nothing here can hold, so that is
 // no reason to skip.
@@ -67,7 +71,7 @@ func runIn(stdin string, timeout time.Duration, name string, args ...string) (st
 // kubectl must succeed.
 func kubectl(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := run(3*time.Minute, "kubectl", args...)
+	out, err := run(patience+time.Minute, "kubectl", args...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,14 +92,14 @@ func get[T any](t *testing.T, args ...string) T {
 // apply applies YAML, as a user does.
 func apply(t *testing.T, yaml string) {
 	t.Helper()
-	if out, err := runIn(yaml, time.Minute, "kubectl", "apply", "-f", "-"); err != nil {
+	if out, err := runIn(yaml, patience, "kubectl", "apply", "-f", "-"); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 }
 
 func helm(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := run(4*time.Minute, root+"/bin/helm", append(args, "--namespace", system)...)
+	out, err := run(patience+time.Minute, root+"/bin/helm", append(args, "--namespace", system)...)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -110,23 +114,23 @@ func install(t *testing.T, values ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	helm(t, append([]string{"upgrade", "--install", release, chart, "--create-namespace", "--wait", "--timeout", "3m",
+	helm(t, append([]string{"upgrade", "--install", release, chart, "--create-namespace", "--wait", within,
 		"--set", "image.repository=headgate", "--set", "image.tag=dev",
 		"--set-string", fmt.Sprintf(`podAnnotations.headgate\.dev/binary=%.16x`, sha256.Sum256(binary))}, values...)...)
 }
 
-// eventually fails the test unless the condition holds within the time. It is
-// an error that says what is missing.
-func eventually(t *testing.T, within time.Duration, what string, condition func() error) {
+// eventually fails the test unless the condition holds in time. It is an error
+// that says what is missing.
+func eventually(t *testing.T, what string, condition func() error) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.Now().Add(patience)
 	for {
 		err := condition()
 		if err == nil {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s: %v", within, what, err)
+			t.Fatalf("not within %v: %s: %v", patience, what, err)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -175,8 +179,8 @@ func replicas(t *testing.T) []pod {
 // were are gone.
 func settled(t *testing.T, namespace, name string) {
 	t.Helper()
-	kubectl(t, "-n", namespace, "rollout", "status", "deployment/"+name, "--timeout=120s")
-	eventually(t, 90*time.Second, "the pods that were replaced are gone", func() error {
+	kubectl(t, "-n", namespace, "rollout", "status", "deployment/"+name, within)
+	eventually(t, "the pods that were replaced are gone", func() error {
 		list := get[struct{ Items []pod }](t, "pods", "-n", namespace)
 		for _, p := range list.Items {
 			if p.Metadata.DeletionTimestamp != nil {
@@ -192,7 +196,7 @@ func settled(t *testing.T, namespace, name string) {
 func serviceOf(t *testing.T, namespace, gateway string, port int) (address, podPort string) {
 	t.Helper()
 	selector := "gateway.networking.k8s.io/gateway-name=" + gateway + ",headgate.dev/gateway-namespace=" + namespace
-	eventually(t, patience, "Gateway "+namespace+"/"+gateway+" has an address", func() error {
+	eventually(t, "Gateway "+namespace+"/"+gateway+" has an address", func() error {
 		list := get[struct {
 			Items []struct {
 				Spec struct {
@@ -220,7 +224,7 @@ func serviceOf(t *testing.T, namespace, gateway string, port int) (address, podP
 // awaitAnswer waits until a request has an answer of 200.
 func awaitAnswer(t *testing.T, opts load.Options) {
 	t.Helper()
-	eventually(t, patience, opts.Host+" is served at "+opts.Address, func() error {
+	eventually(t, opts.Host+" is served at "+opts.Address, func() error {
 		l := load.Start(opts)
 		for {
 			r := l.Report()
