@@ -77,7 +77,7 @@ func TestBackendTLS(t *testing.T) {
 
 	answers := func(status int, body string) {
 		t.Helper()
-		eventually(t, 20*time.Second, fmt.Sprintf("%d %q", status, body), func() error {
+		eventually(t, fmt.Sprintf("%d %q", status, body), func() error {
 			got, text, err := get(http.DefaultClient, at, "any", "/app")
 			if err != nil || got != status || body != "" && text != body {
 				return fmt.Errorf("%d %q, %v", got, text, err)
@@ -87,7 +87,7 @@ func TestBackendTLS(t *testing.T) {
 	}
 	says := func(policy, accepted, resolved string) {
 		t.Helper()
-		eventually(t, 20*time.Second, fmt.Sprintf("%s is Accepted=%s and ResolvedRefs=%s", policy, accepted, resolved), func() error {
+		eventually(t, fmt.Sprintf("%s is Accepted=%s and ResolvedRefs=%s", policy, accepted, resolved), func() error {
 			var p gatewayv1.BackendTLSPolicy
 			if err := kube.Get(t.Context(), types.NamespacedName{Namespace: "backendtls", Name: policy}, &p); err != nil {
 				return err
@@ -149,7 +149,7 @@ spec:
 		"  infrastructure: {labels: {team: edge}}\n  listeners: [{name: http, port: 80, protocol: HTTP}]\n  tls: {backend: {clientCertificateRef: {name: identity}}}\n"
 	resolves := func(reason string) {
 		t.Helper()
-		eventually(t, 20*time.Second, "the Gateway's ResolvedRefs is "+reason, func() error {
+		eventually(t, "the Gateway's ResolvedRefs is "+reason, func() error {
 			var g gatewayv1.Gateway
 			if err := kube.Get(t.Context(), gateway, &g); err != nil {
 				return err

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -77,7 +76,7 @@ spec:
 	at := headgate.address(t, types.NamespacedName{Namespace: "externalauth", Name: "web"}, 80)
 	answers := func(path string, status int, body string, header ...string) {
 		t.Helper()
-		eventually(t, 20*time.Second, fmt.Sprintf("%s: %d %q", path, status, body), func() error {
+		eventually(t, fmt.Sprintf("%s: %d %q", path, status, body), func() error {
 			got, text, err := get(http.DefaultClient, at, "any", path, header...)
 			if err != nil || got != status || body != "" && text != body {
 				return fmt.Errorf("%d %q, %v", got, text, err)
@@ -115,7 +114,7 @@ spec:
 	answers("/policy", 403, "not you\n")
 	answers("/policy", 200, "version from /gateway/policy", me...)
 	answers("/named", 200, "version from /named/named", me...)
-	eventually(t, 20*time.Second, "the named policy tells which route names it", func() error {
+	eventually(t, "the named policy tells which route names it", func() error {
 		var p v1alpha1.AuthPolicy
 		if err := kube.Get(t.Context(), types.NamespacedName{Namespace: "externalauth", Name: "named"}, &p); err != nil {
 			return err

@@ -72,7 +72,7 @@ func TestParametersOfServices(t *testing.T) {
 		if now := headgate.address(t, web, 80); now != address {
 			t.Errorf("the Gateway went from %s to %s", address, now)
 		}
-		eventually(t, 10*time.Second, "it answers", func() error {
+		eventually(t, "it answers", func() error {
 			if status, body, err := get(http.DefaultClient, address, "any", "/app"); err != nil || status != 200 {
 				return fmt.Errorf("%d %q %v", status, body, err)
 			}
@@ -83,7 +83,7 @@ func TestParametersOfServices(t *testing.T) {
 
 	// There are none yet: the Gateway is not accepted, and serves as it did.
 	apply(t, withParameters(at))
-	eventually(t, 10*time.Second, "the Gateway is not accepted", func() error {
+	eventually(t, "the Gateway is not accepted", func() error {
 		return condition(t, web, "Accepted", "False", "InvalidParameters", "there is no GatewayParameters parameters/web")
 	})
 	if status, body, err := get(http.DefaultClient, address, "any", "/app"); err != nil || status != 200 {
@@ -114,7 +114,7 @@ func TestParametersOfServices(t *testing.T) {
 		}},
 	} {
 		apply(t, parameters(at, step.spec))
-		eventually(t, 10*time.Second, step.name, func() error {
+		eventually(t, step.name, func() error {
 			var service corev1.Service
 			if err := kube.Get(t.Context(), key, &service); err != nil {
 				return err
@@ -128,7 +128,7 @@ func TestParametersOfServices(t *testing.T) {
 	}
 
 	apply(t, parameters(at, "{service: {ipFamilies: [IPv6]}}"))
-	eventually(t, 10*time.Second, "what cannot change is told", func() error {
+	eventually(t, "what cannot change is told", func() error {
 		return condition(t, web, "Accepted", "False", "InvalidParameters", "cannot change")
 	})
 	if status, body, err := get(http.DefaultClient, address, "any", "/app"); err != nil || status != 200 {
@@ -192,7 +192,7 @@ func TestDedicatedGateway(t *testing.T) {
 	before, otherBefore := shared.address(t, web, 80), shared.address(t, other, 80)
 	answers := func(who, address string) {
 		t.Helper()
-		eventually(t, 10*time.Second, who+" serves", func() error {
+		eventually(t, who+" serves", func() error {
 			if status, body, err := get(http.DefaultClient, address, "any", "/app"); err != nil || status != 200 {
 				return fmt.Errorf("%d %q %v", status, body, err)
 			}
@@ -205,15 +205,15 @@ func TestDedicatedGateway(t *testing.T) {
 	apply(t, withParameters(at))
 	key := types.NamespacedName{Namespace: namespace, Name: compile.ServiceName(web)}
 	var deployment appsv1.Deployment
-	eventually(t, 10*time.Second, "it has a Deployment", func() error { return kube.Get(t.Context(), key, &deployment) })
+	eventually(t, "it has a Deployment", func() error { return kube.Get(t.Context(), key, &deployment) })
 	for _, obj := range []client.Object{&autoscalingv2.HorizontalPodAutoscaler{}, &policyv1.PodDisruptionBudget{}} {
-		eventually(t, 10*time.Second, fmt.Sprintf("it has a %T", obj), func() error { return kube.Get(t.Context(), key, obj) })
+		eventually(t, fmt.Sprintf("it has a %T", obj), func() error { return kube.Get(t.Context(), key, obj) })
 	}
 	args := deployment.Spec.Template.Spec.Containers[0].Args
 	if args[len(args)-1] != "--gateway=dedicated/web" {
 		t.Errorf("its pods' arguments are %q", args)
 	}
-	eventually(t, 10*time.Second, "the status says that its pods are awaited", func() error {
+	eventually(t, "the status says that its pods are awaited", func() error {
 		return condition(t, web, "Programmed", "False", "AddressNotAssigned", "")
 	})
 	answers("the shared replica, meanwhile", before)
@@ -227,11 +227,10 @@ func TestDedicatedGateway(t *testing.T) {
 	}
 
 	// As the Deployment's controller would.
-	deployment.Status = appsv1.DeploymentStatus{ObservedGeneration: deployment.Generation, Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2, ReadyReplicas: 2}
-	if err := kube.Status().Update(t.Context(), &deployment); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, 10*time.Second, "the Service selects its pods", func() error {
+	updateStatus(t, key, &deployment, func() {
+		deployment.Status = appsv1.DeploymentStatus{ObservedGeneration: deployment.Generation, Replicas: 2, UpdatedReplicas: 2, AvailableReplicas: 2, ReadyReplicas: 2}
+	})
+	eventually(t, "the Service selects its pods", func() error {
 		var service corev1.Service
 		if err := kube.Get(t.Context(), key, &service); err != nil {
 			return err
@@ -243,7 +242,7 @@ func TestDedicatedGateway(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, 30*time.Second, "the shared replica leaves it", func() error {
+	eventually(t, "the shared replica leaves it", func() error {
 		conn, err := net.DialTimeout("tcp", before, time.Second)
 		if err != nil {
 			return nil
@@ -257,7 +256,7 @@ func TestDedicatedGateway(t *testing.T) {
 	}
 
 	// Whether there are pods shows in the endpoints of its Service.
-	eventually(t, 10*time.Second, "no pod is ready", func() error {
+	eventually(t, "no pod is ready", func() error {
 		return condition(t, web, "Programmed", "False", "NoResources", "no pod of Deployment")
 	})
 	ready := &discoveryv1.EndpointSlice{AddressType: discoveryv1.AddressTypeIPv4,
@@ -267,19 +266,15 @@ func TestDedicatedGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	var service corev1.Service
-	if err := kube.Get(t.Context(), key, &service); err != nil {
-		t.Fatal(err)
-	}
-	service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.9"}}
-	if err := kube.Status().Update(t.Context(), &service); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, 10*time.Second, "a pod is ready", func() error { return condition(t, web, "Programmed", "True", "Programmed", "") })
+	updateStatus(t, key, &service, func() {
+		service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.9"}}
+	})
+	eventually(t, "a pod is ready", func() error { return condition(t, web, "Programmed", "True", "Programmed", "") })
 
 	if err := kube.Delete(t.Context(), &gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: web.Namespace, Name: web.Name}}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "all goes with the Gateway", func() error {
+	eventually(t, "all goes with the Gateway", func() error {
 		for _, obj := range []client.Object{&corev1.Service{}, &appsv1.Deployment{}, &autoscalingv2.HorizontalPodAutoscaler{}, &policyv1.PodDisruptionBudget{}} {
 			if err := kube.Get(t.Context(), key, obj); !apierrors.IsNotFound(err) {
 				return fmt.Errorf("the %T is still there (%v)", obj, err)

@@ -39,7 +39,7 @@ func TestShop(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Objects that come before their namespace are refused; the second time they are not.
-	eventually(t, time.Minute, "kubectl apply -f the folder", func() error {
+	eventually(t, "kubectl apply -f the folder", func() error {
 		if out, err := kubectl("apply", "-f", s.Dir); err != nil {
 			return fmt.Errorf("%w\n%s", err, out)
 		}
@@ -51,7 +51,7 @@ func TestShop(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	eventually(t, 20*time.Second, "the statuses are written", func() error { return statusesAreFine(t, "shop-gateway", "shop", "shop-audit") })
+	eventually(t, "the statuses are written", func() error { return statusesAreFine(t, "shop-gateway", "shop", "shop-audit") })
 
 	table, err := s.Table()
 	if err != nil {
@@ -66,10 +66,19 @@ func TestShop(t *testing.T) {
 	}
 
 	// What the leader has written says the same afterwards: nothing is written again.
-	before := headgate.metric(t, "headgate_status_writes_total")
+	written := func() float64 { return headgate.metric(t, "headgate_status_writes_total") }
+	var before float64
+	eventually(t, "all statuses are written", func() error {
+		before = written()
+		time.Sleep(time.Second)
+		if now := written(); now != before || now == 0 {
+			return fmt.Errorf("%v are, and a second before it were %v", now, before)
+		}
+		return nil
+	})
 	apply(t, "{apiVersion: v1, kind: Namespace, metadata: {name: shop-audit, labels: {touched: now}}}")
 	time.Sleep(time.Second) // nothing to wait for: nothing is to happen
-	if after := headgate.metric(t, "headgate_status_writes_total"); after != before || before == 0 {
+	if after := written(); after != before {
 		t.Errorf("%v statuses were written, %v of them for nothing", after, after-before)
 	}
 }
@@ -228,7 +237,7 @@ func TestServices(t *testing.T) {
 	if addressA == addressB {
 		t.Fatalf("both are at %s", addressA)
 	}
-	eventually(t, 10*time.Second, "a has an endpoint, b has none", func() error {
+	eventually(t, "a has an endpoint, b has none", func() error {
 		for address, want := range map[string]int{addressA: 200, addressB: 503} {
 			if status, body, err := get(http.DefaultClient, address, "any", "/app"); err != nil || status != want {
 				return fmt.Errorf("%s: %d %q %v, want %d", address, status, body, err, want)
@@ -249,17 +258,16 @@ func TestServices(t *testing.T) {
 
 	aliasKey := types.NamespacedName{Namespace: a.Namespace, Name: "web-headgate"}
 	var alias corev1.Service
-	eventually(t, 10*time.Second, "the Gateway has a name in its own namespace", func() error { return kube.Get(t.Context(), aliasKey, &alias) })
+	eventually(t, "the Gateway has a name in its own namespace", func() error { return kube.Get(t.Context(), aliasKey, &alias) })
 	if want := service.Name + "." + namespace + ".svc."; alias.Labels["team"] != "edge" || !strings.HasPrefix(alias.Spec.ExternalName, want) {
 		t.Errorf("the alias is %v %v, and does not lead to %s", alias.Labels, alias.Spec, want)
 	}
 
 	// A load balancer's address becomes the Gateway's.
-	service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.7"}}
-	if err := kube.Status().Update(t.Context(), &service); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, 10*time.Second, "the Gateway has the Service's address", func() error {
+	updateStatus(t, key, &service, func() {
+		service.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.7"}}
+	})
+	eventually(t, "the Gateway has the Service's address", func() error {
 		var g gatewayv1.Gateway
 		if err := kube.Get(t.Context(), a, &g); err != nil {
 			return err
@@ -283,7 +291,7 @@ func TestServices(t *testing.T) {
 	if err := kube.Delete(t.Context(), &gatewayv1.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: a.Namespace, Name: a.Name}}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, "its Services are gone", func() error {
+	eventually(t, "its Services are gone", func() error {
 		for _, key := range []types.NamespacedName{key, aliasKey} {
 			if err := kube.Get(t.Context(), key, &service); !apierrors.IsNotFound(err) {
 				return fmt.Errorf("%s is still there (%v)", key, err)
@@ -298,7 +306,7 @@ func TestServices(t *testing.T) {
 		t.Errorf("the chart's own Service: %v", err)
 	}
 	// The route says that it belongs to nobody any more.
-	eventually(t, 10*time.Second, "the route's parent is gone", func() error {
+	eventually(t, "the route's parent is gone", func() error {
 		var r gatewayv1.HTTPRoute
 		if err := kube.Get(t.Context(), types.NamespacedName{Namespace: "services-a", Name: "app"}, &r); err != nil {
 			return err
@@ -323,7 +331,7 @@ func TestOneReplicaLeads(t *testing.T) {
 	web := types.NamespacedName{Namespace: "leader", Name: "web"}
 	for _, r := range []*replica{one, two} {
 		address := r.address(t, web, 80)
-		eventually(t, 10*time.Second, r.name+" serves", func() error {
+		eventually(t, r.name+" serves", func() error {
 			if status, body, err := get(http.DefaultClient, address, "any", "/app"); err != nil || status != 200 {
 				return fmt.Errorf("%d %q %v", status, body, err)
 			}
@@ -342,12 +350,12 @@ func TestOneReplicaLeads(t *testing.T) {
 		}
 		return fmt.Errorf("generation %d, parents %v", r.Generation, r.Status.Parents)
 	}
-	eventually(t, 10*time.Second, "the route's status is written", func() error { return observed(1) })
+	eventually(t, "the route's status is written", func() error { return observed(1) })
 
 	// A write is counted when it has returned, which is after others can read it.
 	wrote := func(what string, replicas ...*replica) (by *replica) {
 		t.Helper()
-		eventually(t, 10*time.Second, what, func() error {
+		eventually(t, what, func() error {
 			for _, r := range replicas {
 				if r.metric(t, "headgate_status_writes_total") > 0 {
 					by = r
@@ -368,7 +376,7 @@ func TestOneReplicaLeads(t *testing.T) {
 
 	leader.stop(t)
 	apply(t, route("leader", 1))
-	eventually(t, 15*time.Second, "the other replica took over", func() error { return observed(2) })
+	eventually(t, "the other replica took over", func() error { return observed(2) })
 	wrote("the new leader counts its write", follower)
 }
 
@@ -384,7 +392,7 @@ func TestHitless(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := headgate.address(t, types.NamespacedName{Namespace: "hitless", Name: "web"}, 80)
-	eventually(t, 10*time.Second, "it serves", func() error {
+	eventually(t, "it serves", func() error {
 		if status, body, err := get(http.DefaultClient, address, "any", "/app"); err != nil || status != 200 {
 			return fmt.Errorf("%d %q %v", status, body, err)
 		}
@@ -442,7 +450,7 @@ func TestHitless(t *testing.T) {
 			s.Endpoints, s.Ports = moved.Endpoints, moved.Ports
 		})
 	}
-	eventually(t, 10*time.Second, "the last change serves", func() error {
+	eventually(t, "the last change serves", func() error {
 		if _, body, err := get(http.DefaultClient, address, "any", "/app"); err != nil || body != fmt.Sprint("version ", *changes) {
 			return fmt.Errorf("%q %v", body, err)
 		}
@@ -463,12 +471,23 @@ func TestHitless(t *testing.T) {
 // update edits an object, again if somebody else did.
 func update(t *testing.T, key types.NamespacedName, obj client.Object, edit func()) {
 	t.Helper()
+	retried(t, key, obj, edit, func() error { return kube.Update(t.Context(), obj) })
+}
+
+// updateStatus is the same for what is in an object's status.
+func updateStatus(t *testing.T, key types.NamespacedName, obj client.Object, edit func()) {
+	t.Helper()
+	retried(t, key, obj, edit, func() error { return kube.Status().Update(t.Context(), obj) })
+}
+
+func retried(t *testing.T, key types.NamespacedName, obj client.Object, edit func(), write func() error) {
+	t.Helper()
 	for {
 		if err := kube.Get(t.Context(), key, obj); err != nil {
 			t.Fatal(err)
 		}
 		edit()
-		err := kube.Update(t.Context(), obj)
+		err := write()
 		if err == nil {
 			return
 		}
@@ -488,7 +507,7 @@ func TestSecretsAreFollowed(t *testing.T) {
 	address := headgate.address(t, types.NamespacedName{Namespace: "secrets", Name: "web"}, 80)
 	answers := func(want map[string]int) {
 		t.Helper()
-		eventually(t, 10*time.Second, fmt.Sprintf("keys get %v", want), func() error {
+		eventually(t, fmt.Sprintf("keys get %v", want), func() error {
 			for key, status := range want {
 				if got, _, err := get(http.DefaultClient, address, "any", "/app", "X-Api-Key", key); err != nil || got != status {
 					return fmt.Errorf("key %q gets %d (%v)", key, got, err)

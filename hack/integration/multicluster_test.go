@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
-	"time"
 
 	"k8s.io/apimachinery/pkg/types"
 )
@@ -41,19 +40,19 @@ spec:
   rules: [{backendRefs: [{group: multicluster.x-k8s.io, kind: ServiceImport, name: app, port: 80}]}]
 `)
 	at := headgate.address(t, types.NamespacedName{Namespace: "serviceimport", Name: "web"}, 80)
-	answers := func(timeout time.Duration, want int) {
+	answers := func(want int) {
 		t.Helper()
-		eventually(t, timeout, fmt.Sprint("answers ", want), func() error {
+		eventually(t, fmt.Sprint("answers ", want), func() error {
 			if status, body, err := get(http.DefaultClient, at, "any", "/"); err != nil || status != want {
 				return fmt.Errorf("%d %q, %v", status, body, err)
 			}
 			return nil
 		})
 	}
-	answers(10*time.Second, http.StatusInternalServerError)
+	answers(http.StatusInternalServerError)
 
 	apply(t, serviceImportCRD)
-	eventually(t, 30*time.Second, "a ServiceImport can be made", func() error {
+	eventually(t, "a ServiceImport can be made", func() error {
 		if out, err := kubectl("get", "serviceimports.multicluster.x-k8s.io", "--all-namespaces"); err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
@@ -65,18 +64,18 @@ kind: ServiceImport
 metadata: {name: app, namespace: serviceimport}
 spec: {type: ClusterSetIP, ips: [], ports: [{name: http, port: 80, protocol: TCP}]}
 `)
-	answers(90*time.Second, http.StatusServiceUnavailable)
+	answers(http.StatusServiceUnavailable)
 
 	slice := endpoints("serviceimport", serve(t, 1, version()))
 	slice.Labels = map[string]string{"multicluster.kubernetes.io/service-name": "app"}
 	if err := kube.Create(t.Context(), slice); err != nil {
 		t.Fatal(err)
 	}
-	answers(10*time.Second, http.StatusOK)
+	answers(http.StatusOK)
 
 	// From now on as any other kind.
 	if out, err := kubectl("delete", "serviceimport", "app", "-n", "serviceimport"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	answers(10*time.Second, http.StatusInternalServerError)
+	answers(http.StatusInternalServerError)
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -57,7 +56,7 @@ spec:
 	var backend, token string
 	stays := func(what string, replicas ...*replica) {
 		t.Helper()
-		eventually(t, 20*time.Second, what, func() error {
+		eventually(t, what, func() error {
 			for _, r := range replicas {
 				for range 4 {
 					if at, said, err := visit(r, token); err != nil || at != backend || said != "" {
@@ -69,10 +68,10 @@ spec:
 		})
 	}
 	var keys corev1.Secret
-	eventually(t, 10*time.Second, "the leader makes a key", func() error {
+	eventually(t, "the leader makes a key", func() error {
 		return kube.Get(t.Context(), types.NamespacedName{Namespace: namespace, Name: "headgate-session-keys"}, &keys)
 	})
-	eventually(t, 20*time.Second, "the replicas know each other's sessions", func() (err error) {
+	eventually(t, "the replicas know each other's sessions", func() (err error) {
 		if backend, token, err = visit(one, ""); err != nil || token == "" {
 			return fmt.Errorf("no session: %v", err)
 		}
@@ -82,7 +81,7 @@ spec:
 		return nil
 	})
 	stays("the session stays", one, two)
-	eventually(t, 10*time.Second, "the policy's status is written", func() error {
+	eventually(t, "the policy's status is written", func() error {
 		var p gatewayxv1alpha1.XBackendTrafficPolicy
 		if err := kube.Get(t.Context(), types.NamespacedName{Namespace: "sessions", Name: "app"}, &p); err != nil {
 			return err

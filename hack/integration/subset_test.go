@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -47,7 +46,7 @@ spec:
   targetRefs: [{group: "", kind: Service, name: app}]
   balance: {subset: {selectors: [{header: X-Subset, label: version}], fallback: None}}
 `)
-	eventually(t, 20*time.Second, "the policy is refused", func() error {
+	eventually(t, "the policy is refused", func() error {
 		var p v1alpha1.BackendPolicy
 		if err := kube.Get(t.Context(), types.NamespacedName{Namespace: name, Name: "app"}, &p); err != nil {
 			return err
@@ -68,7 +67,7 @@ spec:
 	}
 	gets := func(r *replica, version, want string) {
 		t.Helper()
-		eventually(t, 20*time.Second, version+" gets "+want, func() error {
+		eventually(t, version+" gets "+want, func() error {
 			if got := asks(r, version); !strings.HasPrefix(got, want) {
 				return fmt.Errorf("%s", got)
 			}

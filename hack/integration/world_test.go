@@ -116,6 +116,17 @@ func runTests(m *testing.M) (code int, err error) {
 		consts.BundleVersionAnnotation+"="+bundleVersion); err != nil {
 		return 0, fmt.Errorf("annotate the CRD: %w\n%s", err, out)
 	}
+	// The API server sees the rights that the chart grants some time after it took them.
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		out, err := kubectl("auth", "can-i", "list", "gateways.gateway.networking.k8s.io", "--all-namespaces",
+			"--as", "system:serviceaccount:"+namespace+":"+release)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			return 0, fmt.Errorf("the chart's ServiceAccount has no rights: %w\n%s", err, out)
+		}
+	}
 	return m.Run(), nil
 }
 
@@ -195,7 +206,7 @@ func start(t *testing.T, name, bind string, more ...string) *replica {
 		r.ended <- r.cmd.Wait()
 	}()
 	t.Cleanup(func() { r.stop(t) })
-	eventually(t, time.Minute, name+" is ready", func() error {
+	eventually(t, name+" is ready", func() error {
 		select {
 		case err := <-r.ended:
 			r.ended <- err
@@ -227,9 +238,9 @@ func (r *replica) stop(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", r.name, err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		_ = r.cmd.Process.Kill()
-		t.Errorf("%s did not end within 30 s", r.name)
+		t.Errorf("%s did not end within %s", r.name, patience)
 		<-r.ended
 	}
 	r.cmd = nil
@@ -280,7 +291,7 @@ func (r *replica) metric(t *testing.T, name string) float64 {
 func (r *replica) address(t *testing.T, gateway types.NamespacedName, port int32) string {
 	t.Helper()
 	var address string
-	eventually(t, 20*time.Second, fmt.Sprintf("Gateway %s is programmed, and its port %d allotted", gateway, port), func() error {
+	eventually(t, fmt.Sprintf("Gateway %s is programmed, and its port %d allotted", gateway, port), func() error {
 		var g gatewayv1.Gateway
 		if err := kube.Get(t.Context(), gateway, &g); err != nil {
 			return err
@@ -307,16 +318,20 @@ func (r *replica) address(t *testing.T, gateway types.NamespacedName, port int32
 	return address
 }
 
+// patience is how long anything that is awaited may take, on a machine that has
+// other things to do. Twice a minute Headgate asks for kinds that were not there.
+const patience = 2 * time.Minute
+
 // eventually tries until it works.
-func eventually(t *testing.T, timeout time.Duration, what string, try func() error) {
+func eventually(t *testing.T, what string, try func() error) {
 	t.Helper()
 	var err error
-	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if err = try(); err == nil {
 			return
 		}
 	}
-	t.Fatalf("not within %s: %s: %v", timeout, what, err)
+	t.Fatalf("not within %s: %s: %v", patience, what, err)
 }
 
 // serve runs a handler where endpoints may be.

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"testing"
-	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
@@ -39,7 +38,7 @@ spec:
 `)
 	says := func(ancestors int, reason string) {
 		t.Helper()
-		eventually(t, 20*time.Second, fmt.Sprintf("%d ancestors say %s", ancestors, reason), func() error {
+		eventually(t, fmt.Sprintf("%d ancestors say %s", ancestors, reason), func() error {
 			var x gatewayxv1alpha1.XBackend
 			if err := kube.Get(t.Context(), types.NamespacedName{Namespace: "xbackend", Name: "api"}, &x); err != nil {
 				return err
