@@ -86,14 +86,17 @@ func TestAFileJustTruncatedIsBeingWritten(t *testing.T) {
 	if err := os.WriteFile(path, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	modified := func(at time.Time) {
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	modified(time.Now().Add(time.Minute)) // just now, however long it takes to get there
 	change, later := f.Refresh(path)
 	if !change.Empty() || later == 0 {
 		t.Errorf("%+v, later %v", change, later)
 	}
-	old := time.Now().Add(-time.Second)
-	if err := os.Chtimes(path, old, old); err != nil {
-		t.Fatal(err)
-	}
+	modified(time.Now().Add(-time.Second))
 	expect(t, refresh(f), "-ConfigMap default/a -Namespace default")
 }
 

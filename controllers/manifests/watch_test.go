@@ -56,7 +56,7 @@ func (w *watched) next() {
 		for _, ref := range c.Deleted {
 			delete(w.have, ref.Name)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		w.t.Fatalf("no change; have %v", w.have)
 	}
 }
@@ -182,15 +182,15 @@ func TestWatchIsQuick(t *testing.T) {
 	write(t, dir, "a.yaml", configMap("a", "0"))
 	w := watch(t, dir)
 	w.until("a=0")
-	best := time.Hour
-	for i := 1; i <= 10; i++ {
+	// The machine may be busy at times, but not each time.
+	best, began := time.Hour, time.Now()
+	for i := 1; best > 100*time.Millisecond; i++ {
+		if time.Since(began) > 20*time.Second {
+			t.Fatalf("of %d changes each took %v or more", i-1, best)
+		}
 		start := time.Now()
 		write(t, dir, "a.yaml", configMap("a", fmt.Sprint(i)))
 		w.until(fmt.Sprintf("a=%d", i))
 		best = min(best, time.Since(start))
-	}
-	// The machine may be busy at times, but not each time.
-	if best > 100*time.Millisecond {
-		t.Errorf("a change took %v at best", best)
 	}
 }
