@@ -202,7 +202,7 @@ func (p *processes) demo(program, name string) (netip.AddrPort, error) {
 	if _, err := p.start(cmd); err != nil {
 		return netip.AddrPort{}, err
 	}
-	time.AfterFunc(10*time.Second, func() { w.CloseWithError(errors.New("it did not say its address in time")) })
+	time.AfterFunc(time.Minute, func() { w.CloseWithError(errors.New("it did not say its address in time")) })
 	line, err := bufio.NewReader(r).ReadString('\n')
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("starting %s: %w", name, err)
@@ -218,7 +218,7 @@ func (p *processes) headgate(program string, logs *os.File, args ...string) (<-c
 
 // ready waits until url answers 200.
 func ready(ctx context.Context, url string, ended <-chan struct{}) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	last := errors.New("no answer")
 	for {

@@ -31,7 +31,7 @@ type Case struct {
 	// Repeat is how often the request is sent; 0 is once.
 	Repeat int `json:"repeat"`
 	// Eventually is for what happens after the answer: it is asked again, for
-	// a few seconds, until it is as expected.
+	// at most half a minute, until it is as expected.
 	Eventually bool   `json:"eventually"`
 	Expect     Expect `json:"expect"`
 }
@@ -107,9 +107,9 @@ func (s *Shop) NewClient(httpAddr, httpsAddr string) (*Client, error) {
 	if !roots.AppendCertsFromPEM(s.CA) {
 		return nil, errors.New("shop: no certificate")
 	}
-	dialer := &net.Dialer{Timeout: 5 * time.Second}
+	dialer := &net.Dialer{Timeout: 30 * time.Second}
 	return &Client{&http.Client{
-		Timeout: 10 * time.Second,
+		Timeout: 30 * time.Second,
 		Transport: &http.Transport{
 			DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 				to := httpAddr
@@ -145,7 +145,7 @@ type Outcome struct {
 
 // Do sends a case's requests one after the other.
 func (c *Client) Do(ctx context.Context, tc *Case) Outcome {
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		out := c.once(ctx, tc)
 		if len(out.Problems) == 0 || !tc.Eventually || time.Now().After(deadline) || ctx.Err() != nil {
