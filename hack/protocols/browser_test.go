@@ -66,7 +66,7 @@ func TestBrowser(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			clear(objects)
 			h := start(t, http3+backend("a", portOf(up.Listener.Addr()))+route("a"), "--access-log", "json")
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
 			args := append([]string{
 				"--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
@@ -88,7 +88,7 @@ func TestBrowser(t *testing.T) {
 				t.Errorf("the upstream was asked for %d objects", len(objects))
 			}
 			logged, connections := map[string]int{}, map[string]int{}
-			for until := time.Now().Add(10 * time.Second); logged[test.logged] < 200 && time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+			for until := time.Now().Add(time.Minute); logged[test.logged] < 200 && time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
 				clear(logged)
 				clear(connections)
 				for line := range strings.Lines(h.out.String()) {

@@ -91,7 +91,7 @@ func TestGRPC(t *testing.T) {
 		} {
 			for _, test := range grpcCases {
 				t.Run(name+" "+upstream.name+"/"+test, func(t *testing.T) {
-					ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 					defer cancel()
 					cmd := exec.CommandContext(ctx, client, append([]string{"--server_host", "127.0.0.1", "--test_case", test}, args...)...)
 					cmd.Env = append(os.Environ(), "GRPC_GO_LOG_SEVERITY_LEVEL=info")

@@ -120,7 +120,7 @@ func (h *headgate) run(t *testing.T, flags ...string) {
 		_ = h.cmd.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-h.ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			_ = h.cmd.Process.Kill()
 			t.Error("headgate does not end")
 			<-h.ended
@@ -206,7 +206,7 @@ func await(t *testing.T, port int) {
 
 func awaitThat(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for until := time.Now().Add(20 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
+	for until := time.Now().Add(time.Minute); !holds(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("waited in vain for %s", what)
 		}

@@ -20,9 +20,9 @@ const haproxy = `
 global
   maxconn 100
 defaults
-  timeout connect 5s
-  timeout client 10s
-  timeout server 10s
+  timeout connect 30s
+  timeout client 60s
+  timeout server 60s
   unique-id-format id-%%ci
 listen v1
   mode tcp
@@ -99,7 +99,7 @@ spec:
 			},
 		}
 		defer transport.CloseIdleConnections()
-		c := &http.Client{Transport: transport, Timeout: 10 * time.Second}
+		c := &http.Client{Transport: transport, Timeout: time.Minute}
 		resp, err := c.Get(fmt.Sprintf("%s://127.0.0.1:%d/", scheme, port))
 		if err != nil {
 			t.Fatalf("%s by port %d: %v", scheme, port, err)

@@ -289,7 +289,7 @@ func TestWebSocket(t *testing.T) {
 					{"frames against the rules", testBrokenFrames}, {"refused", testRefused}, {"many at a time", testManyTunnels},
 				} {
 					t.Run(test.name, func(t *testing.T) {
-						ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+						ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 						defer cancel()
 						test.run(t, ctx, c, w)
 					})
