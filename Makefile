@@ -66,7 +66,7 @@ test-protocols: bin/headgate bin/h2spec bin/grpc-client bin/grpc-server ## hold 
 	@mkdir -p out
 	@# http2xconnect lets Go's client of HTTP/2 ask for tunnels.
 	GODEBUG=http2xconnect=1 HEADGATE=$(CURDIR)/bin/headgate H2SPEC=$(CURDIR)/bin/h2spec \
-	GRPC_CLIENT=$(CURDIR)/bin/grpc-client GRPC_SERVER=$(CURDIR)/bin/grpc-server go test -count=1 -v ./hack/protocols 2>&1 | tee out/protocols.log
+	GRPC_CLIENT=$(CURDIR)/bin/grpc-client GRPC_SERVER=$(CURDIR)/bin/grpc-server go test -count=1 -v -timeout 30m ./hack/protocols 2>&1 | tee out/protocols.log
 
 cluster: bin/headgate bin/helm ## as root: a one-node Kubernetes on this machine, with Headgate of this tree installed by its chart
 	hack/cluster/headgate $(ARGS)

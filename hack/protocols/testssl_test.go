@@ -22,7 +22,7 @@ func TestTestssl(t *testing.T) {
 	t.Cleanup(up.Close)
 	h := start(t, backend("a", portOf(up.Listener.Addr()))+route("a"))
 	report := filepath.Join(t.TempDir(), "report.json")
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, testssl, "--quiet", "--color", "0", "--warnings", "off", "--nodns", "none", "--ip", "127.0.0.1",
 		"--add-ca", h.ca, "--jsonfile", report, "-p", "-P", "-S", "-s", "-f", "-U", fmt.Sprintf("localhost:%d", h.secure))
