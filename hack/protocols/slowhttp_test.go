@@ -55,7 +55,7 @@ func TestSlowhttptest(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, slowhttptest, append([]string{
-				"-c", "500", "-r", "200", "-p", "10", "-u", url, "-g", "-o", report,
+				"-c", "500", "-r", "200", "-p", "20", "-u", url, "-g", "-o", report,
 			}, test.args...)...)
 			var out output
 			cmd.Stdout, cmd.Stderr = &out, &out
