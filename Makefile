@@ -78,7 +78,7 @@ e2e: cluster bin/e2e-backend ## run rollouts, upgrades, faults and canaries ther
 	hack/cluster/cluster image headgate-e2e-backend:dev bin/e2e-backend
 	hack/e2e/install
 	@mkdir -p out
-	eval "$$(hack/cluster/cluster env)"; go test -tags e2e -count=1 -v -timeout 30m ./hack/e2e $(if $(RUN),-run '$(RUN)') 2>&1 | tee out/e2e.log
+	eval "$$(hack/cluster/cluster env)"; go test -tags e2e -count=1 -v -timeout 60m ./hack/e2e $(if $(RUN),-run '$(RUN)') 2>&1 | tee out/e2e.log
 
 quickstart: bin/headgate bin/demo bin/quickstart ## see the shop at work; CHECK=1 to check its answers and end
 	bin/quickstart $(if $(CHECK),-check) $(ARGS)
