@@ -1,7 +1,6 @@
 package objects
 
 import (
-	"maps"
 	"slices"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -11,32 +10,32 @@ import (
 // useDefaultGateways All, as if they named it.
 
 // indexDefaults enters a default Gateway, or a route that leaves it to those, or takes it out again.
-func (s *Set) indexDefaults(ref Ref, obj Object, change func(map[Ref]struct{}, Ref)) {
+func (s *Set) indexDefaults(ref Ref, obj Object, change func(*refs, Ref)) {
 	switch o := obj.(type) {
 	case *gatewayv1.Gateway:
 		if o.Spec.DefaultScope == gatewayv1.GatewayDefaultScopeAll {
-			change(s.defaultGateways, ref)
+			change(&s.defaultGateways, ref)
 		}
 	case *gatewayv1.HTTPRoute, *gatewayv1.GRPCRoute:
 		if usesDefaults(o) {
-			change(s.defaultRoutes, ref)
+			change(&s.defaultRoutes, ref)
 		}
 	}
 }
 
 // DefaultRoutes returns the HTTPRoutes and GRPCRoutes that default Gateways claim, sorted.
 func (s *Set) DefaultRoutes() []Ref {
-	return slices.SortedFunc(maps.Keys(s.defaultRoutes), Ref.Compare)
+	return s.defaultRoutes.sorted()
 }
 
 // Claims returns references to the default Gateways that claim a route of any
 // kind, sorted, without those that it names itself.
 func (s *Set) Claims(route Object) []gatewayv1.ParentReference {
-	if len(s.defaultGateways) == 0 || !usesDefaults(route) {
+	if s.defaultGateways.len() == 0 || !usesDefaults(route) {
 		return nil
 	}
 	var claims []gatewayv1.ParentReference
-	for _, gateway := range slices.SortedFunc(maps.Keys(s.defaultGateways), Ref.Compare) {
+	for _, gateway := range s.defaultGateways.sorted() {
 		if slices.ContainsFunc(commonSpec(route).ParentRefs, func(p gatewayv1.ParentReference) bool {
 			named, ok := ParentOf(&p, route.GetNamespace())
 			return ok && named == gateway

@@ -7,7 +7,7 @@ import (
 )
 
 // index enters an object under what it refers to, or takes it out again.
-func (s *Set) index(ref Ref, obj Object, change func(map[Ref]struct{}, Ref)) {
+func (s *Set) index(ref Ref, obj Object, change func(*refs, Ref)) {
 	switch o := obj.(type) {
 	case *discoveryv1.EndpointSlice:
 		for _, backend := range BackendsOf(o) {
@@ -32,19 +32,14 @@ func (s *Set) index(ref Ref, obj Object, change func(map[Ref]struct{}, Ref)) {
 	})
 }
 
-func add(names map[Ref]struct{}, ref Ref)    { names[ref] = struct{}{} }
-func remove(names map[Ref]struct{}, ref Ref) { delete(names, ref) }
-
 // at applies a change to the names under key and lets empty sets go.
-func at[K comparable](index map[K]refs, key K, ref Ref, change func(map[Ref]struct{}, Ref)) {
+func at[K comparable](index map[K]refs, key K, ref Ref, change func(*refs, Ref)) {
 	names := index[key]
-	if names == nil {
-		names = refs{}
-		index[key] = names
-	}
-	change(names, ref)
-	if len(names) == 0 {
+	change(&names, ref)
+	if names.len() == 0 {
 		delete(index, key)
+	} else {
+		index[key] = names
 	}
 }
 

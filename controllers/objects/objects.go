@@ -8,7 +8,6 @@ package objects
 
 import (
 	"cmp"
-	"maps"
 	"reflect"
 	"slices"
 
@@ -71,9 +70,6 @@ type Set struct {
 	routesByExtension              map[Ref]refs
 }
 
-// refs is a set of names.
-type refs map[Ref]struct{}
-
 // NewSet returns an empty Set.
 func NewSet() *Set {
 	s := &Set{
@@ -81,8 +77,6 @@ func NewSet() *Set {
 		slicesByBackend:   map[Ref]refs{},
 		routesByParent:    map[Ref]refs{},
 		routesByBackend:   map[Ref]refs{},
-		defaultGateways:   refs{},
-		defaultRoutes:     refs{},
 		routesByExtension: map[Ref]refs{},
 	}
 	for _, k := range Kinds {
@@ -102,7 +96,7 @@ func (s *Set) Put(obj Object) Ref {
 	}
 	s.Delete(ref)
 	s.objects[ref.Kind][ref.NamespacedName()] = obj
-	s.index(ref, obj, add)
+	s.index(ref, obj, (*refs).add)
 	return ref
 }
 
@@ -113,7 +107,7 @@ func (s *Set) Delete(ref Ref) {
 		return
 	}
 	delete(s.objects[ref.Kind], ref.NamespacedName())
-	s.index(ref, old, remove)
+	s.index(ref, old, (*refs).remove)
 }
 
 // Get returns the object of that name, or nil.
@@ -154,24 +148,31 @@ func All[T Object](s *Set) []T {
 
 // EndpointSlicesOf returns the EndpointSlices of a Service or ServiceImport, sorted by name.
 func (s *Set) EndpointSlicesOf(backend Ref) []*discoveryv1.EndpointSlice {
-	return sorted[*discoveryv1.EndpointSlice](s, s.slicesByBackend[backend])
+	names := s.slicesByBackend[backend]
+	all := make([]*discoveryv1.EndpointSlice, 0, names.len())
+	for _, ref := range names.sorted() {
+		all = append(all, s.Get(ref).(*discoveryv1.EndpointSlice))
+	}
+	return all
 }
 
 // RoutesOfParent returns the HTTPRoutes and GRPCRoutes with a parentRef to a
 // Gateway or ListenerSet, existing or not, and those that it claims, sorted.
 func (s *Set) RoutesOfParent(ref Ref) []Ref {
-	if _, ok := s.defaultGateways[ref]; ok && len(s.defaultRoutes) > 0 {
-		all := maps.Clone(s.defaultRoutes)
-		maps.Copy(all, s.routesByParent[ref])
-		return slices.SortedFunc(maps.Keys(all), Ref.Compare)
+	named := s.routesByParent[ref]
+	if !s.defaultGateways.has(ref) {
+		return named.sorted()
 	}
-	return slices.SortedFunc(maps.Keys(s.routesByParent[ref]), Ref.Compare)
+	all := append(named.sorted(), s.defaultRoutes.sorted()...)
+	slices.SortFunc(all, Ref.Compare)
+	return slices.Compact(all)
 }
 
 // RoutesOfExtension returns the routes, of any kind, with a rule that names an
 // object in a filter of type ExtensionRef, sorted.
 func (s *Set) RoutesOfExtension(ref Ref) []Ref {
-	return slices.SortedFunc(maps.Keys(s.routesByExtension[ref]), Ref.Compare)
+	names := s.routesByExtension[ref]
+	return names.sorted()
 }
 
 // Extensions returns what routes name in such filters of a kind, existing or not, sorted.
@@ -189,16 +190,6 @@ func (s *Set) Extensions(kind string) []Ref {
 // RoutesOfBackend returns the routes, of any kind, that name an object in a
 // backendRef or a filter, sorted.
 func (s *Set) RoutesOfBackend(ref Ref) []Ref {
-	return slices.SortedFunc(maps.Keys(s.routesByBackend[ref]), Ref.Compare)
-}
-
-func sorted[T Object](s *Set, names refs) []T {
-	all := make([]T, 0, len(names))
-	for ref := range names {
-		all = append(all, s.Get(ref).(T))
-	}
-	slices.SortFunc(all, func(a, b T) int {
-		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
-	})
-	return all
+	names := s.routesByBackend[ref]
+	return names.sorted()
 }

@@ -139,7 +139,7 @@ func TestIndexes(t *testing.T) {
 		}
 	}
 	s.Delete(Ref{"EndpointSlice", "a", "4"})
-	if s.slicesByBackend[Ref{"ServiceImport", "a", "x"}] != nil {
+	if _, there := s.slicesByBackend[Ref{"ServiceImport", "a", "x"}]; there {
 		t.Error("a slice that is gone is still a ServiceImport's")
 	}
 
