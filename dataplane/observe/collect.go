@@ -191,23 +191,29 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(ch, logDroppedDesc, c.m.accessLog.Load().Dropped())
 }
 
-func (r *Route) collect(ch chan<- prometheus.Metric) {
-	l := r.share.labels
-	if n := r.retries.Load(); n > 0 {
-		counter(ch, retriesDesc, n, l.listener, l.route, r.cluster)
+func (x *extras) collect(ch chan<- prometheus.Metric, l shareLabels, cluster string) {
+	if n := x.retries.Load(); n > 0 {
+		counter(ch, retriesDesc, n, l.listener, l.route, cluster)
 	}
-	if n := r.retriesRefused.Load(); n > 0 {
-		counter(ch, retriesRefusedDesc, n, l.listener, l.route, r.cluster)
+	if n := x.retriesRefused.Load(); n > 0 {
+		counter(ch, retriesRefusedDesc, n, l.listener, l.route, cluster)
 	}
-	for outcome, hedges := range map[string]*atomic.Uint64{"sent": &r.hedges, "won": &r.hedgesWon, "refused": &r.hedgesRefused} {
+	for outcome, hedges := range map[string]*atomic.Uint64{"sent": &x.hedges, "won": &x.hedgesWon, "refused": &x.hedgesRefused} {
 		if n := hedges.Load(); n > 0 {
-			counter(ch, hedgesDesc, n, l.listener, l.route, r.cluster, outcome)
+			counter(ch, hedgesDesc, n, l.listener, l.route, cluster, outcome)
 		}
 	}
 	for to, name := range [...]string{"backend", "response"} {
-		if n := r.fallbacks[to].Load(); n > 0 {
-			counter(ch, fallbacksDesc, n, l.listener, l.route, r.cluster, name)
+		if n := x.fallbacks[to].Load(); n > 0 {
+			counter(ch, fallbacksDesc, n, l.listener, l.route, cluster, name)
 		}
+	}
+}
+
+func (r *Route) collect(ch chan<- prometheus.Metric) {
+	l := r.share.labels
+	if x := r.extras.Load(); x != nil {
+		x.collect(ch, l, r.cluster)
 	}
 	for class, name := range classNames {
 		var h tally

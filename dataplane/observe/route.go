@@ -26,13 +26,26 @@ type Route struct {
 	cluster string
 	share   *share
 	shards  shards[routeShard]
-	// retries are rare enough to be counted in one place, refused ones too.
+	extras  atomic.Pointer[extras] // nil while there are none
+	users   int                    // guarded by m.mu
+}
+
+// extras counts what most routes have none of, and what is rare enough to be
+// counted in one place.
+type extras struct {
 	retries, retriesRefused atomic.Uint64
 	// hedges are those that were sent, that were the faster ones, and that were refused.
 	hedges, hedgesWon, hedgesRefused atomic.Uint64
 	// fallbacks are those to other backends, and to responses of our own.
 	fallbacks [2]atomic.Uint64
-	users     int // guarded by m.mu
+}
+
+// extra returns where to count them.
+func (r *Route) extra() *extras {
+	if r.extras.Load() == nil {
+		r.extras.CompareAndSwap(nil, new(extras))
+	}
+	return r.extras.Load()
 }
 
 // shards are what goroutines on different cores count in. They are made for the
@@ -186,28 +199,28 @@ func (r *Route) Release() {
 func (r *Route) Begin() { r.share.shards.own(shard()).inFlight.Add(1) }
 
 // Retried counts a request that is sent once more.
-func (r *Route) Retried() { r.retries.Add(1) }
+func (r *Route) Retried() { r.extra().retries.Add(1) }
 
 // RetryRefused counts a request that is not sent once more because the retry
 // budget is used up.
-func (r *Route) RetryRefused() { r.retriesRefused.Add(1) }
+func (r *Route) RetryRefused() { r.extra().retriesRefused.Add(1) }
 
 // Hedged counts requests that are sent beside another one.
-func (r *Route) Hedged(n int) { r.hedges.Add(uint64(n)) }
+func (r *Route) Hedged(n int) { r.extra().hedges.Add(uint64(n)) }
 
 // HedgeWon counts one that brought the response.
-func (r *Route) HedgeWon() { r.hedgesWon.Add(1) }
+func (r *Route) HedgeWon() { r.extra().hedgesWon.Add(1) }
 
 // HedgeRefused counts one that was due and not sent, because the retry budget was
 // used up or too many were under way.
-func (r *Route) HedgeRefused() { r.hedgesRefused.Add(1) }
+func (r *Route) HedgeRefused() { r.extra().hedgesRefused.Add(1) }
 
 // FellBack counts a request that something else than its backend has taken: another backend, or a response of our own.
 func (r *Route) FellBack(toResponse bool) {
 	if toResponse {
-		r.fallbacks[1].Add(1)
+		r.extra().fallbacks[1].Add(1)
 	} else {
-		r.fallbacks[0].Add(1)
+		r.extra().fallbacks[0].Add(1)
 	}
 }
 
