@@ -5,6 +5,7 @@ package headers
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/headgate/headgate/dataplane/exchange"
@@ -46,15 +47,7 @@ func (c *Config) Build(*policy.Env) (policy.Filter, error) {
 	}
 	var f policy.Filter
 	if e := &c.Request; !e.empty() {
-		host := ""
-		fields := Edit{Add: e.Add, Remove: e.Remove}
-		for _, s := range e.Set {
-			if exchange.KeyOf(s.Name) == exchange.KeyHost {
-				host = strings.ToLower(s.Value)
-				continue
-			}
-			fields.Set = append(fields.Set, s)
-		}
+		fields, host := e.withoutHost()
 		f.Request = func(ex *exchange.Exchange) exchange.Verdict {
 			fields.apply(&ex.Out.Fields)
 			if host != "" {
@@ -67,6 +60,24 @@ func (c *Config) Build(*policy.Env) (policy.Filter, error) {
 		f.Response = func(ex *exchange.Exchange) { e.apply(&ex.Response.Fields) }
 	}
 	return f, nil
+}
+
+// withoutHost returns the edit of fields, and the authority that Set has under
+// Host, in lower case; "" for none.
+func (e *Edit) withoutHost() (fields *Edit, host string) {
+	isHost := func(s Field) bool { return exchange.KeyOf(s.Name) == exchange.KeyHost }
+	if !slices.ContainsFunc(e.Set, isHost) {
+		return e, "" // most have none, and there may be tens of thousands
+	}
+	fields = &Edit{Add: e.Add, Remove: e.Remove}
+	for _, s := range e.Set {
+		if isHost(s) {
+			host = strings.ToLower(s.Value)
+		} else {
+			fields.Set = append(fields.Set, s)
+		}
+	}
+	return fields, host
 }
 
 func (e *Edit) empty() bool { return len(e.Set)+len(e.Add)+len(e.Remove) == 0 }
