@@ -60,6 +60,7 @@ func (p *port) update(cfg *snapshot.Port) error {
 	var errs []error
 	old := p.table.Load()
 	t := &table{byKey: map[string]*terminator{}}
+	pairs := keyPairs{}
 	var certificates []observe.Certificate
 	for _, l := range cfg.Listeners {
 		if p.quic && l.HTTP3 == nil {
@@ -78,7 +79,7 @@ func (p *port) update(cfg *snapshot.Port) error {
 		if old != nil {
 			before = old.byKey[l.Key]
 		}
-		now, err := p.terminator(l, before)
+		now, err := p.terminator(l, before, pairs)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("listener %s: %w", l.Key, err))
 		}
@@ -104,7 +105,7 @@ func (p *port) update(cfg *snapshot.Port) error {
 // parsed again. If none of those that are given can be read, those from before
 // stay. If none are given, compile has withdrawn them (the Secret is gone, or
 // its ReferenceGrant is; the listener's status says so), and handshakes fail.
-func (p *port) terminator(l *snapshot.Listener, before *terminator) (*terminator, error) {
+func (p *port) terminator(l *snapshot.Listener, before *terminator, pairs keyPairs) (*terminator, error) {
 	t := &terminator{listener: l.Key, source: l.TLS, client: l.Client, raw: l.Protocol == "TLS"}
 	// Who shows a certificate is known when the handshake is over.
 	t.earlyData = p.quic && l.HTTP3 != nil && l.HTTP3.EarlyData && l.TLS.Clients == nil
@@ -114,7 +115,7 @@ func (p *port) terminator(l *snapshot.Listener, before *terminator) (*terminator
 	}
 	var errs []error
 	for _, c := range l.TLS.Certificates {
-		pair, err := tls.X509KeyPair(c.Chain, c.Key)
+		pair, err := pairs.parse(c)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("certificate %s %s/%s: %w", c.Source.Kind, c.Source.Namespace, c.Source.Name, err))
 			continue
@@ -135,6 +136,22 @@ func (p *port) terminator(l *snapshot.Listener, before *terminator) (*terminator
 	}
 	t.failed = errors.Join(errs...)
 	return t, t.failed
+}
+
+// keyPairs are certificates that were parsed, by chain and key: thousands of
+// listeners may have the same one.
+type keyPairs map[[2]string]tls.Certificate
+
+func (k keyPairs) parse(c *snapshot.Certificate) (tls.Certificate, error) {
+	key := [2]string{string(c.Chain), string(c.Key)}
+	if pair, ok := k[key]; ok {
+		return pair, nil
+	}
+	pair, err := tls.X509KeyPair(c.Chain, c.Key)
+	if err == nil {
+		k[key] = pair
+	}
+	return pair, err
 }
 
 // config is what handshakes of a listener go by.
