@@ -93,7 +93,7 @@ type Result struct {
 	// in standalone mode.
 	Infrastructure []Infrastructure
 
-	statuses snapshot.Table[*Status]
+	statuses snapshot.Table[*Status] // but for those in tables.routes
 	findings snapshot.Table[[]Finding]
 	tables   tables
 }
@@ -102,13 +102,22 @@ type Result struct {
 // that is Headgate's to write. Conditions lack lastTransitionTime: who writes
 // them knows the time and the old status.
 func (r *Result) Status(ref objects.Ref) *Status {
-	s, _ := r.statuses.Get(ref.String())
+	key := ref.String()
+	if route, ok := r.tables.routes.Get(key); ok {
+		return route.status
+	}
+	s, _ := r.statuses.Get(key)
 	return s
 }
 
 // Statuses returns all statuses, sorted by object.
 func (r *Result) Statuses() []*Status {
-	all := make([]*Status, 0, r.statuses.Len())
+	all := make([]*Status, 0, r.statuses.Len()+r.tables.routes.Len())
+	for _, key := range r.tables.routes.Keys() {
+		if route, _ := r.tables.routes.Get(key); route.status != nil {
+			all = append(all, route.status)
+		}
+	}
 	for _, key := range r.statuses.Keys() {
 		s, _ := r.statuses.Get(key)
 		all = append(all, s)

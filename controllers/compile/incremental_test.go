@@ -494,7 +494,7 @@ func checkDelta(t *testing.T, what string, prev, next *Result) {
 		changed = append(changed, ref.String())
 	}
 	slices.Sort(changed)
-	if is := differ(prev.statuses, next.statuses); !slices.Equal(changed, is) {
+	if is := differ(byObject(prev.Statuses()), byObject(next.Statuses())); !slices.Equal(changed, is) {
 		t.Fatalf("%s: the result says that the statuses of %q changed, and those of %q did", what, changed, is)
 	}
 	changed = nil
@@ -505,6 +505,13 @@ func checkDelta(t *testing.T, what string, prev, next *Result) {
 	if is := differ(prev.findings, next.findings); !slices.Equal(changed, is) {
 		t.Fatalf("%s: the result says that the findings of %q changed, and those of %q did", what, changed, is)
 	}
+}
+
+func byObject(statuses []*Status) (table snapshot.Table[*Status]) {
+	for _, s := range statuses {
+		table = table.With(s.Object.String(), s)
+	}
+	return table
 }
 
 // differ returns the keys under which two tables differ, sorted.

@@ -225,28 +225,34 @@ func (p *pass) compileRoutes(s *scope, clusters clusterUses) {
 		changeHosts(touched, old, next)
 		clusters.count(old, next)
 		p.countAttached(old, next)
-		p.setStatus(ref, next.status)
+		if equal(old.status, next.status) {
+			next.status = old.status
+		} else {
+			p.statuses[ref] = true
+		}
 		p.setFindings(ref, next.findings)
 	}
-	for key, change := range touched {
-		p.rebuildHost(key, change)
+	for _, change := range touched {
+		p.rebuildHost(change)
 	}
 }
 
 // hostChange is what routes change in one virtual host.
 type hostChange struct {
-	listener, hostname string
-	owners             map[string]bool
-	entries            []*entry
+	key, listener, hostname string
+	owners                  map[string]bool
+	entries                 []*entry
 }
 
 // changeHosts notes how the entries of a route differ from those it had.
 func changeHosts(touched map[string]*hostChange, old, next *route) {
 	note := func(h *host) *hostChange {
-		if touched[h.key] == nil {
-			touched[h.key] = &hostChange{listener: h.listener, hostname: h.hostname, owners: map[string]bool{}}
+		change := touched[h.key]
+		if change == nil {
+			change = &hostChange{key: h.key, listener: h.listener, hostname: h.hostname, owners: map[string]bool{}}
+			touched[h.key] = change
 		}
-		return touched[h.key]
+		return change
 	}
 	for _, was := range old.hosts {
 		if i, ok := next.findHost(was.key); ok && equal(was.entries, next.hosts[i].entries) {
@@ -259,13 +265,15 @@ func changeHosts(touched map[string]*hostChange, old, next *route) {
 	for _, is := range next.hosts {
 		if i, ok := old.findHost(is.key); !ok || old.hosts[i] != is {
 			change := note(is)
+			is.key = change.key // the same bytes, once for all routes of the host
 			change.entries = append(change.entries, is.entries...)
 		}
 	}
 }
 
 // rebuildHost makes a virtual host from what it has and what changes in it.
-func (p *pass) rebuildHost(key string, change *hostChange) {
+func (p *pass) rebuildHost(change *hostChange) {
+	key := change.key
 	h := &host{key: key, listener: change.listener, hostname: change.hostname}
 	if was, ok := p.tables.hosts.Get(key); ok {
 		h.entries = make([]*entry, 0, len(was.entries))
