@@ -27,6 +27,9 @@ const (
 	// time since it last was that this took.
 	restUse  = time.Second / 50
 	restWork = 5
+	// startTime is when the pages of the program that only a start needs are given
+	// back, though the process may have too much to do to rest.
+	startTime = 15 * time.Second
 )
 
 // boundMemory keeps the heap near what lives until the context ends: the
@@ -39,12 +42,16 @@ func boundMemory(ctx context.Context) {
 	defer tick.Stop()
 	fixed := os.Getenv("GOGC") != "" // somebody knows better
 	percent := defaultPercent
+	started := time.After(startTime)
 	last, quietSince, reclaimed := readHeap(), time.Now(), time.Time{}
 	before, given, took := cpuTime(), time.Duration(0), restUse // took is an estimate
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-started:
+			dropProgram()
+			continue
 		case <-tick.C:
 		}
 		now := readHeap()

@@ -24,6 +24,8 @@ type compactor struct {
 	strings map[string]string
 	// pointers are to values of basic types, by those values.
 	pointers map[any]reflect.Value
+	// conditions are of statuses: most routes have the same two.
+	conditions map[[2]metav1.Condition][]metav1.Condition
 }
 
 // maxShared bounds the values that are remembered to be shared, of each sort.
@@ -35,6 +37,8 @@ func newCompactor() *compactor {
 		stores:   map[string]toolscache.Store{},
 		strings:  map[string]string{},
 		pointers: map[any]reflect.Value{},
+
+		conditions: map[[2]metav1.Condition][]metav1.Condition{},
 	}
 }
 
@@ -133,6 +137,9 @@ func (c *compactor) walk(v reflect.Value) {
 				c.walk(v.Index(i))
 			}
 		}
+		if list, ok := v.Interface().([]metav1.Condition); ok && len(list) == 2 {
+			v.Set(reflect.ValueOf(c.pair(list)))
+		}
 	case reflect.Map:
 		if m, ok := v.Interface().(map[string]string); ok && m != nil {
 			shared := make(map[string]string, len(m))
@@ -163,6 +170,19 @@ func (c *compactor) string(s string) string {
 	}
 	c.strings[s] = s
 	return s
+}
+
+// pair shares two conditions whose strings are shared already.
+func (c *compactor) pair(list []metav1.Condition) []metav1.Condition {
+	key := [2]metav1.Condition(list)
+	if shared, ok := c.conditions[key]; ok {
+		return shared
+	}
+	if len(c.conditions) == maxShared {
+		clear(c.conditions)
+	}
+	c.conditions[key] = list
+	return list
 }
 
 func (c *compactor) pointer(p reflect.Value) reflect.Value {

@@ -34,7 +34,7 @@ spec:
 		t.Fatal(err)
 	}
 	r.Generation, r.ResourceVersion = generation, reason
-	r.Status.Parents = []gatewayv1.RouteParentStatus{{Conditions: []metav1.Condition{{Reason: reason}}}}
+	r.Status.Parents = []gatewayv1.RouteParentStatus{{Conditions: []metav1.Condition{{Reason: reason, LastTransitionTime: r.CreationTimestamp}, {Type: "ResolvedRefs"}}}}
 	return r
 }
 
@@ -66,6 +66,7 @@ func TestEqualPartsAreShared(t *testing.T) {
 		"of other types":   data(a.Namespace) == data(b.Spec.Rules[0].Filters[0].RequestHeaderModifier.Set[0].Value),
 		"labels":           data(a.Labels["team"]) == data(b.Labels["team"]),
 		"pointers":         a.Spec.Rules[0].BackendRefs[0].Port == b.Spec.Rules[0].BackendRefs[0].Port,
+		"conditions":       &a.Status.Parents[0].Conditions[0] == &b.Status.Parents[0].Conditions[0],
 		"to equal strings": a.Spec.Rules[0].Matches[0].Path.Type == a.Spec.Rules[0].Matches[1].Path.Type,
 	} {
 		if !shared {
