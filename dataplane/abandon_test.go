@@ -132,7 +132,7 @@ func TestClientGivesUp(t *testing.T) {
 			}
 		}
 	}
-	for until := time.Now().Add(5 * time.Second); p.InFlight()+clear.InFlight() > 0; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(20 * time.Second); p.InFlight()+clear.InFlight() > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("%d and %d are still in flight", p.InFlight(), clear.InFlight())
 		}

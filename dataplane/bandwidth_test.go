@@ -175,7 +175,7 @@ func TestSlowedClientLeaves(t *testing.T) {
 			t.Errorf("%s: a second at a time: %d %q", name, refused.StatusCode, body)
 		}
 		resp.Body.Close()
-		for deadline := time.Now().Add(10 * time.Second); p.InFlight() > 0; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(20 * time.Second); p.InFlight() > 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%s: the request is served to nobody", name)
 			}

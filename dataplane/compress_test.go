@@ -66,7 +66,7 @@ func TestCompression(t *testing.T) {
 		tr.Protocols.SetHTTP1(version == 1)
 		tr.Protocols.SetUnencryptedHTTP2(version == 2)
 		t.Cleanup(tr.CloseIdleConnections)
-		c := &http.Client{Transport: tr, Timeout: 10 * time.Second}
+		c := &http.Client{Transport: tr, Timeout: 20 * time.Second}
 		for _, upstream := range []string{"h1", "h2"} {
 			do := func(t *testing.T, method, path, accept string) (*http.Response, error) {
 				t.Helper()

@@ -70,7 +70,7 @@ func TestMaxRequestsPerConnection(t *testing.T) {
 			port, url = "udp/0", "https://a.example.com/"
 		}
 		before := accepted(t, m, port)
-		for deadline := time.Now().Add(10 * time.Second); accepted(t, m, port) < before+3; {
+		for deadline := time.Now().Add(20 * time.Second); accepted(t, m, port) < before+3; {
 			if time.Now().After(deadline) {
 				t.Fatalf("HTTP/%d: still at connection %v", major, accepted(t, m, port)-before)
 			}
@@ -98,7 +98,7 @@ func TestHTTP3ConnectionsAreBounded(t *testing.T) {
 	get(t, first, "https://a.example.com/") // is not concerned
 	first.CloseIdleConnections()
 	third := client3(t, address3(t, p), conf())
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(20 * time.Second); ; {
 		resp, err := third.Get("https://a.example.com/")
 		if err == nil {
 			resp.Body.Close()
@@ -124,7 +124,7 @@ func TestFlowsAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		conns[i] = c
 	}
 	b := make([]byte, 10)

@@ -633,7 +633,7 @@ func TestExternalAuthGivenUp(t *testing.T) {
 			t.Error("the server is still asked")
 		}
 	}
-	for until := time.Now().Add(10 * time.Second); outcomes(t, metrics)["abandoned"] != 4; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(20 * time.Second); outcomes(t, metrics)["abandoned"] != 4; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("%v, want 4 abandoned", outcomes(t, metrics))
 		}

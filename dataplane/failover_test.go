@@ -62,7 +62,7 @@ func (m *mortal) start(t testing.TB) {
 	t.Helper()
 	// Somebody's connection may have the port for a moment.
 	ln, err := net.Listen("tcp", m.addr)
-	for until := time.Now().Add(10 * time.Second); err != nil; ln, err = net.Listen("tcp", m.addr) {
+	for until := time.Now().Add(20 * time.Second); err != nil; ln, err = net.Listen("tcp", m.addr) {
 		if time.Now().After(until) {
 			t.Fatal(err)
 		}
@@ -88,7 +88,7 @@ func (m *mortal) kill(t testing.TB) {
 	}
 	m.conns.Clear()
 	_ = m.server.Close()
-	for until := time.Now().Add(10 * time.Second); established(t, m.addr); time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(20 * time.Second); established(t, m.addr); time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("connections to %s outlive it", m.addr)
 		}
@@ -205,7 +205,7 @@ func TestFailover(t *testing.T) {
 						}
 						return n
 					}
-					for until := time.Now().Add(10 * time.Second); inFlight() < requests; time.Sleep(time.Millisecond) {
+					for until := time.Now().Add(20 * time.Second); inFlight() < requests; time.Sleep(time.Millisecond) {
 						if time.Now().After(until) {
 							t.Fatalf("%d requests of %d have arrived", inFlight(), requests)
 						}
@@ -314,7 +314,7 @@ func TestFailoverUnderLoad(t *testing.T) {
 func awaitMore(t testing.TB, count *atomic.Int64, n int64) {
 	t.Helper()
 	n += count.Load()
-	for until := time.Now().Add(10 * time.Second); count.Load() < n; time.Sleep(50 * time.Microsecond) {
+	for until := time.Now().Add(20 * time.Second); count.Load() < n; time.Sleep(50 * time.Microsecond) {
 		if t.Failed() || time.Now().After(until) {
 			t.Fatal("nobody is answered any more")
 		}
@@ -399,7 +399,7 @@ func TestRollingUpdate(t *testing.T) {
 				all = all[1:]
 				set(all, old)
 				// What was chosen for it before arrives, as in the pause of a preStop hook.
-				for until := time.Now().Add(10 * time.Second); busy(p, old.addr); time.Sleep(time.Millisecond) {
+				for until := time.Now().Add(20 * time.Second); busy(p, old.addr); time.Sleep(time.Millisecond) {
 					if time.Now().After(until) {
 						t.Fatal("it still gets requests")
 					}

@@ -92,7 +92,7 @@ func TestFallbackOfConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := c.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func TestFallbackWhenFull(t *testing.T) {
 		resp.Body.Close()
 		done <- resp.Status + resp.Header.Get("Name")
 	}()
-	for until := time.Now().Add(10 * time.Second); served.Load() == 0; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(20 * time.Second); served.Load() == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatal("the first request does not arrive")
 		}

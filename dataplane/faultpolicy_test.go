@@ -58,7 +58,7 @@ func TestFaultPolicy(t *testing.T) {
 
 func awaitInFlight(t testing.TB, p *dataplane.Proxy, n int) {
 	t.Helper()
-	for until := time.Now().Add(10 * time.Second); p.InFlight() != n; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(20 * time.Second); p.InFlight() != n; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("%d are in flight, want %d", p.InFlight(), n)
 		}

@@ -37,7 +37,7 @@ func TestGRPC(t *testing.T) {
 
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true)
-	c := &http.Client{Transport: &http.Transport{Protocols: protocols}, Timeout: 10 * time.Second}
+	c := &http.Client{Transport: &http.Transport{Protocols: protocols}, Timeout: 20 * time.Second}
 	defer c.CloseIdleConnections()
 	call := func(method string, header ...exchange.Field) (*http.Response, string) {
 		t.Helper()

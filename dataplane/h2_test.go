@@ -87,7 +87,7 @@ func TestPriorKnowledge(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
 	fmt.Fprint(nc, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 	if got, _ := io.ReadAll(nc); !strings.HasPrefix(string(got), "HTTP/1.1 505") {
 		t.Errorf("%q", got)
@@ -111,7 +111,7 @@ func TestPriorKnowledge(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = nc.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = nc.SetDeadline(time.Now().Add(8 * time.Second))
 		for part := range strings.SplitSeq(sent, "|") {
 			_, _ = io.WriteString(nc, part)
 			time.Sleep(10 * time.Millisecond)
@@ -195,7 +195,7 @@ func TestHTTP2Cancel(t *testing.T) {
 	cancel()
 	select {
 	case <-gone:
-	case <-time.After(5 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("the upstream still sends")
 	}
 }
@@ -225,7 +225,7 @@ func TestHTTP2WebSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	_ = nc.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
 	_, _ = io.WriteString(nc, h2.Preface)
 	f := http2.NewFramer(nc, nc)
 	f.AllowIllegalWrites = true

@@ -105,7 +105,7 @@ func TestH2CUpstream(t *testing.T) {
 		}
 	})
 	t.Run("expect", func(t *testing.T) {
-		c := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: 5 * time.Second}, Timeout: 10 * time.Second}
+		c := &http.Client{Transport: &http.Transport{ExpectContinueTimeout: 20 * time.Second}, Timeout: 20 * time.Second}
 		defer c.CloseIdleConnections()
 		req, _ := http.NewRequest("POST", url+"/trailers", strings.NewReader("content"))
 		req.Header.Set("Expect", "100-continue")

@@ -292,7 +292,7 @@ func TestHTTP2DoesNotSmuggle(t *testing.T) {
 			}
 			outcome := c.outcome()
 			nc.Close()
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
 			if err := p.Shutdown(ctx); err != nil {
 				t.Error(err)

@@ -60,7 +60,7 @@ func client3(t testing.TB, addr string, conf *tls.Config) *http.Client {
 		return quic.DialAddrEarly(ctx, addr, conf, config)
 	}
 	t.Cleanup(func() { _ = tr.Close() })
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
 }
 
 // text reads a response's content.
@@ -240,7 +240,7 @@ func TestHTTP3PortComesBack(t *testing.T) {
 	w.port(&snapshot.Port{Key: "udp/443", Transport: "udp", Number: number, Listeners: []*snapshot.Listener{{Key: "raw", Port: 443, Protocol: "UDP"}}})
 	snap, delta := w.snap, w.delta
 	_ = p.Apply(&snap, &delta) // the socket may still be the draining one's
-	for until := time.Now().Add(10 * time.Second); p.Ports()[0].Error != ""; time.Sleep(10 * time.Millisecond) {
+	for until := time.Now().Add(20 * time.Second); p.Ports()[0].Error != ""; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatal(p.Ports())
 		}
@@ -382,14 +382,14 @@ func TestHTTP3GRPC(t *testing.T) {
 	for name, want := range map[string]float64{
 		"headgate_connections_accepted_total": 1, "headgate_connections_active": 0, "headgate_connections_rejected_total": 1,
 	} {
-		for until := time.Now().Add(10 * time.Second); counted(t, metrics, name, "udp/0") != want; time.Sleep(time.Millisecond) {
+		for until := time.Now().Add(20 * time.Second); counted(t, metrics, name, "udp/0") != want; time.Sleep(time.Millisecond) {
 			if time.Now().After(until) {
 				t.Fatalf("%s is %v, want %v", name, counted(t, metrics, name, "udp/0"), want)
 			}
 		}
 	}
 
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	_ = p.Shutdown(ctx)
 	accessLog.Close()
@@ -454,7 +454,7 @@ func TestHTTP3WebSocket(t *testing.T) {
 	p := start(t, dataplane.Options{})
 	w := &world{}
 	w.port3(listener3(t, "one", "one.example.com")).cluster("a", up).host("one", "one.example.com", to("/", "a")).apply(t, p)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	qc, err := quic.DialAddr(ctx, address3(t, p), &tls.Config{ServerName: "one.example.com", InsecureSkipVerify: true, NextProtos: []string{"h3"}}, nil)
 	if err != nil {

@@ -105,7 +105,7 @@ func TestHTTP3DoesNotSmuggle(t *testing.T) {
 		}
 		_, _ = str.Write(bytes.Join(frames, nil))
 		_ = str.Close()
-		_ = str.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = str.SetReadDeadline(time.Now().Add(20 * time.Second))
 		_, _ = io.Copy(io.Discard, str)
 	}
 	const smuggled = "GET /smuggled HTTP/1.1\r\nHost: one.example.com\r\n\r\n"

@@ -49,7 +49,7 @@ func TestHealthChecks(t *testing.T) {
 	}
 	becomes := func(want string) {
 		t.Helper()
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 			got, why := state()
 			if got == want {
 				return

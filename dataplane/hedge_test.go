@@ -74,7 +74,7 @@ func TestHedge(t *testing.T) {
 				if had.Load() == 0 {
 					t.Error("nothing was hedged")
 				}
-				for until := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+				for until := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 					inFlight, used := int64(0), 0
 					for _, e := range p.Clusters()[0].Endpoints {
 						inFlight += e.InFlight

@@ -45,7 +45,7 @@ type line struct {
 // await waits for n lines and returns the last.
 func (l *logged) await(t testing.TB, n int) (last line) {
 	t.Helper()
-	until := time.Now().Add(10 * time.Second)
+	until := time.Now().Add(20 * time.Second)
 	for {
 		l.mu.Lock()
 		lines := strings.Split(strings.TrimSuffix(l.all.String(), "\n"), "\n")
@@ -184,8 +184,8 @@ func TestTCPReasons(t *testing.T) {
 	reach := func() (client, end *net.TCPConn) {
 		client = dial(t, address(t, p)).(*net.TCPConn)
 		end = <-ends
-		_ = client.SetDeadline(time.Now().Add(10 * time.Second))
-		_ = end.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = client.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = end.SetDeadline(time.Now().Add(20 * time.Second))
 		_, _ = io.WriteString(client, "ask")
 		_, _ = io.ReadFull(end, make([]byte, 3))
 		_, _ = io.WriteString(end, "tell")
@@ -275,7 +275,7 @@ func TestUDPIsToldOf(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		return c
 	}
 	c := begin()
@@ -288,12 +288,12 @@ func TestUDPIsToldOf(t *testing.T) {
 	// The table has room for one. What is refused is counted.
 	_, _ = io.WriteString(begin(), "x")
 	refused := "connections_total a " + gateway + " flow_limit UDPRoute/shop/dns"
-	for until := time.Now().Add(5 * time.Second); l4Series(t, metrics)[refused] != 1; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(20 * time.Second); l4Series(t, metrics)[refused] != 1; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("%v", l4Series(t, metrics))
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := p.Shutdown(ctx); err != nil {
 		t.Error(err)

@@ -39,7 +39,7 @@ func echo(t testing.TB, name string, with *tls.Config) string {
 			}
 			go func() {
 				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+				_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 				_, _ = io.WriteString(c, name+"\n")
 				_, _ = io.Copy(c, c)
 				_, _ = io.WriteString(c, "bye")
@@ -53,7 +53,7 @@ func echo(t testing.TB, name string, with *tls.Config) string {
 func talk(t testing.TB, c net.Conn, what string) (string, error) {
 	t.Helper()
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	sent := make(chan error, 1)
 	go func() {
 		_, err := io.WriteString(c, what)
@@ -71,7 +71,7 @@ func talk(t testing.TB, c net.Conn, what string) (string, error) {
 
 func dial(t testing.TB, addr string) net.Conn {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	c, err := net.DialTimeout("tcp", addr, 20*time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +140,7 @@ func TestTCP(t *testing.T) {
 // awaitQuiet waits until no endpoint has a connection.
 func awaitQuiet(t testing.TB, p *dataplane.Proxy) {
 	t.Helper()
-	until := time.Now().Add(5 * time.Second)
+	until := time.Now().Add(20 * time.Second)
 	for {
 		busy := int64(0)
 		for _, c := range p.Clusters() {
@@ -204,7 +204,7 @@ func TestTCPIdleAndDrain(t *testing.T) {
 	w.port(tcpPort(target("", "a"))).cluster("a", echo(t, "a", nil)).apply(t, p)
 	c := dial(t, address(t, p))
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	b := make([]byte, 2)
 	if _, err := io.ReadFull(c, b); err != nil {
 		t.Fatal(err)
@@ -225,7 +225,7 @@ func TestTCPIdleAndDrain(t *testing.T) {
 
 	busy := dial(t, address(t, p))
 	defer busy.Close()
-	_ = busy.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = busy.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err := io.ReadFull(busy, b); err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +282,7 @@ func TestTLSMixed(t *testing.T) {
 		if tt.alpn != "" {
 			settings.NextProtos = []string{tt.alpn}
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		nc := dial(t, address(t, p))
 		c := tls.Client(nc, settings)
 		err := c.HandshakeContext(ctx)
@@ -315,7 +315,7 @@ func TestTLSMixed(t *testing.T) {
 	// What is no TLS, or hostile, is closed.
 	for _, head := range []string{"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "\x16\x03\x01\x00\x00", "\x16\x03\x01\xff\xff" + strings.Repeat("x", 100)} {
 		c := dial(t, address(t, p))
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		_, _ = io.WriteString(c, head)
 		if got, _ := io.ReadAll(c); bytes.Contains(got, []byte("200")) {
 			t.Errorf("%q: %q", head, got)
@@ -356,7 +356,7 @@ func TestUDP(t *testing.T) {
 	w.port(port(target("", "a", "b"))).cluster("a", udpEcho(t, "a")).cluster("b", udpEcho(t, "b")).apply(t, p)
 
 	ask := func(c net.Conn, what string) (string, error) {
-		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		if _, err := c.Write([]byte(what)); err != nil {
 			return "", err
 		}
@@ -413,7 +413,7 @@ func TestUDPFlowEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	for range 2 {
 		if _, err := c.Write([]byte("x")); err != nil {
 			t.Fatal(err)

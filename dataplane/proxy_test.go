@@ -93,7 +93,7 @@ func start(t testing.TB, opts dataplane.Options) *dataplane.Proxy {
 	opts.BindAddresses = []string{"127.0.0.1"}
 	p := dataplane.New(opts)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		if err := p.Shutdown(ctx); err != nil && !p.Ready() && ctx.Err() != nil {
 			t.Errorf("shutdown: %v", err)
@@ -126,7 +126,7 @@ func backend(t testing.TB, name string) string {
 func client(t testing.TB) *http.Client {
 	tr := &http.Transport{MaxIdleConnsPerHost: 64}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error {
+	return &http.Client{Transport: tr, Timeout: 20 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse
 	}}
 }
@@ -268,7 +268,7 @@ func TestWebSocketOutlivesChanges(t *testing.T) {
 	p := start(t, dataplane.Options{})
 	w := &world{}
 	w.port(plain()).cluster("ws", s.Listener.Addr().String()).host(gateway, "*", to("/ws", "ws")).apply(t, p)
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	c, _, err := websocket.Dial(ctx, "ws://"+address(t, p)+"/ws", nil)
 	if err != nil {
@@ -368,7 +368,7 @@ func TestDrainAnnounces(t *testing.T) {
 	}
 	p.Drain()
 	for name, ask := range map[string]func() bool{"old": old, "new": connect()} {
-		for deadline := time.Now().Add(10 * time.Second); !ask(); time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(20 * time.Second); !ask(); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("the %s connection is not told that it ends", name)
 			}

@@ -62,7 +62,7 @@ func (l *introducedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		_ = c.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 		h, rest, err := proxyproto.Read(c.(*net.TCPConn))
 		if err != nil || len(rest) > 0 {
 			c.Close()
@@ -128,7 +128,7 @@ func introducedBackend(t testing.TB, with *tls.Config) *introducedListener {
 // the answers' content, up to the first that there is none of.
 func asks(t testing.TB, c net.Conn, head string, requests int, fields string) (answers []string) {
 	t.Helper()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	r := bufio.NewReader(c)
 	for range requests {
 		if _, err := io.WriteString(c, head+"GET /a HTTP/1.1\r\nHost: a.example.com\r\n"+fields+"\r\n"); err != nil {
@@ -248,7 +248,7 @@ func TestProxyProtocolOptionalPrefix(t *testing.T) {
 	w.port(behind(plain(), true, loopback)).cluster("a", backend(t, "a")).host(gateway, "*", to("/", "a")).apply(t, p)
 	c := dial(t, address(t, p))
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	r := bufio.NewReader(c)
 	for range 2 {
 		_, _ = io.WriteString(c, "PRO")
@@ -315,7 +315,7 @@ func TestProxyProtocolHostile(t *testing.T) {
 		host(gateway, "*", to("/", "a")).apply(t, p)
 	for name, sent := range hostile {
 		c := dial(t, address(t, p))
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		_, _ = io.WriteString(c, sent)
 		if got, err := io.ReadAll(c); len(got) > 0 || err != nil && strings.Contains(err.Error(), "timeout") {
 			t.Errorf("%s: answered %q, %v", name, got, err)
@@ -508,7 +508,7 @@ func introducedEcho(t testing.TB) (address string, headers <-chan *proxyproto.He
 			got <- c.(*introducedConn).header
 			go func() {
 				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+				_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 				_, _ = io.Copy(c, c)
 			}()
 		}
@@ -568,7 +568,7 @@ func TestProxyProtocolChain(t *testing.T) {
 			}
 		} else {
 			// The echo is no TLS server: it sends the ClientHello back.
-			_ = nc.SetDeadline(time.Now().Add(10 * time.Second))
+			_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
 			_ = tls.Client(nc, &tls.Config{ServerName: tt.name, InsecureSkipVerify: true}).HandshakeContext(context.Background())
 			nc.Close()
 		}

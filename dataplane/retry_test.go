@@ -231,7 +231,7 @@ func TestRetryEndsWithItsClient(t *testing.T) {
 			if err := <-done; err == nil {
 				t.Error("it was answered")
 			}
-			for until := time.Now().Add(10 * time.Second); p.InFlight() > 0; time.Sleep(time.Millisecond) {
+			for until := time.Now().Add(20 * time.Second); p.InFlight() > 0; time.Sleep(time.Millisecond) {
 				if time.Now().After(until) {
 					t.Fatal("it still waits for its next try")
 				}

@@ -147,7 +147,7 @@ func TestMirrorOverTheWire(t *testing.T) {
 			if want := strings.TrimPrefix(string(text), "a ") + " id"; copied != want {
 				t.Errorf("the mirror got %q, want %q", copied, want)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(20 * time.Second):
 			t.Fatalf("no copy of %q", text)
 		}
 	}

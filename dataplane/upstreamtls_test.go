@@ -111,12 +111,12 @@ func TestUpstreamTLS(t *testing.T) {
 			if got != "content" {
 				t.Errorf("the mirror got %q", got)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(20 * time.Second):
 			t.Error("the mirror did not get both")
 		}
 	}
 
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	ws, _, err := websocket.Dial(ctx, "ws://"+address(t, p)+"/ws", nil)
 	if err != nil {
