@@ -216,7 +216,7 @@ func TestTCPReasons(t *testing.T) {
 	if got := l4Series(t, metrics); got["connections_active a "+gateway+" TCPRoute/shop/db"] != 1 {
 		t.Errorf("one is active: %v", got)
 	}
-	w.port(port(400*time.Millisecond)).apply(t, p)
+	w.port(port(2*time.Second)).apply(t, p) // time to reach it on a busy machine
 	_, _ = reach()
 	reason("idle_timeout")
 
