@@ -146,7 +146,7 @@ func readAll(ex *exchange.Exchange) (string, error) {
 // open waits for a stream.
 func open(t testing.TB, c *h2.ClientConn) *h2.ClientStream {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		if s := c.Open(); s != nil {
 			return s
 		}
@@ -231,7 +231,7 @@ func TestClosedClientIsForgotten(t *testing.T) {
 				use(c)
 				return weak.Make(c)
 			}()
-			for end := time.Now().Add(10 * time.Second); kept.Value() != nil; time.Sleep(time.Millisecond) {
+			for end := time.Now().Add(20 * time.Second); kept.Value() != nil; time.Sleep(time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatal("something keeps it")
 				}

@@ -120,7 +120,7 @@ func (p *upstreamPeer) read() {
 // next returns the next frame that is none of the connection's business.
 func (p *upstreamPeer) want(kind http2.FrameType) *got {
 	p.t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(20 * time.Second)
 	for {
 		select {
 		case f := <-p.frames:
@@ -144,7 +144,7 @@ func (p *upstreamPeer) want(kind http2.FrameType) *got {
 // ends waits for the end of the connection and returns GOAWAY's code.
 func (p *upstreamPeer) ends() (code string) {
 	p.t.Helper()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(20 * time.Second)
 	for {
 		select {
 		case f := <-p.frames:
@@ -195,7 +195,7 @@ func (k *call) wait(t testing.TB) error {
 	select {
 	case err := <-k.err:
 		return err
-	case <-time.After(10 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("the round trip did not end")
 		return nil
 	}
@@ -318,7 +318,7 @@ func TestClientDeadlines(t *testing.T) {
 	p, c := newPeer(t, nil, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 1})
 	t.Run("head", func(t *testing.T) {
 		ex := request("GET", "/")
-		ex.TryDeadline = time.Now().Add(20 * time.Millisecond)
+		ex.TryDeadline = time.Now().Add(500 * time.Millisecond) // the request is sent by then
 		ex.Deadline = ex.TryDeadline.Add(time.Hour)
 		k := start(t, c, ex)
 		p.want(http2.FrameHeaders)
@@ -332,7 +332,7 @@ func TestClientDeadlines(t *testing.T) {
 	works(t, p, c) // once the peer has seen the reset
 	t.Run("content", func(t *testing.T) {
 		ex := request("GET", "/")
-		ex.Deadline = time.Now().Add(50 * time.Millisecond)
+		ex.Deadline = time.Now().Add(2 * time.Second) // the head has come by then
 		k := start(t, c, ex)
 		id := p.want(http2.FrameHeaders).StreamID
 		p.headers(id, false, ":status: 200")
@@ -509,7 +509,7 @@ func TestClientLost(t *testing.T) {
 
 // TestClientPings gives up a peer that shows no sign of life, and no other.
 func TestClientPings(t *testing.T) {
-	opts := &h2.ClientOptions{PingInterval: 100 * time.Millisecond, PingTimeout: 200 * time.Millisecond}
+	opts := &h2.ClientOptions{PingInterval: 100 * time.Millisecond, PingTimeout: 2 * time.Second}
 	p, c := newPeer(t, opts)
 	k := start(t, c, request("GET", "/"))
 	id := p.want(http2.FrameHeaders).StreamID
@@ -534,7 +534,7 @@ func TestClientPingsAfterTimeouts(t *testing.T) {
 	p, c := newPeer(t, &h2.ClientOptions{PingInterval: 50 * time.Millisecond, PingTimeout: 50 * time.Millisecond})
 	p.mute.Store(true)
 	ex := request("GET", "/")
-	ex.TryDeadline = time.Now().Add(50 * time.Millisecond)
+	ex.TryDeadline = time.Now().Add(500 * time.Millisecond) // the request is sent by then
 	k := start(t, c, ex)
 	p.want(http2.FrameHeaders)
 	if up := k.fails(t); up.Reason != "timeout" {

@@ -124,7 +124,7 @@ func (f *front) web() *http.Client {
 	protocols.SetUnencryptedHTTP2(true)
 	tr := &http.Transport{Protocols: protocols}
 	f.t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
 }
 
 func (f *front) url(path string) string { return "http://" + f.ln.Addr().String() + path }
@@ -312,14 +312,14 @@ func TestServerExpectContinue(t *testing.T) {
 	req, _ := http.NewRequest("POST", f.url("/"), strings.NewReader("content"))
 	req.Header.Set("Expect", "100-continue")
 	c := f.web()
-	c.Transport.(*http.Transport).ExpectContinueTimeout = 8 * time.Second
+	c.Transport.(*http.Transport).ExpectContinueTimeout = 18 * time.Second
 	began := time.Now()
 	res, err := c.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	got, _ := io.ReadAll(res.Body)
-	if !strings.HasSuffix(string(got), "content") || time.Since(began) > 7*time.Second {
+	if !strings.HasSuffix(string(got), "content") || time.Since(began) > 17*time.Second {
 		t.Errorf("%q after %v", got, time.Since(began))
 	}
 }
@@ -355,8 +355,9 @@ func TestServerDrain(t *testing.T) {
 }
 
 func TestServerCancel(t *testing.T) {
-	failed := make(chan error, 1)
+	began, failed := make(chan struct{}), make(chan error, 1)
 	h := &handler{serve: func(ex *exchange.Exchange) {
+		close(began)
 		_, err := ex.In.Body.Next()
 		failed <- err
 		ex.Answer(400, "test", "")
@@ -366,7 +367,10 @@ func TestServerCancel(t *testing.T) {
 	pr, pw := io.Pipe()
 	defer pw.Close()
 	req, _ := http.NewRequestWithContext(ctx, "POST", f.url("/"), pr)
-	time.AfterFunc(50*time.Millisecond, cancel)
+	go func() {
+		<-began
+		cancel()
+	}()
 	if _, err := f.web().Do(req); err == nil {
 		t.Error("it was not cancelled")
 	}

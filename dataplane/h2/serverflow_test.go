@@ -172,7 +172,7 @@ func TestServerSlowRead(t *testing.T) {
 
 // Headers, frames and content that never end, and connections without a request.
 func TestServerTimeouts(t *testing.T) {
-	short := 150 * time.Millisecond
+	short := 400 * time.Millisecond
 	h := &handler{serve: func(ex *exchange.Exchange) {
 		_, err := ex.In.Body.Next()
 		var client *exchange.ClientError

@@ -35,7 +35,7 @@ func (f *front) dial(t *testing.T) *guest {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = nc.Close() })
-	_ = nc.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = nc.SetDeadline(time.Now().Add(20 * time.Second))
 	p := &guest{Framer: http2.NewFramer(nc, nc), nc: nc, t: t, dec: hpack.NewDecoder(4096, nil)}
 	p.AllowIllegalWrites, p.AllowIllegalReads = true, true
 	p.enc = hpack.NewEncoder(&p.block)
@@ -315,6 +315,7 @@ func TestServerHostile(t *testing.T) {
 	for _, test := range hostile {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
+			over := make(chan struct{}) // the outcome is known
 			h := &handler{serve: func(ex *exchange.Exchange) {
 				wait, _ := ex.In.Fields.Get("wait")
 				if wait == "" {
@@ -324,7 +325,7 @@ func TestServerHostile(t *testing.T) {
 						_, err = ex.In.Body.Next()
 					}
 				} else {
-					time.Sleep(100 * time.Millisecond) // the rest comes in the meantime
+					<-over
 				}
 				ex.Answer(400, "test", "")
 			}}
@@ -335,7 +336,9 @@ func TestServerHostile(t *testing.T) {
 				defer close(wrote)
 				test.do(p)
 			}()
-			if got := p.outcome(test.want); !strings.HasPrefix(got, test.want) {
+			got := p.outcome(test.want)
+			close(over)
+			if !strings.HasPrefix(got, test.want) {
 				t.Errorf("%s, want %s", got, test.want)
 			}
 			<-wrote

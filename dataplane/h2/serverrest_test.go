@@ -35,7 +35,7 @@ func TestServerRests(t *testing.T) {
 	rested := func() {
 		t.Helper()
 		before := f.rests.Load()
-		for limit := time.Now().Add(10 * time.Second); f.rests.Load() == before; time.Sleep(time.Millisecond) {
+		for limit := time.Now().Add(20 * time.Second); f.rests.Load() == before; time.Sleep(time.Millisecond) {
 			if time.Now().After(limit) {
 				t.Fatal("the connection does not rest")
 			}
@@ -73,7 +73,7 @@ func TestServerRests(t *testing.T) {
 	_ = f.ln.Close()
 	select {
 	case <-done:
-	case <-time.After(10 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("the connection outlives its idle timeout")
 	}
 }
