@@ -34,7 +34,7 @@ func TestBlockedReadFailsAfterItsBoundAndNotBefore(t *testing.T) {
 	if took < bound {
 		t.Errorf("failed after %v, before its bound of %v", took, bound)
 	}
-	if took > bound+Precision+2*time.Second { // a busy machine is not our fault
+	if took > bound+Precision+20*time.Second { // a busy machine is not our fault
 		t.Errorf("failed only after %v", took)
 	}
 	if d.Read(time.Hour) {
@@ -64,17 +64,22 @@ func TestBlockedWriteFails(t *testing.T) {
 }
 
 func TestLiftedBoundDoesNotFire(t *testing.T) {
-	var conn fakeConn
-	var d Conn
-	d.Start(&conn)
-	defer d.Stop()
-	d.Read(time.Millisecond)
-	d.Read(0)
-	d.Write(time.Millisecond)
-	d.Write(time.Hour)
-	waitTicks(t, 2*shards)
-	if n := conn.reads.Load() + conn.writes.Load(); n != 0 {
-		t.Errorf("enforced %d bounds that had been replaced", n)
+	for until := time.Now().Add(20 * time.Second); ; {
+		var conn fakeConn
+		var d Conn
+		d.Start(&conn)
+		defer d.Stop()
+		d.Read(time.Millisecond)
+		inTime := d.Read(0)
+		d.Write(time.Millisecond)
+		if inTime = d.Write(time.Hour) && inTime; !inTime && time.Now().Before(until) {
+			continue // on a busy machine a bound may be over before it is replaced
+		}
+		waitTicks(t, 2*shards)
+		if n := conn.reads.Load() + conn.writes.Load(); n != 0 || !inTime {
+			t.Errorf("enforced %d bounds that had been replaced", n)
+		}
+		return
 	}
 }
 
@@ -147,15 +152,16 @@ func TestUnixFollowsTheWallClock(t *testing.T) {
 	var d Conn
 	d.Start(&fakeConn{})
 	defer d.Stop()
+	before := time.Now().Unix()
 	advance()
-	if got, want := Unix(), time.Now().Unix(); got < want-1 || got > want {
-		t.Errorf("Unix() = %d, the clock says %d", got, want)
+	if got, after := Unix(), time.Now().Unix(); got < before-1 || got > after {
+		t.Errorf("Unix() = %d, the clock says %d to %d", got, before, after)
 	}
 }
 
 func waitTicks(t *testing.T, n int) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(20 * time.Second)
 	last := clock.Load()
 	for n > 0 {
 		if time.Now().After(deadline) {
