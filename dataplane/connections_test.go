@@ -194,7 +194,7 @@ func TestMaxConnectionAge(t *testing.T) {
 
 // TestMaxConnectionAgeGrace cuts off what goes on for longer.
 func TestMaxConnectionAgeGrace(t *testing.T) {
-	for _, grace := range []time.Duration{0, 200 * time.Millisecond} {
+	for _, grace := range []time.Duration{0, 2 * time.Second} {
 		release, began := make(chan struct{}), make(chan struct{}, 1)
 		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Write([]byte("begun, "))

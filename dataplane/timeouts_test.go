@@ -16,10 +16,11 @@ import (
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
-const short = 300 * time.Millisecond
+// short is a timeout that is over soon, and that a busy machine keeps all the same.
+const short = 1500 * time.Millisecond
 
 // slow serves at /echo a WebSocket that echoes, at /pause an answer that pauses
-// for a second amid its content, and at /endless one without an end.
+// for twice as long amid its content, and at /endless one without an end.
 func slow(t *testing.T) string {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -39,7 +40,7 @@ func slow(t *testing.T) string {
 		case "/pause":
 			_, _ = io.WriteString(w, "before, ")
 			_ = http.NewResponseController(w).Flush()
-			wait(r.Context(), time.Second)
+			wait(r.Context(), 2*short)
 			_, _ = io.WriteString(w, "after")
 		case "/endless":
 			for wait(r.Context(), 20*time.Millisecond) {
@@ -100,7 +101,7 @@ func TestTimeouts(t *testing.T) {
 	}
 	// tunnel asks for an echo each pause, and returns when that no longer works.
 	tunnel := func(t *testing.T, at string, pause, most time.Duration) (took time.Duration, ended bool) {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
 		ws, _, err := websocket.Dial(ctx, "ws://"+at+"/echo", nil)
 		if err != nil {
@@ -120,7 +121,7 @@ func TestTimeouts(t *testing.T) {
 			wait(ctx, pause)
 		}
 	}
-	const patience = 10 * time.Second
+	const patience = 20 * time.Second
 
 	for _, protocol := range []string{"http1", "h2c"} {
 		t.Run(protocol, func(t *testing.T) {
@@ -149,14 +150,14 @@ func TestTimeouts(t *testing.T) {
 			t.Run("tunnel", func(t *testing.T) {
 				t.Parallel()
 				at := serve(t, protocol, snapshot.Timeouts{Tunnel: short})
-				if took, ended := tunnel(t, at, 2*time.Second, patience); !ended || took < short {
+				if took, ended := tunnel(t, at, 2*short, patience); !ended || took < short {
 					t.Errorf("ended %v, after %v", ended, took)
 				}
 			})
 			t.Run("tunnel, long", func(t *testing.T) {
 				t.Parallel()
 				at := serve(t, protocol, snapshot.Timeouts{Tunnel: time.Minute})
-				if took, ended := tunnel(t, at, 2*time.Second, 3*time.Second); ended {
+				if took, ended := tunnel(t, at, 2*short, 3*short); ended {
 					t.Errorf("ended after %v", took)
 				}
 			})
