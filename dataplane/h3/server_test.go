@@ -151,7 +151,7 @@ func clientTLS() *tls.Config {
 // dialQUIC makes a client's connection.
 func (f *front) dialQUIC(conf *tls.Config) *quic.Conn {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	qc, err := quic.DialAddr(ctx, f.addr.String(), conf, &quic.Config{})
 	if err != nil {
@@ -523,7 +523,7 @@ func TestServerCancelResponse(t *testing.T) {
 // await waits until a condition holds.
 func await(t testing.TB, ok func() bool) {
 	t.Helper()
-	for until := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(20 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatal("it did not come to that")
 		}
