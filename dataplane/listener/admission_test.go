@@ -24,7 +24,7 @@ func limited(limits *snapshot.ConnectionLimits) *snapshot.Port {
 // await waits until a condition holds.
 func await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("never: " + what)
 		}
@@ -254,7 +254,7 @@ func TestRefusedConnectionsAreNotLeftWaiting(t *testing.T) {
 		return
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(9 * time.Second))
 	if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil {
 		t.Errorf("%d, %v", n, err)
 	} else if timeout, ok := err.(net.Error); ok && timeout.Timeout() {

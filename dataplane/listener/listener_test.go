@@ -132,7 +132,7 @@ func dial(t *testing.T, address string) *caller {
 
 func (caller) on(t *testing.T, c net.Conn) *caller {
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(9 * time.Second)) // a handshake may take 10 s
 	return &caller{c, bufio.NewReader(c)}
 }
 
@@ -253,7 +253,7 @@ func TestConnectionLimit(t *testing.T) {
 	if _, err := second.r.ReadByte(); err == nil {
 		t.Fatal("a second connection was served")
 	}
-	_ = second.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = second.SetReadDeadline(time.Now().Add(9 * time.Second))
 	first.Close()
 	if got, err := second.r.ReadString('\n'); err != nil || got != "tcp/1 - 1 waits\n" {
 		t.Errorf("afterwards: %q, %v", got, err)
@@ -320,7 +320,7 @@ func TestShutdownLeavesTheStuckBehind(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("Shutdown still waits")
 	}
 	close(end)
@@ -361,7 +361,7 @@ func TestBindIsTriedAgain(t *testing.T) {
 		t.Errorf("the other port: %v", err)
 	}
 	taken.Close()
-	for end := time.Now().Add(5 * time.Second); s.Statuses()[0].Err != nil; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(20 * time.Second); s.Statuses()[0].Err != nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal(s.Statuses())
 		}

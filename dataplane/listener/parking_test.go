@@ -60,7 +60,7 @@ func TestParking(t *testing.T) {
 	}
 	parked := func(n int) {
 		t.Helper()
-		for limit := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		for limit := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 			set.parking.mu.Lock()
 			got := len(set.parking.parked)
 			set.parking.mu.Unlock()
@@ -74,7 +74,7 @@ func TestParking(t *testing.T) {
 	}
 	ends := func(c net.Conn) {
 		t.Helper()
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
 		if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil || os.IsTimeout(err) {
 			t.Errorf("%d, %v; want the end", n, err)
 		}
@@ -97,7 +97,7 @@ func TestParking(t *testing.T) {
 			t.Fatal(err)
 		}
 		var answer [1]byte
-		a.SetReadDeadline(time.Now().Add(10 * time.Second))
+		a.SetReadDeadline(time.Now().Add(20 * time.Second))
 		if _, err := a.Read(answer[:]); err != nil || answer[0] != byte(text) {
 			t.Fatalf("%q, %v", answer, err)
 		}

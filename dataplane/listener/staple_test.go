@@ -109,7 +109,7 @@ func TestOCSPStapling(t *testing.T) {
 	apply(secured(&snapshot.TLS{Certificates: []*snapshot.Certificate{one}, OCSPStapling: true}))
 	eventually := func(want []byte) {
 		t.Helper()
-		until := time.Now().Add(10 * time.Second)
+		until := time.Now().Add(20 * time.Second)
 		for !bytes.Equal(a.shake(t, s).OCSPResponse, want) {
 			if time.Now().After(until) {
 				t.Fatal("the response is not sent")

@@ -97,7 +97,7 @@ func (c *tracks) next() *track {
 	select {
 	case k := <-c.begun:
 		return k
-	case <-time.After(10 * time.Second):
+	case <-time.After(20 * time.Second):
 		c.t.Fatal("no request is sent")
 		return nil
 	}
@@ -135,7 +135,7 @@ func (c *tracks) over(b *bench, ex *exchange.Exchange, served <-chan struct{}, r
 	c.t.Helper()
 	select {
 	case <-served:
-	case <-time.After(10 * time.Second):
+	case <-time.After(20 * time.Second):
 		c.t.Fatal("the request is not answered")
 	}
 	status = ex.Response.Status
@@ -224,7 +224,7 @@ func TestHedge(t *testing.T) {
 // awaitEnds waits until so many hedges are under way.
 func awaitEnds(t *testing.T, c *tracks, n int) {
 	t.Helper()
-	for until := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Microsecond) {
+	for until := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Microsecond) {
 		c.mu.Lock()
 		under := c.under
 		c.mu.Unlock()
@@ -337,7 +337,7 @@ func TestHedgeClientLeaves(t *testing.T) {
 		first, second := c.next(), c.next()
 		if fails { // and the hedge alone is waited for
 			first.outcome <- sorry
-			for until := time.Now().Add(10 * time.Second); !ex.Awaiting(func() {}); time.Sleep(soon) {
+			for until := time.Now().Add(20 * time.Second); !ex.Awaiting(func() {}); time.Sleep(soon) {
 				if time.Now().After(until) {
 					t.Fatal("it does not wait")
 				}
@@ -347,7 +347,7 @@ func TestHedgeClientLeaves(t *testing.T) {
 		status, _ := c.over(b, ex, served, map[bool]int{true: 1}[fails])
 		select {
 		case <-second.gone:
-		case <-time.After(10 * time.Second):
+		case <-time.After(20 * time.Second):
 			t.Error("the hedge goes on")
 		}
 		if status != 499 {

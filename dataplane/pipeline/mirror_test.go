@@ -111,7 +111,7 @@ func TestMirrorsAreCompared(t *testing.T) {
 				ex, _ = withBody(ex, c.length, c.content...)
 			}
 			b.do(ex)
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 			defer cancel()
 			if err := b.Wait(ctx); err != nil {
 				t.Fatal(err)
@@ -137,7 +137,7 @@ func TestMirrorsWithoutRoomAreCounted(t *testing.T) {
 		b.do(request("GET /"))
 	}
 	close(stuck.began)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	if err := b.Wait(ctx); err != nil {
 		t.Fatal(err)

@@ -637,7 +637,7 @@ func TestMirror(t *testing.T) {
 	}
 	wait := func(t *testing.T, b *bench) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
 		if err := b.Wait(ctx); err != nil || b.mirrored.Load() != 0 {
 			t.Fatalf("%v, %d copies in flight", err, b.mirrored.Load())

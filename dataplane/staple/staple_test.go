@@ -197,7 +197,7 @@ func (c *clock) next(t *testing.T, want time.Duration) wait {
 			t.Fatalf("it waits for %v, want %v or up to a tenth less", w.d, want)
 		}
 		return w
-	case <-time.After(10 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Fatal("it does not wait")
 		return wait{}
 	}
