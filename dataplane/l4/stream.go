@@ -133,7 +133,9 @@ func (s *Stream) pass(dst, src net.Conn, total *atomic.Int64, count func(int64))
 		late := errors.Is(err, os.ErrDeadlineExceeded)
 		switch {
 		case err == nil:
-			if half, ok := dst.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+			// Who reads from an end that was reset passes on what that had sent, and then
+			// the reset.
+			if half, ok := dst.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil && !isReset(dst) {
 				s.closer.close()
 			}
 			return
