@@ -124,6 +124,8 @@ type faulty struct {
 	silenced atomic.Bool
 	// come is called when the fault is next.
 	come func()
+	// begun says that the client sees a response.
+	begun chan bool
 
 	mu    sync.Mutex
 	conns []net.Conn
@@ -131,7 +133,7 @@ type faulty struct {
 
 // newFaulty makes a way to an endpoint that serve starts.
 func newFaulty(t testing.TB, f fault, come func(), serve func(*faulty) (addr string)) *faulty {
-	p := &faulty{fault: f, come: come, arrived: make(chan bool, 8), goOn: make(chan bool), over: make(chan bool)}
+	p := &faulty{fault: f, come: come, begun: make(chan bool), arrived: make(chan bool, 8), goOn: make(chan bool), over: make(chan bool)}
 	p.endpoint = serve(p)
 	if f.at == "dial" {
 		if p.addr = closed(t); f.full {
@@ -210,6 +212,11 @@ func (p *faulty) pass(with *net.TCPConn) {
 	case "response":
 		if _, err := io.CopyN(with, endpoint, faultContent/4); err == nil {
 			p.come()
+			// An endpoint that breaks off right behind the head of its response may be answered for.
+			select {
+			case <-p.begun:
+			case <-p.over:
+			}
 			p.do(with, endpoint)
 		}
 		return
@@ -287,7 +294,8 @@ type protocolTo struct {
 	name  string
 	serve func(t testing.TB, p *faulty) (addr string)
 	world func(addr string) *world
-	ask   func(t testing.TB, addr string) (seen string)
+	// ask calls begun when there is a response.
+	ask func(t testing.TB, addr string, begun func()) (seen string)
 }
 
 // protocolsTo are all of them, with a certificate for those that speak TLS.
@@ -337,8 +345,8 @@ func serveTCP(t testing.TB, p *faulty) string {
 }
 
 // askHTTP makes a request and says in words what comes back.
-func askHTTP(with func(testing.TB) *http.Client, contentType string) func(t testing.TB, addr string) string {
-	return func(t testing.TB, addr string) string {
+func askHTTP(with func(testing.TB) *http.Client, contentType string) func(t testing.TB, addr string, begun func()) string {
+	return func(t testing.TB, addr string, begun func()) string {
 		req, err := http.NewRequest("POST", "http://"+addr+"/", strings.NewReader("content"))
 		if err != nil {
 			t.Fatal(err)
@@ -353,6 +361,7 @@ func askHTTP(with func(testing.TB) *http.Client, contentType string) func(t test
 		}
 		broken += ", cut off"
 		resp, err := with(t).Do(req)
+		begun()
 		switch {
 		case err == nil:
 		case strings.Contains(err.Error(), reset):
@@ -381,7 +390,8 @@ func askHTTP(with func(testing.TB) *http.Client, contentType string) func(t test
 }
 
 // askTCP sends a byte and its end, and says in words what comes back.
-func askTCP(t testing.TB, addr string) (seen string) {
+func askTCP(t testing.TB, addr string, begun func()) (seen string) {
+	begun() // it has no head that could be held back
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		return "nothing, reset"
@@ -459,10 +469,11 @@ func (f fault) seen(t *testing.T, by protocolTo, come func()) string {
 	if by.name == "TCP" {
 		w.snap.Ports[0].Listeners[0].Client = &snapshot.Client{IdleTimeout: f.timeout}
 	}
+	begun := sync.OnceFunc(func() { close(way.begun) })
 	lines := 1
 	if f.at == "again" {
 		w.host(gateway, "*", to("/", "a")).apply(t, p)
-		if seen := by.ask(t, address(t, p)); !strings.HasPrefix(seen, "200") && seen != "OK" {
+		if seen := by.ask(t, address(t, p), begun); !strings.HasPrefix(seen, "200") && seen != "OK" {
 			return "at first " + seen
 		}
 		come()
@@ -472,7 +483,7 @@ func (f fault) seen(t *testing.T, by protocolTo, come func()) string {
 	r := to("/", "a")
 	r.Rule.BackendTimeout = f.timeout
 	w.host(gateway, "*", r).apply(t, p)
-	seen := by.ask(t, address(t, p))
+	seen := by.ask(t, address(t, p), begun)
 	if reason := log.await(t, lines).Reason; reason != "" {
 		seen += ", `" + reason + "`"
 	}
