@@ -68,7 +68,8 @@ type AdaptiveConcurrency struct {
 type PerEndpointBounds struct {
 	// MaxConnections is how many connections there are to an endpoint, idle ones
 	// included. In HTTP/1.1 each carries one request at a time, so that it
-	// bounds these, too; in HTTP/2 as many as the endpoint allows.
+	// bounds these, too; in HTTP/2 as many as the endpoint allows. One that only
+	// finishes the requests that it has is not counted.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000000

@@ -133,7 +133,7 @@ type AdaptiveConcurrency struct {
 
 // PerEndpointBounds are those of each endpoint. One that is at a bound is not picked.
 type PerEndpointBounds struct {
-	// MaxConnections counts idle ones, too.
+	// MaxConnections counts idle ones, too, but none of HTTP/2 that gets no more requests.
 	MaxConnections int `json:"maxConnections,omitempty"`
 	// MaxRequests in flight.
 	MaxRequests int `json:"maxRequests,omitempty"`

@@ -62,9 +62,10 @@ type endpoint struct {
 	// mu guards what follows, and what is in the pools.
 	mu sync.Mutex
 	// total counts the connections, idle, in use and being made, and idle those
-	// that are; making those that are being made ahead of requests.
-	total, idle, making int
-	ahead               *ahead // nil if there is none
+	// that are; making those that are being made ahead of requests, and leaving
+	// those that only finish what they have.
+	total, idle, making, leaving int
+	ahead                        *ahead // nil if there is none
 	// peak and lastPeak are how many were in use at most, since peakSince and in
 	// the time before that; see warm.go.
 	peak, lastPeak int
@@ -262,10 +263,11 @@ func (ep *endpoint) reserveLocked() bool {
 	return true
 }
 
-// hasRoom reports whether another connection may be made. ep.mu is held.
+// hasRoom reports whether another connection may be made, be it in the place of
+// one that is leaving. ep.mu is held.
 func (ep *endpoint) hasRoom() bool {
 	most := ep.cluster.state.Load().maxConnections
-	return most <= 0 || ep.total < most
+	return most <= 0 || ep.total-ep.leaving < most
 }
 
 func (ep *endpoint) unreserve() {

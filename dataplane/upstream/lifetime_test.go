@@ -123,6 +123,59 @@ func TestMaxAge(t *testing.T) {
 	})
 }
 
+// TestLeavingMakesRoom bounds the connections to an endpoint by one. Where that
+// gets no more requests, but has one that takes long, another takes its place.
+func TestLeavingMakesRoom(t *testing.T) {
+	for name, test := range map[string]struct {
+		maxRequests int
+		leave       func(c *Cluster, x snapshot.Cluster)
+		left        int // connections, in the end
+	}{
+		"it is used up": {1, func(*Cluster, snapshot.Cluster) {}, 0},
+		"it is of other terms": {0, func(c *Cluster, x snapshot.Cluster) {
+			x.HTTP2Keepalive = &snapshot.HTTP2Keepalive{Interval: time.Hour}
+			c.Update(&x)
+		}, 1},
+		"its endpoint was out of use": {0, func(c *Cluster, _ snapshot.Cluster) { c.state.Load().members[0].ep.drain() }, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			proceed := make(chan struct{})
+			b := newH2Backend(t, 100, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/held" {
+					w.(http.Flusher).Flush()
+					select {
+					case <-proceed:
+					case <-r.Context().Done():
+					}
+				}
+				io.WriteString(w, "ok")
+			})
+			x := h2cfg()
+			x.Pool.MaxRequests = test.maxRequests
+			x.CircuitBreaker = &snapshot.CircuitBreaker{PerEndpoint: snapshot.PerEndpointBounds{MaxConnections: 1}}
+			c := newManagerFor(t, Options{SweepInterval: time.Hour}).NewCluster(x, endpoints(b.addr))
+			held := newExchange("GET", "")
+			held.Out.Path = "/held"
+			lease, err := c.RoundTrip(held)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test.leave(c, *x)
+			for range 3 {
+				send(t, c, "GET", "")
+			}
+			close(proceed)
+			finish(t, held, lease)
+			ep := c.state.Load().members[0].ep
+			eventually(t, "those that leave are gone", func() bool {
+				ep.mu.Lock()
+				defer ep.mu.Unlock()
+				return ep.total == test.left && ep.leaving == 0
+			})
+		})
+	}
+}
+
 // TestMaxAgeIsSpread has connections that were made together end apart, and none too late.
 func TestMaxAgeIsSpread(t *testing.T) {
 	p := &snapshot.Pool{MaxAge: 100 * time.Second}

@@ -32,9 +32,10 @@ type mux struct {
 	life  lifetime // guarded by ep.mu
 	// used is when an exchange last ended, on the Manager's coarse clock.
 	used atomic.Int64
-	// settling says that it counts in pool.dialing, gone that it does not count in
-	// ep.total any more; both are guarded by ep.mu.
-	settling, gone bool
+	// settling says that it counts in pool.dialing, leaving that it counts in
+	// ep.leaving, and gone that it does not count in ep.total any more; all are
+	// guarded by ep.mu.
+	settling, leaving, gone bool
 }
 
 // stream is the use of a mux by one exchange, and its lease.
@@ -215,7 +216,9 @@ func (p *pool) addMux(st *state, nc net.Conn, open bool) (s *stream) {
 	}
 	ep.mu.Lock()
 	unwanted := ep.retired || p.gone || st.terms != ep.cluster.state.Load().terms || k.over()
-	if !unwanted {
+	if unwanted {
+		k.leave()
+	} else {
 		p.muxes = append(p.muxes, k)
 	}
 	ep.mu.Unlock()
@@ -246,6 +249,7 @@ func (p *pool) openStream(on terms) *stream {
 			if s := k.open(); s != nil {
 				if k.over() { // after this one
 					p.muxes = slices.Delete(p.muxes, i, i+1)
+					k.leave()
 					k.client.Drain()
 				}
 				return s
@@ -259,6 +263,15 @@ func (p *pool) openStream(on terms) *stream {
 func (k *mux) over() bool {
 	c := k.pool.ep.cluster
 	return k.life.over(&c.state.Load().pool, c.m.coarse.Load())
+}
+
+// leave says that the connection gets no more streams: another one may be made in
+// its place, however long those take that it has. ep.mu is held.
+func (k *mux) leave() {
+	if !k.leaving && !k.gone {
+		k.leaving = true
+		k.pool.ep.leaving++
+	}
 }
 
 // serveWaiters gives streams that are free to those who wait, in their order.
@@ -309,10 +322,12 @@ func (k *mux) changed() {
 		if i := slices.Index(p.muxes, k); i >= 0 {
 			p.muxes = slices.Delete(p.muxes, i, i+1)
 		}
+		k.leave()
 	}
 	if load.Ended && !k.gone {
 		k.gone = true
 		ep.total--
+		ep.leaving--
 	}
 	p.serveWaiters()
 	if len(p.muxes)+p.dialing == 0 {
@@ -329,6 +344,7 @@ func (ep *endpoint) drainMuxes(which func(k *mux) bool) {
 		p.muxes = slices.DeleteFunc(p.muxes, func(k *mux) bool {
 			if which(k) {
 				drained = append(drained, k)
+				k.leave()
 				return true
 			}
 			return false

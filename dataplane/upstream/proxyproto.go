@@ -55,6 +55,9 @@ func (ep *endpoint) unbind(from *exchange.Conn) {
 	p.gone = true
 	idle, muxes := p.takeIdle(len(p.idle)), p.muxes
 	p.muxes = nil
+	for _, k := range muxes {
+		k.leave()
+	}
 	ep.mu.Unlock()
 	for _, k := range idle {
 		k.discard()
