@@ -29,6 +29,24 @@ type lookup struct {
 type found struct {
 	Answer
 	ttl time.Duration
+	// lacks says that the question for addresses of one IP family has failed, and
+	// which these are; nil if both were answered.
+	lacks func(netip.Addr) bool
+}
+
+// complete adds what was known before of the family that the answer lacks, as all
+// would stay if both questions had failed.
+func (f *found) complete(before *Answer) {
+	if f.lacks == nil || before == nil {
+		return
+	}
+	for _, addr := range before.Addrs {
+		if f.lacks(addr) {
+			f.Addrs = append(f.Addrs, addr)
+		}
+	}
+	slices.SortFunc(f.Addrs, netip.Addr.Compare)
+	f.Addrs = slices.Compact(f.Addrs)
 }
 
 // maxTargets bounds the SRV records of a name; of more, those that come first by
@@ -97,7 +115,7 @@ func (l *lookup) local(q Question) []netip.Addr {
 
 func (l *lookup) find(ctx context.Context, of Question) (found, error) {
 	if addrs := l.local(of); len(addrs) > 0 {
-		return found{Answer{Addrs: addrs}, hostsTTL}, nil
+		return found{Answer: Answer{Addrs: addrs}, ttl: hostsTTL}, nil
 	}
 	cfg, err := dns.ClientConfigFromFile(l.resolvConf)
 	if err != nil {
@@ -200,10 +218,16 @@ func (q *questions) addresses(ctx context.Context, name string) (found, error) {
 	// One family is enough: many servers answer badly for the other.
 	switch {
 	case v4.err == nil && v6.err == nil:
-		return found{Answer{Addrs: append(v4.Addrs, v6.Addrs...)}, min(v4.ttl, v6.ttl)}, nil
+		return found{Answer: Answer{Addrs: append(v4.Addrs, v6.Addrs...)}, ttl: min(v4.ttl, v6.ttl)}, nil
 	case v4.err == nil:
+		if !isGone(v6.err) {
+			v4.lacks = netip.Addr.Is6
+		}
 		return v4.found, nil
 	case v6.err == nil:
+		if !isGone(v4.err) {
+			v6.lacks = netip.Addr.Is4
+		}
 		return v6.found, nil
 	case isGone(v4.err):
 		return found{}, v6.err

@@ -133,7 +133,8 @@ const (
 )
 
 // keep looks a name up again and again. When a lookup fails, the last answer
-// stays: a name server that is down must not take down what it named. Only a
+// stays, and of one that fails for one IP family alone, that family's part of it: a
+// name server that is down must not take down what it named. Only a
 // name that is authoritatively gone loses them, once it has been gone for MaxTTL.
 func (r *Resolver) keep(ctx context.Context, w *watchedName) {
 	failures := 0
@@ -150,6 +151,7 @@ func (r *Resolver) keep(ctx context.Context, w *watchedName) {
 				r.log.Info("Host resolves again", "host", w.Name)
 			}
 			failures, lastGood = 0, time.Now()
+			found.complete(w.latest.Load())
 			r.publish(w, &found.Answer)
 			wait = found.ttl
 		default:

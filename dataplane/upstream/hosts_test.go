@@ -117,6 +117,37 @@ func TestHostLiteralsAndLocalhost(t *testing.T) {
 	}
 }
 
+// TestOneFamilyFails: what is known of a name's addresses of one IP family stays
+// while only those of the other can be looked up.
+func TestOneFamilyFails(t *testing.T) {
+	needIPv6(t)
+	s := resolvertest.NewServer(t)
+	s.Set("db.example. A", "0 IN A 127.0.0.1")
+	s.Set("db.example. AAAA", "0 IN AAAA ::1")
+	c := newManagerFor(t, Options{DNS: testDNS(t, s)}).NewCluster(cfg(), hosts(80, "db.example."))
+	are := func(want string) {
+		t.Helper()
+		eventually(t, "they are "+want, func() bool { return addresses(c) == want })
+	}
+	are("127.0.0.1:80 [::1]:80")
+	s.Rcode("db.example. AAAA", dns.RcodeServerFailure)
+	s.Set("db.example. A", "0 IN A 127.0.0.2")
+	are("127.0.0.2:80 [::1]:80")
+	s.Rcode("db.example. AAAA", dns.RcodeSuccess)
+	s.Set("db.example. AAAA")
+	are("127.0.0.2:80")
+
+	s.Set("db.example. AAAA", "0 IN AAAA ::1")
+	are("127.0.0.2:80 [::1]:80")
+	s.Rcode("db.example. A", dns.RcodeServerFailure)
+	before := s.Count("db.example. A")
+	eventually(t, "it is asked again", func() bool { return s.Count("db.example. A") > before+1 })
+	are("127.0.0.2:80 [::1]:80")
+	s.Rcode("db.example. A", dns.RcodeSuccess)
+	s.Set("db.example. A")
+	are("[::1]:80")
+}
+
 // TestUnresolved: a name that never resolves costs a request no more than its
 // time to connect.
 func TestUnresolved(t *testing.T) {

@@ -26,11 +26,7 @@ type dualSite struct {
 }
 
 func newDualSite(t *testing.T, protocol string, serve func(*testing.T) netip.AddrPort, dial6 func(ctx context.Context, four string) (net.Conn, error)) *dualSite {
-	if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
-		t.Skip("there is no IPv6")
-	} else {
-		l.Close()
-	}
+	needIPv6(t)
 	four := serve(t)
 	s := &dualSite{dial4: new(net.Dialer).DialContext, six: netip.AddrPortFrom(netip.IPv6Loopback(), four.Port())}
 	ns := resolvertest.NewServer(t)
@@ -48,6 +44,15 @@ func newDualSite(t *testing.T, protocol string, serve func(*testing.T) netip.Add
 	s.c = s.m.NewCluster(x, hosts(four.Port(), "db.example."))
 	eventually(t, "both are known", func() bool { return len(s.c.State()) == 2 })
 	return s
+}
+
+func needIPv6(t *testing.T) {
+	t.Helper()
+	l, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skip("there is no IPv6")
+	}
+	l.Close()
 }
 
 func serveHTTP1(t *testing.T) netip.AddrPort { return newBackend(t, ok).addr }

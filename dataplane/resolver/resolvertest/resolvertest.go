@@ -21,7 +21,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	records map[string][]string // zone file lines without the name
-	rcodes  map[string]int      // by name
+	rcodes  map[string]int      // by name, or "name type"
 	asked   map[string]int      // by "name type", and "tcp"
 	silent  bool
 }
@@ -84,7 +84,7 @@ func (s *Server) serve(w dns.ResponseWriter, q *dns.Msg) {
 		}
 		r.Answer = append(r.Answer, record)
 	}
-	r.Rcode = s.rcodes[name]
+	r.Rcode = max(s.rcodes[name], s.rcodes[key])
 	if udp && r.Len() > 1232 {
 		r.Answer, r.Truncated = nil, true
 	}
@@ -99,11 +99,12 @@ func (s *Server) Set(key string, lines ...string) {
 	s.records[key] = lines
 }
 
-// Rcode has questions about a name answered with a code, be it that there are records.
-func (s *Server) Rcode(name string, code int) {
+// Rcode has questions about a name, or those of one type, "name. TYPE", answered
+// with a code, be it that there are records.
+func (s *Server) Rcode(key string, code int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.rcodes[name] = code
+	s.rcodes[key] = code
 }
 
 // Silence has questions counted and not answered, until it is off again.
