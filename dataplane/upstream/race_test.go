@@ -32,7 +32,9 @@ func newDualSite(t *testing.T, protocol string, serve func(*testing.T) netip.Add
 	ns := resolvertest.NewServer(t)
 	ns.Set("db.example. A", "300 IN A 127.0.0.1")
 	ns.Set("db.example. AAAA", "300 IN AAAA ::1")
-	s.m = newManagerFor(t, Options{SweepInterval: time.Hour, DNS: testDNS(t, ns), Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
+	once := testDNS(t, ns)
+	once.MinTTL, once.MaxTTL, once.Timeout = time.Hour, time.Hour, time.Minute
+	s.m = newManagerFor(t, Options{SweepInterval: time.Hour, DNS: once, Dial: func(ctx context.Context, network, address string) (net.Conn, error) {
 		if strings.HasPrefix(address, "[") {
 			s.dials.Add(1)
 			return dial6(ctx, four.String())

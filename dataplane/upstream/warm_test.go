@@ -210,7 +210,7 @@ func TestWarmAtOnce(t *testing.T) {
 		addrs = append(addrs, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), 80))
 	}
 	x := cfg()
-	x.Pool.MinIdle = 2
+	x.Pool.MinIdle, x.ConnectTimeout = 2, time.Minute // who waits is not late
 	c := m.NewCluster(x, endpoints(addrs...))
 	eventually(t, "as many are made as may be", func() bool {
 		mu.Lock()
