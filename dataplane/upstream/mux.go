@@ -88,6 +88,9 @@ type waited struct {
 func (c *Cluster) openStream(ex *exchange.Exchange, st *state, p *pool, probe bool) (use, *exchange.UpstreamError) {
 	ep := p.ep
 	for {
+		if probe {
+			p.makeRoom()
+		}
 		ep.mu.Lock()
 		if !probe && len(p.waiters) == 0 { // that it can be connected to is what a probe is to find out
 			if s := p.openStream(st.terms); s != nil {
@@ -263,6 +266,23 @@ func (p *pool) openStream(on terms) *stream {
 func (k *mux) over() bool {
 	c := k.pool.ep.cluster
 	return k.life.over(&c.state.Load().pool, c.m.coarse.Load())
+}
+
+// makeRoom has the oldest connection finish what it has, if there are as many as
+// may be: only a new one tells that there are any.
+func (p *pool) makeRoom() {
+	ep := p.ep
+	ep.mu.Lock()
+	var old *mux
+	if len(p.muxes) > 0 && (len(p.muxes)+p.dialing >= ep.cluster.m.maxMuxes || !ep.hasRoom()) {
+		old = p.muxes[0]
+		p.muxes = slices.Delete(p.muxes, 0, 1)
+		old.leave()
+	}
+	ep.mu.Unlock()
+	if old != nil {
+		old.client.Drain()
+	}
 }
 
 // leave says that the connection gets no more streams: another one may be made in

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -146,6 +147,35 @@ func TestConsecutiveErrors(t *testing.T) {
 			w.want(bad.addr, "ready", "consecutive_errors", 4)
 		})
 	}
+}
+
+// TestOutlierOfOneConnection ejects an endpoint whose only HTTP/2 connection, of
+// the one that there may be, is as good as ever. It comes back all the same.
+func TestOutlierOfOneConnection(t *testing.T) {
+	var ill atomic.Bool
+	good := newH2Backend(t, 100, nil)
+	bad := newH2Backend(t, 100, func(w http.ResponseWriter, _ *http.Request) {
+		if ill.Load() {
+			w.WriteHeader(503)
+		}
+		io.WriteString(w, "ok")
+	})
+	w := newOutlierWorld(t, outliers(), good.addr, bad.addr)
+	x := h2cfg()
+	x.OutlierDetection, x.ConnectTimeout = outliers(), time.Minute
+	x.CircuitBreaker = &snapshot.CircuitBreaker{PerEndpoint: snapshot.PerEndpointBounds{MaxConnections: 1}}
+	w.c.Update(x)
+	ill.Store(true)
+	w.send(6)
+	w.want(bad.addr, "ejected", "consecutive_errors", 1)
+	ill.Store(false)
+	w.advance(34 * time.Second)
+	w.send(2)
+	w.want(bad.addr, "ready", "consecutive_errors", 1)
+	if n := bad.conns.Load(); n != 2 {
+		t.Errorf("%d connections, want another one, by which it was found that there are any", n)
+	}
+	eventually(t, "the old one is closed", func() bool { return stateOf(t, w.c, bad.addr).Connections == 1 })
 }
 
 func TestNoOutlier(t *testing.T) {
