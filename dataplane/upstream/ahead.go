@@ -52,13 +52,11 @@ func (ep *endpoint) attempting(n int) {
 // release ends what hold has begun, if nothing has before: behind an attempt that
 // may have come to nothing that is the endpoint's fault.
 func (c *Cluster) release(ep *endpoint) {
+	c.eject.Lock() // which overtaken may have, before it holds the endpoint
 	if ep.held.Load() {
-		c.eject.Lock()
-		if ep.held.Load() {
-			c.readmit(ep)
-		}
-		c.eject.Unlock()
+		c.readmit(ep)
 	}
+	c.eject.Unlock()
 	if c.queue.length.Load() > 0 {
 		c.serveQueue() // it may have waited for the endpoint
 	}

@@ -219,6 +219,30 @@ func TestRaceAbandoned(t *testing.T) {
 	}
 }
 
+// TestReleaseOvertaken has an attempt end while who has overtaken it is about to
+// hold its endpoint for that.
+func TestReleaseOvertaken(t *testing.T) {
+	a, b := newBackend(t, ok), newBackend(t, ok)
+	c := newManagerFor(t, Options{}).NewCluster(cfg(), endpoints(a.addr, b.addr))
+	ep := c.state.Load().find(a.addr)
+	released := make(chan struct{})
+	c.eject.Lock()
+	go func() {
+		defer close(released)
+		c.release(ep)
+	}()
+	select {
+	case <-released: // too early
+	case <-time.After(20 * time.Millisecond):
+	}
+	c.hold(c.state.Load(), ep)
+	c.eject.Unlock()
+	<-released
+	if s := stateOf(t, c, a.addr); s.State != "ready" {
+		t.Errorf("it is %s, with nothing to wait for", s.State)
+	}
+}
+
 // TestNoAllocationsByConnectionSettings: what is said of connections costs those
 // that are made, and not requests.
 func TestNoAllocationsByConnectionSettings(t *testing.T) {
