@@ -145,6 +145,9 @@ func (h *hedging) next() *hedgeRun {
 		}
 		return nil
 	}
+	if h.replay != nil && h.replay.length < 0 && len(h.ex.Out.Trailers) > 0 {
+		return nil // no Trailer field has told of these
+	}
 	var dup *exchange.Exchange
 	placed := false
 	waits := h.ex.Awaiting(func() {

@@ -303,6 +303,24 @@ func TestNotHedged(t *testing.T) {
 	}
 }
 
+// TestHedgeOfTrailers: who has sent trailers without a word before is not hedged.
+func TestHedgeOfTrailers(t *testing.T) {
+	for trailers, want := range map[int]bool{0: true, 1: false} {
+		c := &tracks{t: t}
+		b := &backend{cluster: c, hedge: &hedge{&snapshot.Hedge{MaxHedges: 1}, &sync.WaitGroup{}}}
+		ex := request("PUT /")
+		ex.Out.Method, ex.Upstream.Endpoint = "PUT", "192.0.2.1:80"
+		ex.Out.Trailers = make(exchange.Fields, trailers)
+		replay := &replayBody{length: -1, eof: true}
+		replay.whole.Store(true)
+		ex.Await(&track{})
+		h := &hedging{ex: ex, backend: b, replay: replay, wait: time.Hour}
+		if sent := h.next() != nil; sent != want {
+			t.Errorf("%d trailers: hedged %t", trailers, sent)
+		}
+	}
+}
+
 // TestHedgeOfSession: a session is of one endpoint.
 func TestHedgeOfSession(t *testing.T) {
 	ex := request("GET /")
