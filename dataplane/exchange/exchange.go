@@ -230,6 +230,12 @@ type Client interface {
 	Inform(status int, fields Fields) error
 }
 
+// Nobody is the Client of an exchange that is no client's: there is none to inform.
+type Nobody struct{}
+
+// Inform implements Client.
+func (Nobody) Inform(int, Fields) error { return nil }
+
 // Handler serves exchanges; codecs call it. It is safe for concurrent use.
 type Handler interface {
 	// Serve decides ex.Response: it returns when the response's head is known;

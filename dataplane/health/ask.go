@@ -135,7 +135,7 @@ func accepts(ranges []snapshot.StatusRange, status int) bool {
 
 // request begins a request.
 func request(method, authority string) *exchange.Exchange {
-	ex := &exchange.Exchange{Client: nobody{}}
+	ex := &exchange.Exchange{Client: exchange.Nobody{}}
 	ex.Out = exchange.Request{
 		Method: method, Scheme: "http", Authority: authority, Proto: exchange.HTTP11,
 		Fields: exchange.Fields{{Key: exchange.KeyUserAgent, Name: "User-Agent", Value: userAgent}},
@@ -197,8 +197,3 @@ func readAll(body exchange.Body) ([]byte, error) {
 	}
 	return content, nil
 }
-
-// nobody waits for interim responses.
-type nobody struct{}
-
-func (nobody) Inform(int, exchange.Fields) error { return nil }

@@ -80,7 +80,7 @@ func newCopy(ex *exchange.Exchange, to *mirror, r *rule) *copied {
 // its content and trailers. Nothing of it is the original's, so that it may
 // outlive that. Nobody is there for interim responses.
 func duplicate(ex *exchange.Exchange) *exchange.Exchange {
-	dup := &exchange.Exchange{Conn: ex.Conn, Client: deaf{}, ClientIP: ex.ClientIP, Route: ex.Route}
+	dup := &exchange.Exchange{Conn: ex.Conn, Client: exchange.Nobody{}, ClientIP: ex.ClientIP, Route: ex.Route}
 	own := func(s string) string { return dup.Arena.Concat(s) }
 	from, out := &ex.Out, &dup.Out
 	*out = exchange.Request{
@@ -214,8 +214,3 @@ func (b *teeBody) drop() {
 		c.to.metrics.Dropped()
 	}
 }
-
-// deaf is the client of a copy: there is nobody to inform.
-type deaf struct{}
-
-func (deaf) Inform(int, exchange.Fields) error { return nil }

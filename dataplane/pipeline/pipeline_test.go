@@ -244,7 +244,7 @@ func (c *content) Close()      { c.closed.Store(true) }
 
 // request makes an exchange; fields are "Name: value", "Host" the authority.
 func request(line string, fields ...string) *exchange.Exchange {
-	ex := &exchange.Exchange{Start: time.Now(), Client: deaf{}, Conn: &exchange.Conn{
+	ex := &exchange.Exchange{Start: time.Now(), Client: exchange.Nobody{}, Conn: &exchange.Conn{
 		Port: "tcp/80", Remote: netip.MustParseAddrPort("192.0.2.1:1234"),
 	}}
 	in := &ex.In

@@ -180,13 +180,9 @@ func (c *content) Next() ([]byte, error) {
 func (c *content) Ready() bool { return true }
 func (c *content) Close()      {}
 
-type noClient struct{}
-
-func (noClient) Inform(int, exchange.Fields) error { return nil }
-
 func fill(ex *exchange.Exchange, method, body string) {
 	ex.Reset()
-	ex.Client = noClient{}
+	ex.Client = exchange.Nobody{}
 	ex.ClientIP = netip.MustParseAddr("198.51.100.7")
 	ex.Out.Method, ex.Out.Scheme, ex.Out.Authority, ex.Out.Host = method, "http", "web.example", "web.example"
 	ex.Out.Path, ex.Out.Proto = "/", exchange.HTTP11

@@ -140,8 +140,3 @@ func (b *content) Ready() bool { return true }
 
 // Close does nothing: it may come while another goroutine is in Next.
 func (b *content) Close() {}
-
-// deaf is the client of a call: there is nobody to inform.
-type deaf struct{}
-
-func (deaf) Inform(int, exchange.Fields) error { return nil }

@@ -219,4 +219,4 @@ func deny(ex *exchange.Exchange, status int, content []byte) {
 }
 
 // calls are reused, so that a question allocates nothing.
-var calls = sync.Pool{New: func() any { return &call{ex: exchange.Exchange{Client: deaf{}}} }}
+var calls = sync.Pool{New: func() any { return &call{ex: exchange.Exchange{Client: exchange.Nobody{}}} }}
