@@ -81,6 +81,7 @@ func (st *state) fallBack(ex *exchange.Exchange) (lease exchange.Lease, err erro
 		st.standIn, ex.Upstream.Fallback = next, true
 		// These are of the backend's endpoints and its tries.
 		ex.Session, ex.Avoid, ex.TryDeadline = exchange.Session{}, ex.Avoid[:0], time.Time{}
+		ex.Upstream.Endpoint = ""
 		b.metrics.FellBack(false)
 		if st.run(ex, next.filters, new(int)) == exchange.Answered {
 			return nil, nil

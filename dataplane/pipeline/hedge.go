@@ -151,9 +151,11 @@ func (h *hedging) next() *hedgeRun {
 	var dup *exchange.Exchange
 	placed := false
 	waits := h.ex.Awaiting(func() {
-		if placed = h.ex.Upstream.Endpoint != ""; placed && b.cluster.AllowHedge() {
+		at := h.ex.Upstream.Endpoint
+		// One of an earlier try says nothing of this one.
+		if placed = at != "" && !slices.Contains(h.ex.Avoid, at); placed && b.cluster.AllowHedge() {
 			dup = duplicate(h.ex)
-			dup.Hedge, dup.Avoid = true, append(slices.Clone(h.ex.Avoid), h.ex.Upstream.Endpoint)
+			dup.Hedge, dup.Avoid = true, append(slices.Clone(h.ex.Avoid), at)
 			dup.Start, dup.Deadline, dup.TryDeadline = h.ex.Start, h.ex.Deadline, h.ex.TryDeadline
 		}
 	})

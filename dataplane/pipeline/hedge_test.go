@@ -303,21 +303,37 @@ func TestNotHedged(t *testing.T) {
 	}
 }
 
-// TestHedgeOfTrailers: who has sent trailers without a word before is not hedged.
-func TestHedgeOfTrailers(t *testing.T) {
-	for trailers, want := range map[int]bool{0: true, 1: false} {
-		c := &tracks{t: t}
-		b := &backend{cluster: c, hedge: &hedge{&snapshot.Hedge{MaxHedges: 1}, &sync.WaitGroup{}}}
-		ex := request("PUT /")
-		ex.Out.Method, ex.Upstream.Endpoint = "PUT", "192.0.2.1:80"
-		ex.Out.Trailers = make(exchange.Fields, trailers)
-		replay := &replayBody{length: -1, eof: true}
-		replay.whole.Store(true)
-		ex.Await(&track{})
-		h := &hedging{ex: ex, backend: b, replay: replay, wait: time.Hour}
-		if sent := h.next() != nil; sent != want {
-			t.Errorf("%d trailers: hedged %t", trailers, sent)
-		}
+// TestHedgeIsDue has those hedged that are at an endpoint, and have no trailers.
+func TestHedgeIsDue(t *testing.T) {
+	for name, test := range map[string]struct {
+		edit func(ex *exchange.Exchange)
+		want bool
+	}{
+		"at an endpoint":             {func(*exchange.Exchange) {}, true},
+		"in the queue":               {func(ex *exchange.Exchange) { ex.Upstream.Endpoint = "" }, false},
+		"in the queue, to try again": {func(ex *exchange.Exchange) { ex.Avoid = []string{"192.0.2.1:80"} }, false},
+		"tried again":                {func(ex *exchange.Exchange) { ex.Avoid = []string{"192.0.2.2:80"} }, true},
+		"with trailers that no field has told of": {func(ex *exchange.Exchange) {
+			ex.Out.Trailers.Add("X-Sum", "1")
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := &tracks{t: t}
+			b := &backend{cluster: c, hedge: &hedge{&snapshot.Hedge{MaxHedges: 1}, &sync.WaitGroup{}}}
+			ex := request("PUT /")
+			ex.Out.Method, ex.Upstream.Endpoint = "PUT", "192.0.2.1:80"
+			replay := &replayBody{length: -1, eof: true}
+			replay.whole.Store(true)
+			test.edit(ex)
+			ex.Await(&track{})
+			h := &hedging{ex: ex, backend: b, replay: replay, wait: time.Hour}
+			if sent := h.next() != nil; sent != test.want || c.under > 0 != test.want {
+				t.Errorf("hedged %t, %d allowed", sent, c.under)
+			}
+			if h.timer != nil {
+				h.timer.Stop()
+			}
+		})
 	}
 }
 
