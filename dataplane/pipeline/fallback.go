@@ -61,6 +61,7 @@ func (st *state) fallBack(ex *exchange.Exchange) (lease exchange.Lease, err erro
 	if f.resends {
 		st.keep(ex, b.retry)
 	}
+	deadline := ex.Deadline // before it is the backend's timeouts.stream
 	if f.asks && !b.cluster.Available(f.source.MinHealthyPercent) {
 		err = errNoneHealthy
 	} else {
@@ -79,9 +80,9 @@ func (st *state) fallBack(ex *exchange.Exchange) (lease exchange.Lease, err erro
 		}
 		st.rewind(ex)
 		st.standIn, ex.Upstream.Fallback = next, true
-		// These are of the backend's endpoints and its tries.
+		// These are of the backend's endpoints, its tries and its timeouts.
 		ex.Session, ex.Avoid, ex.TryDeadline = exchange.Session{}, ex.Avoid[:0], time.Time{}
-		ex.Upstream.Endpoint = ""
+		ex.Upstream.Endpoint, ex.Deadline, ex.Timeouts = "", deadline, exchange.Timeouts{}
 		b.metrics.FellBack(false)
 		if st.run(ex, next.filters, new(int)) == exchange.Answered {
 			return nil, nil

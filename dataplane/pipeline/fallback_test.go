@@ -153,6 +153,25 @@ func TestFallbackRetries(t *testing.T) {
 	}
 }
 
+// TestFallbackTimeouts: a backend's timeouts are not for what stands in for it.
+func TestFallbackTimeouts(t *testing.T) {
+	b, clusters := newFallbackBench(t, standIns("b"), map[string][]try{"a": {{err: failed(exchange.Dialing, "connect_refused")}}},
+		func(r *snapshot.Route) { r.Rule.RequestTimeout = 2 * time.Hour })
+	ex := request("GET /")
+	clusters["a"].after = func() { // as package upstream does
+		end := ex.Start.Add(time.Hour)
+		ex.Deadline, ex.Timeouts = end, exchange.Timeouts{Idle: time.Minute, Tunnel: time.Minute, End: end}
+	}
+	clusters["b"].after = func() {
+		if ex.Deadline != ex.Start.Add(2*time.Hour) || ex.Timeouts != (exchange.Timeouts{}) {
+			t.Errorf("until %v, %+v", ex.Deadline, ex.Timeouts)
+		}
+	}
+	if status, _ := b.do(ex); status != 200 || len(clusters["b"].bodies) != 1 {
+		t.Errorf("%d, %d tries", status, len(clusters["b"].bodies))
+	}
+}
+
 // TestFallbackOfFaults: what stands in fails on purpose as it does for others.
 func TestFallbackOfFaults(t *testing.T) {
 	f := standIns("b")
