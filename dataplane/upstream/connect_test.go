@@ -72,7 +72,7 @@ func TestDeadlinesBoundConnecting(t *testing.T) {
 			ex.TryDeadline = at
 		}
 		up := fail(t, c, ex)
-		if up.Reason != "timeout" || dials != 1 || time.Since(at) > 3*time.Second {
+		if up.Reason != "timeout" || dials != 1 {
 			t.Errorf("%s: %v after %d dials", which, up, dials)
 		}
 		for _, s := range c.State() {
