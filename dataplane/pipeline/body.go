@@ -25,7 +25,9 @@ func (b *heldBody) Next() ([]byte, error) {
 }
 
 func (b *heldBody) Ready() bool { return true }
-func (b *heldBody) Close()      { b.read = true }
+
+// Close does nothing: it may come while another goroutine is in Next.
+func (b *heldBody) Close() {}
 
 // rewind makes the content be there again, after a filter has read it.
 func (b *heldBody) rewind() { b.read = false }
