@@ -148,6 +148,10 @@ func (h *hedging) next() *hedgeRun {
 	if h.replay != nil && h.replay.length < 0 && len(h.ex.Out.Trailers) > 0 {
 		return nil // no Trailer field has told of these
 	}
+	if h.race != nil && !h.race.placed() {
+		h.wake(hedgeAgain)
+		return nil
+	}
 	var dup *exchange.Exchange
 	placed := false
 	waits := h.ex.Awaiting(func() {
@@ -207,6 +211,21 @@ type hedgeRun struct {
 	backend  *backend
 	lease    exchange.Lease // if it is won or spare
 	endpoint string         // known when it is not under way any more
+	ended    bool           // it is not
+}
+
+// placed reports whether all hedges that are under way are at endpoints, so that
+// another one can go elsewhere.
+func (r *race) placed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, one := range r.all {
+		at := ""
+		if one.ex.Awaiting(func() { at = one.ex.Upstream.Endpoint }); at == "" && !one.ended {
+			return false
+		}
+	}
+	return true
 }
 
 // add adds a hedge, and says how many there are. It goes to none of the others' endpoints.
@@ -235,7 +254,7 @@ func (one *hedgeRun) run() {
 	r := one.race
 	r.mu.Lock()
 	r.underWay--
-	one.endpoint = one.ex.Upstream.Endpoint
+	one.ended, one.endpoint = true, one.ex.Upstream.Endpoint
 	switch {
 	case err != nil, r.over, r.won != nil:
 	case isOfUse(&one.ex.Response):

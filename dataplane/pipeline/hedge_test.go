@@ -18,7 +18,9 @@ type tracks struct {
 	fake
 	t      *testing.T
 	begun  chan *track
-	refuse bool // hedges
+	early  []*track // that have begun, and are not next yet
+	nth    int      // is next
+	refuse bool     // hedges
 	delay  time.Duration
 
 	mu       sync.Mutex
@@ -28,6 +30,7 @@ type tracks struct {
 
 // track is a request that is waiting for its outcome.
 type track struct {
+	n       int // as they came
 	ex      *exchange.Exchange
 	outcome chan try
 	gone    chan struct{} // closed when it was given up
@@ -58,7 +61,7 @@ func (c *tracks) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	c.mu.Unlock()
 	ex.Upstream.Cluster, ex.Upstream.Endpoint = "a", fmt.Sprintf("192.0.2.%d:80", n+1)
 	ex.Upstream.Tries++
-	k := &track{ex: ex, outcome: make(chan try, 1), gone: make(chan struct{}), c: c}
+	k := &track{n: n, ex: ex, outcome: make(chan try, 1), gone: make(chan struct{}), c: c}
 	for ex.Out.Body != nil {
 		part, err := ex.Out.Body.Next()
 		if err != nil {
@@ -91,12 +94,17 @@ func (c *tracks) RoundTrip(ex *exchange.Exchange) (exchange.Lease, error) {
 	return k, nil
 }
 
-// next waits for the next request.
+// next waits for the next request, in the order in which they came.
 func (c *tracks) next() *track {
 	c.t.Helper()
+	if i := slices.IndexFunc(c.early, func(k *track) bool { return k.n == c.nth }); i >= 0 {
+		c.nth++
+		return c.early[i]
+	}
 	select {
 	case k := <-c.begun:
-		return k
+		c.early = append(c.early, k)
+		return c.next()
 	case <-time.After(20 * time.Second):
 		c.t.Fatal("no request is sent")
 		return nil
