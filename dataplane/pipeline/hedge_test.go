@@ -379,7 +379,7 @@ func TestHedgeClientLeaves(t *testing.T) {
 		first, second := c.next(), c.next()
 		if fails { // and the hedge alone is waited for
 			first.outcome <- sorry
-			for until := time.Now().Add(20 * time.Second); !ex.Awaiting(func() {}); time.Sleep(soon) {
+			for until := time.Now().Add(20 * time.Second); len(first.outcome) > 0 || !ex.Awaiting(func() {}); time.Sleep(soon) {
 				if time.Now().After(until) {
 					t.Fatal("it does not wait")
 				}
