@@ -100,7 +100,7 @@ func TestLookupServers(t *testing.T) {
 	dead, live := resolvertest.NewServer(t), resolvertest.NewServer(t)
 	dead.Silence(true)
 	live.Set("db.example. A", "30 IN A 127.0.0.9")
-	l := newLookup(Config{Nameservers: []string{dead.Addr, live.Addr}, Timeout: 50 * time.Millisecond, Hosts: resolvertest.File(t, "hosts", ""), ResolvConf: resolvertest.File(t, "resolv.conf", "")})
+	l := newLookup(Config{Nameservers: []string{dead.Addr, live.Addr}, Timeout: 500 * time.Millisecond, Hosts: resolvertest.File(t, "hosts", ""), ResolvConf: resolvertest.File(t, "resolv.conf", "")})
 	if f, err := l.resolve(context.Background(), Question{Name: "db.example."}); err != nil || len(f.Addrs) != 1 {
 		t.Errorf("%v, %v", f, err)
 	}

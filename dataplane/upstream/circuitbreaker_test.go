@@ -237,7 +237,7 @@ func TestQueueLeft(t *testing.T) {
 	_, done := hold(t, c)
 
 	late := newExchange("GET", "")
-	late.Deadline = time.Now().Add(20 * time.Millisecond)
+	late.Deadline = time.Now().Add(500 * time.Millisecond) // it is in the queue by then
 	if up := fail(t, c, late); up.Reason != "timeout" {
 		t.Errorf("beyond its deadline: %v", up)
 	}

@@ -460,7 +460,7 @@ func TestTLSDeadlineWhileWriting(t *testing.T) {
 	if up := fail(t, c, ex); up.Reason != "timeout" {
 		t.Errorf("%v", up)
 	}
-	if late := time.Since(ex.Deadline); late > 4*time.Second {
+	if late := time.Since(ex.Deadline); late > 20*time.Second {
 		t.Errorf("it ends %v after its deadline", late)
 	}
 }
