@@ -49,7 +49,7 @@ func TestConnectTimeout(t *testing.T) {
 	if up := fail(t, c, ex); up.Reason != "connect_timeout" {
 		t.Errorf("%v", up)
 	}
-	if ex.Upstream.Wait < x.ConnectTimeout {
+	if ex.Upstream.Wait < x.ConnectTimeout/2 {
 		t.Errorf("the wait of %v is not that for the upstream", ex.Upstream.Wait)
 	}
 }

@@ -157,10 +157,10 @@ func TestUnresolved(t *testing.T) {
 	opts.DNS.Timeout = time.Minute
 	m := newManagerFor(t, opts)
 	x := cfg()
-	x.ConnectTimeout = 20 * time.Millisecond
+	x.ConnectTimeout = 200 * time.Millisecond
 	c := m.NewCluster(x, hosts(80, "db.example."))
 	ex := newExchange("GET", "")
-	if up := fail(t, c, ex); up.Reason != "no_endpoint" || ex.Upstream.Wait < 20*time.Millisecond {
+	if up := fail(t, c, ex); up.Reason != "no_endpoint" || ex.Upstream.Wait < x.ConnectTimeout/2 {
 		t.Errorf("%v after %v", up, ex.Upstream.Wait)
 	}
 	// One that does, beside it, serves at once.
