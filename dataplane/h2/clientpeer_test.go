@@ -509,8 +509,7 @@ func TestClientLost(t *testing.T) {
 
 // TestClientPings gives up a peer that shows no sign of life, and no other.
 func TestClientPings(t *testing.T) {
-	opts := &h2.ClientOptions{PingInterval: 100 * time.Millisecond, PingTimeout: 2 * time.Second}
-	p, c := newPeer(t, opts)
+	p, c := newPeer(t, &h2.ClientOptions{PingInterval: 100 * time.Millisecond, PingTimeout: time.Minute})
 	k := start(t, c, request("GET", "/"))
 	id := p.want(http2.FrameHeaders).StreamID
 	for range 5 {
@@ -520,6 +519,7 @@ func TestClientPings(t *testing.T) {
 	p.headers(id, true, ":status: 200")
 	k.succeeds(t)
 
+	p, c = newPeer(t, &h2.ClientOptions{PingInterval: 100 * time.Millisecond, PingTimeout: 200 * time.Millisecond})
 	k = start(t, c, request("GET", "/"))
 	p.want(http2.FrameHeaders)
 	if up := k.fails(t); up.Reason != "timeout" {
