@@ -9,6 +9,7 @@ package expression
 import (
 	"fmt"
 	"math"
+	"regexp"
 	"strings"
 	"sync"
 
@@ -81,7 +82,7 @@ func compile(text string, want *cel.Type) (cel.Program, error) {
 	}
 	ast, issues := env.Compile(text)
 	if issues.Err() != nil {
-		return nil, explain(issues.Errors()[0])
+		return nil, explain(text, issues.Errors()[0])
 	}
 	if !ast.OutputType().IsExactType(want) {
 		return nil, fmt.Errorf("its result is %s, not %s", ast.OutputType(), want)
@@ -127,10 +128,24 @@ func (c *programCache) get(key programKey, compile func() (cel.Program, error)) 
 	return p, nil
 }
 
-func explain(e *cel.Error) error {
+func explain(text string, e *cel.Error) error {
 	message, _, _ := strings.Cut(e.Message, " (in container '')")
-	return fmt.Errorf("%d:%d: %s", e.Location.Line(), max(e.Location.Column(), 0)+1, message)
+	line, column := e.Location.Line(), max(e.Location.Column(), 0)
+	if name, ok := strings.CutPrefix(message, undeclared); ok {
+		// Of request.pth, the checker names request only.
+		lines := strings.Split(text, "\n")
+		if at := []rune(lines[min(max(line, 1), len(lines))-1]); column < len(at) {
+			if whole := qualified.FindString(string(at[column:])); strings.HasPrefix(whole, strings.Trim(name, "'")+".") {
+				message = undeclared + "'" + whole + "'"
+			}
+		}
+	}
+	return fmt.Errorf("%d:%d: %s", line, column+1, message)
 }
+
+const undeclared = "undeclared reference to "
+
+var qualified = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*(\.[a-zA-Z_][a-zA-Z0-9_]*)*`)
 
 func steps(n uint64) string {
 	if n > 1e12 {
