@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -132,10 +133,22 @@ func (c *policyCompiler) duration(field string, d *gatewayv1.Duration, unset, le
 	}
 	v, err := time.ParseDuration(string(*d))
 	if err != nil || v < least || v > most {
-		c.invalid(field, fmt.Sprintf("%q is not a duration within bounds", *d), fmt.Sprintf("a duration from %s to %s, such as 10s", least, most))
+		c.invalid(field, fmt.Sprintf("%q is not a duration within bounds", *d), fmt.Sprintf("a duration from %s to %s, such as 10s", span(least), span(most)))
 		return unset
 	}
 	return v
+}
+
+// span is a duration as one would write it: 1h, not 1h0m0s.
+func span(d time.Duration) string {
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
 }
 
 // number reads a number within bounds; without one, it is unset.
