@@ -120,27 +120,42 @@ func BenchmarkPolicyIndex(b *testing.B) {
 	}
 }
 
-// TestAllowedRoutesChange changes which routes a listener takes, and nothing
-// else: the routes that it took are compiled again.
+// TestAllowedRoutesChange changes whose routes or listeners a Gateway takes, and
+// nothing else: the routes that it had are compiled again.
 func TestAllowedRoutesChange(t *testing.T) {
-	gateway := func(allowed string) []objects.Object {
-		return decodeText(t, "kind: Gateway\nmetadata: {name: gw}\nspec: {gatewayClassName: headgate, listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {"+allowed+"}}]}\n")
+	gateway := func(spec string) []objects.Object {
+		return decodeText(t, "kind: Gateway\nmetadata: {name: gw}\nspec: {gatewayClassName: headgate, "+spec+"}\n")
 	}
-	const route = "kind: HTTPRoute\nmetadata: {name: r}\nspec: {parentRefs: [{name: gw}], rules: [{}]}\n"
+	const others = `
+kind: ListenerSet
+metadata: {name: empty}
+spec: {parentRef: {name: gw}}
+---
+kind: HTTPRoute
+metadata: {name: r}
+spec: {parentRefs: [{name: gw}, {kind: ListenerSet, name: empty}], rules: [{}]}
+`
 	for _, change := range []struct{ name, from, to string }{
-		{"kinds", "kinds: [{kind: HTTPRoute}]", "kinds: [{kind: GRPCRoute}]"},
-		{"a selector of everything for none", "namespaces: {from: Selector, selector: {}}", "namespaces: {from: Selector}"},
+		{"kinds",
+			"listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {kinds: [{kind: HTTPRoute}]}}]",
+			"listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {kinds: [{kind: GRPCRoute}]}}]"},
+		{"a selector of everything for none",
+			"listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector, selector: {}}}}]",
+			"listeners: [{name: http, port: 80, protocol: HTTP, allowedRoutes: {namespaces: {from: Selector}}}]"},
+		{"ListenerSets",
+			"listeners: [{name: http, port: 80, protocol: HTTP}], allowedListeners: {namespaces: {from: All}}",
+			"listeners: [{name: http, port: 80, protocol: HTTP}]"},
 	} {
 		t.Run(change.name, func(t *testing.T) {
 			set := objects.NewSet()
-			for _, object := range slices.Concat(decodeFile(t, "testdata/defaults.yaml"), gateway(change.from), decodeText(t, route)) {
+			for _, object := range slices.Concat(decodeFile(t, "testdata/defaults.yaml"), gateway(change.from), decodeText(t, others)) {
 				set.Put(object)
 			}
 			result := Compile(nil, set, nil, Options{})
-			for _, allowed := range []string{change.to, change.from} {
-				changed := set.Put(gateway(allowed)[0])
+			for _, spec := range []string{change.to, change.from} {
+				changed := set.Put(gateway(spec)[0])
 				result = Compile(result, set, []objects.Ref{changed}, Options{})
-				sameResult(t, allowed, Compile(nil, set, nil, Options{}), result)
+				sameResult(t, spec, Compile(nil, set, nil, Options{}), result)
 			}
 		})
 	}

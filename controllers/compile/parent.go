@@ -64,6 +64,7 @@ func listenerPlaces(gateway, parent objects.Ref, name gatewayv1.SectionName) []p
 type parentView struct {
 	gateway   objects.Ref
 	client    *clientCertificate
+	attached  bool
 	claims    bool // it is a default Gateway
 	listeners []listenerView
 }
@@ -89,5 +90,5 @@ func (p *parent) view() *parentView {
 		views[i] = listenerView{l.spec.Name, l.spec.Port, l.hostname, l.kinds, l.namespaces, l.serves()}
 	}
 	claims := p.ref() == p.gateway.ref() && p.gateway.object.Spec.DefaultScope == gatewayv1.GatewayDefaultScopeAll
-	return &parentView{p.gateway.ref(), p.gateway.client, claims, views}
+	return &parentView{p.gateway.ref(), p.gateway.client, p.attached.ok(), claims, views}
 }
