@@ -61,7 +61,7 @@ type policyIndex interface {
 	// names the route or rule ("HTTPRoute/namespace/name" or with "/rule") whose
 	// policy makes the cluster differ from the backend's own; it becomes the
 	// key's "@target". port is nil for a Backend.
-	cluster(at backendUse, c *snapshot.Cluster) (target string)
+	cluster(at backendUse, use *clusterUse) (target string)
 	// backend returns what the same policies say of the backend as the rule uses it.
 	backend(at backendUse) backendSettings
 	// split returns how the policies at a rule share its clients among its backends,
@@ -76,9 +76,9 @@ type policyIndex interface {
 	concernedBy(extension objects.Ref) []objects.Ref
 	// all returns every policy, sorted.
 	all() []objects.Ref
-	// status returns a policy's status and findings, given the routes as they are in the set now.
-	// Only the index itself is older than the set.
-	status(set *objects.Set, policy objects.Ref) (*Status, []Finding)
+	// status returns a policy's status and findings, given the routes as they are in the set now,
+	// and what there is to remark of it. Only the index itself is older than the set.
+	status(set *objects.Set, policy objects.Ref, remarks []remark) (*Status, []Finding)
 	// wanted returns the Secrets and ConfigMaps that policies refer to, existing or not.
 	wanted() []objects.Ref
 	// resolve finds the backends that policies refer to, against a frame that is

@@ -26,6 +26,9 @@ type clusterUse struct {
 	backend objects.Ref
 	// port is the Service's or ServiceImport's, as its number in a backendRef found it; zero for other kinds.
 	port corev1.ServicePort
+	// remarks are about policies that hold for it, weighedBy whose podWeights does.
+	remarks   []remark
+	weighedBy policyTarget
 }
 
 // resolver finds the clusters that an object refers to.
@@ -159,7 +162,7 @@ func newCluster(key string, source snapshot.Ref) *snapshot.Cluster {
 func (c *resolver) withPolicies(use clusterUse, fail refuseRef) (clusterUse, *Finding) {
 	at := use.by(c.route, c.rule)
 	said := use.cluster.Protocol
-	target := c.frame.policies.cluster(at, use.cluster)
+	target := c.frame.policies.cluster(at, &use)
 	if use.cluster.Protocol == "alpn" && use.cluster.TLS == nil {
 		use.cluster.Protocol = said // nothing is negotiated without TLS
 	}
@@ -169,6 +172,9 @@ func (c *resolver) withPolicies(use clusterUse, fail refuseRef) (clusterUse, *Fi
 	}
 	if target != "" {
 		use.cluster.Key += "@" + target
+	}
+	if c.protocol == "tcp" || c.protocol == "udp" {
+		use.remarks = nil // they are about connections for requests
 	}
 	if use.cluster.ProxyProtocol != "" && c.protocol == "udp" {
 		return fail(gatewayv1.RouteReasonUnsupportedProtocol, "",

@@ -51,6 +51,9 @@ func compileBackendConnections(c *policyCompiler, spec *v1alpha1.BackendPolicySp
 	}
 }
 
+// notAhead is why a pool makes no connections ahead that are introduced.
+const notAhead = "connections that begin with a client's PROXY protocol header cannot be made ahead of the client"
+
 // compilePool is compileConnections for the pool; introduced says that connections
 // begin with a PROXY protocol header.
 func compilePool(c *policyCompiler, p *v1alpha1.ConnectionPool, introduced bool, set func(name string, findings int, apply clusterSetting)) {
@@ -61,7 +64,7 @@ func compilePool(c *policyCompiler, p *v1alpha1.ConnectionPool, introduced bool,
 	}
 	notIntroduced := func(field string) {
 		if introduced {
-			c.invalid(field, "connections that begin with a client's PROXY protocol header cannot be made ahead of the client", "none of it, or no proxyProtocol")
+			c.invalid(field, notAhead, "none of it, or no proxyProtocol")
 		}
 	}
 	if p.MinIdle != nil {

@@ -134,15 +134,22 @@ func compileBackendPolicy(c *policyCompiler) {
 }
 
 // cluster implements policyIndex.
-func (x *policies) cluster(at backendUse, c *snapshot.Cluster) (target string) {
+func (x *policies) cluster(at backendUse, use *clusterUse) (target string) {
+	c := use.cluster
 	places, own := at.places()
 	nearest := -1
-	for _, w := range x.effective(backendPolicies, places...) {
+	effective := x.effective(backendPolicies, places...)
+	for i := range effective {
+		w := &effective[i]
 		if set, ok := w.stanza.value.(clusterSetting); ok {
 			set(c)
 			nearest = max(nearest, slices.Index(places, w.place))
+			if w.stanza.name == "balance" && c.Balance.PodWeights {
+				use.weighedBy = w.ref()
+			}
 		}
 	}
+	use.remarks = remarksOnPool(effective, at.Backend)
 	if c.HealthCheck != nil && at.Port != nil && !askable(c.HealthCheck, at.Port) {
 		c.HealthCheck = nil
 	}

@@ -15,8 +15,8 @@ import (
 )
 
 // compileEndpoints finds the instances behind a cluster. It never returns nil:
-// a cluster without endpoints is answered 503.
-func (f *frame) compileEndpoints(set *objects.Set, use clusterUse) *snapshot.Endpoints {
+// a cluster without endpoints is answered 503. pods may be nil.
+func (f *frame) compileEndpoints(set *objects.Set, use clusterUse, pods *podReader) *snapshot.Endpoints {
 	if use.backend.Kind == "Backend" {
 		if backend := objects.Get[*v1alpha1.Backend](set, use.backend.Namespace, use.backend.Name); backend != nil {
 			endpoints, _ := f.compileBackend(backend)
@@ -34,7 +34,7 @@ func (f *frame) compileEndpoints(set *objects.Set, use clusterUse) *snapshot.End
 	all := set.EndpointSlicesOf(use.backend)
 	switch o := set.Get(use.backend).(type) {
 	case *corev1.Service:
-		return sliceEndpoints(all, o.Spec.IPFamilies, use.port, podsOf(set, use))
+		return sliceEndpoints(all, o.Spec.IPFamilies, use.port, pods)
 	case *gatewayxv1alpha1.XBackend:
 		if o.Spec.ExternalHostname == nil {
 			break

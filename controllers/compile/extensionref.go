@@ -139,7 +139,7 @@ func (x *policies) namedBy(set *objects.Set, p *compiledPolicy, ancestors []gate
 		ancestors = append(ancestors, gatewayv1.PolicyAncestorStatus{
 			AncestorRef:    gatewayv1.ParentReference{Group: &group, Kind: &kind, Namespace: &namespace, Name: name},
 			ControllerName: ControllerName,
-			Conditions:     p.conditions(p.accepted, "A filter of the route names the policy.", overridden),
+			Conditions:     p.conditions(p.accepted, p.resolved, "A filter of the route names the policy.", overridden),
 		})
 	}
 	return ancestors
@@ -192,12 +192,12 @@ func (x *policies) inside(set *objects.Set, p *compiledPolicy, at place) (rivals
 }
 
 // conditions are a policy's at one ancestor; overridden may be nil.
-func (p *compiledPolicy) conditions(accepted verdict, message string, overridden *metav1.Condition) []metav1.Condition {
+func (p *compiledPolicy) conditions(accepted, resolved verdict, message string, overridden *metav1.Condition) []metav1.Condition {
 	generation := p.object.GetGeneration()
 	conditions := []metav1.Condition{newCondition(string(gatewayv1.PolicyConditionAccepted),
 		string(gatewayv1.PolicyReasonAccepted), message, accepted, generation)}
-	if len(p.wanted)+len(p.servers) > 0 || !p.resolved.ok() {
-		conditions = append(conditions, newCondition(conditionResolvedRefs, reasonResolvedRefs, "All references resolve.", p.resolved, generation))
+	if len(p.wanted)+len(p.servers) > 0 || !resolved.ok() {
+		conditions = append(conditions, newCondition(conditionResolvedRefs, reasonResolvedRefs, "All references resolve.", resolved, generation))
 	}
 	if overridden != nil {
 		overridden.ObservedGeneration = generation

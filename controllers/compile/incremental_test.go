@@ -330,6 +330,11 @@ func (w *world) policy() objects.Object {
 				p.Spec.Balance.Subset = &v1alpha1.Subset{Selectors: []v1alpha1.SubsetSelector{{Header: "X", Label: w.pick("version", "other")}}}
 			}
 			if w.chance(30) {
+				p.Spec.Pool = &v1alpha1.ConnectionPool{MinIdle: new(int32(2))}
+			} else if w.chance(30) {
+				p.Spec.ProxyProtocol = &v1alpha1.BackendProxyProtocol{Version: "V2"}
+			}
+			if w.chance(30) {
 				p.Spec.TargetRefs = targets("HTTPRoute", "GRPCRoute")
 				p.Spec.Split = &v1alpha1.Split{HashOn: v1alpha1.HashKeys{{Type: v1alpha1.HashKeyType(w.pick("ClientIP", "Consumer"))}}}
 			}

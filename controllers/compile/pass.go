@@ -31,6 +31,8 @@ type tables struct {
 	// podBackends are the backends of those clusters that ask something of pods, by
 	// cluster key.
 	podBackends snapshot.Table[objects.Ref]
+	// remarks are about policies that hold for clusters, by cluster key.
+	remarks snapshot.Table[[]remark]
 	// attached counts routes, by listener key.
 	attached snapshot.Table[int32]
 	// sessions counts the routes with session persistence.
@@ -55,6 +57,8 @@ type pass struct {
 	statuses, findings         map[objects.Ref]bool
 	// counted are the listeners whose number of routes changed.
 	counted map[string]bool
+	// remarked are the policies of which there is another remark.
+	remarked map[objects.Ref]bool
 }
 
 func newPass(prev *Result, set *objects.Set) *pass {
@@ -72,7 +76,7 @@ func newPass(prev *Result, set *objects.Set) *pass {
 			statuses: prev.statuses, findings: prev.findings, tables: prev.tables,
 		},
 		hosts: map[string]bool{}, clusters: map[string]bool{}, endpoints: map[string]bool{},
-		statuses: map[objects.Ref]bool{}, findings: map[objects.Ref]bool{}, counted: map[string]bool{},
+		statuses: map[objects.Ref]bool{}, findings: map[objects.Ref]bool{}, counted: map[string]bool{}, remarked: map[objects.Ref]bool{},
 	}
 	return p
 }
@@ -365,6 +369,7 @@ func (p *pass) settleClusters(changes clusterUses, s *scope) {
 		})
 		p.setCluster(key, clusterUse{})
 		p.setEndpoints(key, nil)
+		p.setRemarks(key, nil)
 	}
 	// Services, Backends and policies may have changed what clusters are.
 	for key, use := range changes.uses {
@@ -446,7 +451,9 @@ func (p *pass) compileEndpoints(s *scope) {
 		keys, _ := p.tables.backends.Get(ref.String())
 		for _, key := range keys {
 			c, _ := p.tables.clusters.Get(key)
-			p.setEndpoints(key, p.tables.frame.compileEndpoints(p.set, c.clusterUse))
+			pods := podsOf(p.set, c.clusterUse)
+			p.setEndpoints(key, p.tables.frame.compileEndpoints(p.set, c.clusterUse, pods))
+			p.setRemarks(key, slices.Concat(c.remarks, pods.remarks(c.weighedBy)))
 		}
 	}
 }
@@ -488,8 +495,9 @@ func (p *pass) report(s *scope) {
 			}
 		}
 	}
+	maps.Copy(policies, p.remarked)
 	for ref := range policies {
-		status, findings := f.policies.status(p.set, ref)
+		status, findings := f.policies.status(p.set, ref, p.remarksOn(ref))
 		p.setStatus(ref, status)
 		p.setFindings(ref, findings)
 	}

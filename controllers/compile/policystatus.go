@@ -22,7 +22,7 @@ const (
 
 // status implements policyIndex. The ancestors are the policy's targets, and the
 // routes that name it in filters.
-func (x *policies) status(set *objects.Set, ref objects.Ref) (*Status, []Finding) {
+func (x *policies) status(set *objects.Set, ref objects.Ref, remarks []remark) (*Status, []Finding) {
 	p := x.compiled[ref]
 	if p == nil {
 		return nil, nil
@@ -38,14 +38,19 @@ func (x *policies) status(set *objects.Set, ref objects.Ref) (*Status, []Finding
 			},
 			ControllerName: ControllerName,
 		}
-		accepted := p.accepted
+		accepted, resolved := p.accepted, p.resolved
 		var overridden *metav1.Condition
 		if at, found := x.find(set, p, i, &r, &accepted); found {
 			x.checkListeners(set, p, at, i, &r, &accepted)
 			x.checkHTTP3(set, p, at, i, &r, &accepted)
 			overridden = x.overridden(p, at, i, append(x.rivals(set, p, at), x.inside(set, p, at)...), &r, &accepted)
 		}
-		entry.Conditions = p.conditions(accepted, "The policy is attached.", overridden)
+		for _, m := range remarks {
+			if m.of.target == i {
+				m.add(&r, &accepted, &resolved)
+			}
+		}
+		entry.Conditions = p.conditions(accepted, resolved, "The policy is attached.", overridden)
 		value.Ancestors = append(value.Ancestors, entry)
 	}
 	value.Ancestors = x.namedBy(set, p, value.Ancestors)

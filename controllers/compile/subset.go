@@ -131,12 +131,19 @@ type podReader struct {
 	set     *objects.Set
 	labels  []string
 	weights bool
+	wrong   []wrongWeight
+}
+
+// wrongWeight is a pod whose weight is none.
+type wrongWeight struct {
+	pod   objects.Ref
+	value string
 }
 
 // podsOf returns the reader for a cluster, nil if it asks nothing of pods. The
 // endpoints of a ServiceImport are pods of other clusters.
 func podsOf(set *objects.Set, use clusterUse) *podReader {
-	r := &podReader{set, labelsFor(&use.cluster.Balance), use.cluster.Balance.PodWeights}
+	r := &podReader{set: set, labels: labelsFor(&use.cluster.Balance), weights: use.cluster.Balance.PodWeights}
 	if use.backend.Kind != "Service" || len(r.labels) == 0 && !r.weights {
 		return nil
 	}
@@ -153,9 +160,13 @@ func (r *podReader) describe(e *snapshot.Endpoint, target *corev1.ObjectReferenc
 		return
 	}
 	e.Labels = some(pod.Labels, r.labels)
-	if r.weights {
-		if n, err := strconv.Atoi(pod.Annotations[WeightAnnotation]); err == nil && n >= 1 && n <= 1000 {
-			e.Weight = uint32(n)
-		}
+	value, ok := pod.Annotations[WeightAnnotation]
+	if !r.weights || !ok {
+		return
+	}
+	if n, err := strconv.Atoi(value); err == nil && n >= 1 && n <= 1000 {
+		e.Weight = uint32(n)
+	} else {
+		r.wrong = append(r.wrong, wrongWeight{objects.RefOf(pod), value})
 	}
 }
