@@ -60,8 +60,8 @@ type Options struct {
 	// HTTP is what policies call out with, and OCSP responders are asked with,
 	// never for proxied requests; nil means a client with a timeout of 10 s.
 	HTTP *http.Client
-	// L4 bounds connections and flows that are passed on unread. Its Log, Metrics
-	// and AccessLog are those here.
+	// L4 bounds connections and flows that are passed on unread. Its Log, Metrics,
+	// AccessLog and Env are those here.
 	L4 l4.Options
 	// Upstream is what all clusters share. Its Log defaults to Log.
 	Upstream upstream.Options
@@ -103,18 +103,18 @@ func New(opts Options) *Proxy {
 	opts.Overload.MaxRequests = cmp.Or(opts.MaxRequests, pipeline.DefaultMaxRequests)
 	opts.Overload.Log = opts.Log
 	p.overload = overload.New(opts.Overload)
+	env := &policy.Env{
+		State: policy.NewState(), Log: opts.Log, HTTP: opts.HTTP, Metrics: opts.Metrics, Now: time.Now, Context: ctx,
+	}
 	p.pipeline = pipeline.New(pipeline.Options{
 		NewCluster: func(cfg *snapshot.Cluster, eps *snapshot.Endpoints) pipeline.Cluster {
 			return p.manager.NewCluster(cfg, eps)
 		},
-		Env: &policy.Env{
-			State: policy.NewState(), Log: opts.Log, HTTP: opts.HTTP, Now: time.Now, Context: ctx,
-		},
-		Metrics: opts.Metrics, AccessLog: opts.AccessLog, Log: opts.Log,
+		Env: env, Metrics: opts.Metrics, AccessLog: opts.AccessLog, Log: opts.Log,
 		Name: opts.Name, MaxRequests: opts.MaxRequests, MaxMirrors: opts.MaxMirrors, Overload: p.overload,
 	})
 	p.watch.Go(func() { p.overload.Run(ctx.Done()) })
-	opts.L4.Log, opts.L4.Metrics, opts.L4.AccessLog = opts.Log, opts.Metrics, opts.AccessLog
+	opts.L4.Log, opts.L4.Metrics, opts.L4.AccessLog, opts.L4.Env = opts.Log, opts.Metrics, opts.AccessLog, env
 	p.raw = l4.New(opts.L4)
 	p.sockets = listener.NewSet(listener.Options{
 		Addresses: opts.BindAddresses, Codecs: codecs(p.pipeline), QUIC: http3Codec(p.pipeline), Raw: p.raw,
@@ -150,7 +150,7 @@ func (p *Proxy) Apply(snap *snapshot.Snapshot, delta *snapshot.Delta) error {
 	// routes, and its certificate is served when they are there.
 	err := p.pipeline.Apply(snap, delta)
 	if delta == nil || delta.Ports || len(delta.Clusters) > 0 || p.snap.Load() == nil {
-		p.applyRaw(snap)
+		err = errors.Join(err, p.applyRaw(snap))
 	}
 	if delta == nil || delta.Ports || p.snap.Load() == nil {
 		err = errors.Join(err, p.sockets.Apply(snap.Ports))
@@ -164,9 +164,9 @@ func (p *Proxy) Apply(snap *snapshot.Snapshot, delta *snapshot.Delta) error {
 
 // applyRaw links the targets of connections that are passed on unread, to the
 // clusters that requests use too.
-func (p *Proxy) applyRaw(snap *snapshot.Snapshot) {
+func (p *Proxy) applyRaw(snap *snapshot.Snapshot) error {
 	live := p.pipeline.Clusters()
-	p.raw.Apply(snap.Ports, func(key string) l4.Cluster {
+	return p.raw.Apply(snap.Ports, func(key string) l4.Cluster {
 		c, _ := live[key].(l4.Cluster)
 		return c
 	})

@@ -8,7 +8,8 @@ import (
 
 // RateLimitPolicy limits how often something is requested, how much of it at a
 // time, and how fast its content passes. A request that exceeds a limit is
-// answered 429; content waits. Each Headgate process counts for itself.
+// answered 429; content waits. Of connections and flows of datagrams it limits how many there are,
+// and how fast those of TCP and TLS pass. Each Headgate process counts for itself.
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
 // +kubebuilder:storageversion
@@ -40,14 +41,18 @@ type RateLimitPolicyList struct {
 // RateLimitPolicySpec says what is limited. Limits of one name, of policies at
 // different targets, replace one another.
 // +kubebuilder:validation:XValidation:message="one of limits, concurrency, bandwidth and priority must be set",rule="has(self.limits) || has(self.concurrency) || has(self.bandwidth) || has(self.priority)"
+// +kubebuilder:validation:XValidation:message="limits and priority are about requests: of a TCPRoute, TLSRoute or UDPRoute there are concurrency and bandwidth",rule="!(has(self.limits) || has(self.priority)) || !has(self.targetRefs) || self.targetRefs.all(t, !(t.kind in ['TCPRoute', 'TLSRoute', 'UDPRoute']))"
+// +kubebuilder:validation:XValidation:message="datagrams of a UDPRoute are not slowed down",rule="!has(self.bandwidth) || !has(self.targetRefs) || self.targetRefs.all(t, t.kind != 'UDPRoute')"
 type RateLimitPolicySpec struct {
 	// TargetRefs are what the policy attaches to. Without any, it holds for the
-	// rules of HTTPRoutes and GRPCRoutes that name it in an ExtensionRef filter.
+	// rules of HTTPRoutes and GRPCRoutes that name it in an ExtensionRef filter. For
+	// connections that are passed on unread it is concurrency and bandwidth that
+	// hold, by ClientIP and Route.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:XValidation:message="a target must be one of: Gateway (gateway.networking.k8s.io), ListenerSet (gateway.networking.k8s.io), HTTPRoute (gateway.networking.k8s.io), GRPCRoute (gateway.networking.k8s.io)",rule="self.all(t, (t.group == 'gateway.networking.k8s.io' && t.kind == 'Gateway') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'ListenerSet') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'HTTPRoute') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'GRPCRoute'))"
+	// +kubebuilder:validation:XValidation:message="a target must be one of: Gateway (gateway.networking.k8s.io), ListenerSet (gateway.networking.k8s.io), HTTPRoute (gateway.networking.k8s.io), GRPCRoute (gateway.networking.k8s.io), TCPRoute (gateway.networking.k8s.io), TLSRoute (gateway.networking.k8s.io), UDPRoute (gateway.networking.k8s.io)",rule="self.all(t, (t.group == 'gateway.networking.k8s.io' && t.kind == 'Gateway') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'ListenerSet') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'HTTPRoute') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'GRPCRoute') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'TCPRoute') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'TLSRoute') || (t.group == 'gateway.networking.k8s.io' && t.kind == 'UDPRoute'))"
 	// +kubebuilder:validation:XValidation:message="targets must differ",rule="self.all(a, self.exists_one(b, a.group == b.group && a.kind == b.kind && a.name == b.name && (has(a.sectionName) ? a.sectionName : '') == (has(b.sectionName) ? b.sectionName : '')))"
 	TargetRefs []TargetRef `json:"targetRefs,omitempty"`
 	// Enforced says that what this policy sets holds for everything below its
@@ -67,8 +72,8 @@ type RateLimitPolicySpec struct {
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:XValidation:message="a key of type Request is for bandwidth",rule="self.all(l, !has(l.key) || l.key.all(k, k.type != 'Request'))"
 	Limits []RateLimit `json:"limits,omitempty"`
-	// Concurrency is how many requests are served at a time. A request needs room
-	// in all of these.
+	// Concurrency is how many requests are served at a time, and of what is passed
+	// on unread how many connections and flows there are. Each needs room in all of these.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -88,7 +93,7 @@ type RateLimitPolicySpec struct {
 
 // ConcurrencyLimit counts the requests that are being served for each value of
 // its key, from when they are let through to the end of their response, or of
-// their tunnel. The counts are shared by everything below the policy's target.
+// their tunnel; a connection or flow that is passed on unread counts as one. The counts are shared by everything below the policy's target.
 type ConcurrencyLimit struct {
 	// Name tells the limit from others.
 	// +required
@@ -96,7 +101,8 @@ type ConcurrencyLimit struct {
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Name string `json:"name"`
-	// Requests is how many are served at a time; one more is answered 429.
+	// Requests is how many are served at a time; one more is answered 429, or
+	// reset if it is a connection.
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=1000000
@@ -130,7 +136,8 @@ type BandwidthLimit struct {
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Name string `json:"name"`
 	// Direction says whose content is slowed down: the requests' or the responses'.
-	// Of WebSockets and other tunnels it is what the client sends or gets.
+	// Of WebSockets and other tunnels, and of connections that are passed on
+	// unread, it is what the client sends or gets.
 	// +optional
 	// +kubebuilder:default=Response
 	Direction BandwidthDirection `json:"direction,omitempty"`
@@ -202,10 +209,10 @@ const (
 	RateLimitConsumer RateLimitKeyType = "Consumer"
 	// RateLimitHeader is the value of a header field; all requests without it are one.
 	RateLimitHeader RateLimitKeyType = "Header"
-	// RateLimitRoute is the route that the request matched.
+	// RateLimitRoute is the route that the request matched, or the connection.
 	RateLimitRoute RateLimitKeyType = "Route"
-	// RateLimitRequest is each request for itself. It is for bandwidth, and has
-	// no other parts beside it.
+	// RateLimitRequest is each request for itself, or each connection that is passed
+	// on unread. It is for bandwidth, and has no other parts beside it.
 	RateLimitRequest RateLimitKeyType = "Request"
 )
 

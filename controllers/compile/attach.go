@@ -96,7 +96,7 @@ func newPolicyIndex(set *objects.Set, _ grants, opts Options) policyIndex {
 			for t := range object.Targets() {
 				if at, ok := targetOf(p, t); ok {
 					x.attached[at.object] = append(x.attached[at.object], attached{p, at, t})
-					if isForm(at.object.Kind) {
+					if isRoute(at.object.Kind) {
 						x.routes[merged] = append(x.routes[merged], at.object)
 					} else {
 						x.outer[merged] = append(x.outer[merged], p.ref)
@@ -220,6 +220,16 @@ func (x *policies) filters(at attachment, own ownFilters) (filters []policy.Conf
 	return append(responses, filters...), uses, broken
 }
 
+// streams implements policyIndex.
+func (x *policies) streams(at attachment) (filters []policy.Config) {
+	for i := range policyKinds {
+		if kind := &policyKinds[i]; kind.streams != nil {
+			filters = append(filters, kind.streams(x.effective(i, at.places(ownFilters{})...), at.Route.ref.Kind)...)
+		}
+	}
+	return filters
+}
+
 // attachedTo implements policyIndex. A route with policies of its own concerns
 // those of the objects above it too: it may have come to them or left them,
 // and they say in status where they are overridden.
@@ -228,7 +238,7 @@ func (x *policies) attachedTo(target objects.Ref) []objects.Ref {
 	for _, a := range x.attached[target] {
 		refs = append(refs, a.policy.ref)
 	}
-	if isForm(target.Kind) {
+	if isRoute(target.Kind) {
 		for kind := range policyKinds {
 			if _, ok := slices.BinarySearchFunc(x.routes[kind], target, objects.Ref.Compare); ok {
 				refs = append(refs, x.outer[kind]...)

@@ -39,6 +39,8 @@ type policyIndex interface {
 	// clusters that the policies' filters name. broken, if not
 	// "", says why the rule must answer 500 (snapshot.Rule.Broken).
 	filters(at attachment, own ownFilters) (filters []policy.Config, uses []clusterUse, broken string)
+	// streams returns the filters of a TCPRoute, TLSRoute or UDPRoute (snapshot.Target.Filters).
+	streams(at attachment) []policy.Config
 	// priority returns the rule's snapshot.Rule.Priority.
 	priority(at attachment, own ownFilters) string
 	// client returns the settings of a listener's client side, nil for defaults.

@@ -112,7 +112,7 @@ func (d *dumper) ports() {
 						text += " fallback=" + toJSON(b.Fallback)
 					}
 				}
-				d.line("%s", text)
+				d.line("%s%s", text, filtersText(t.Filters))
 			}
 		}
 	}

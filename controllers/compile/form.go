@@ -69,6 +69,9 @@ func (f *form) checkDefaults(rep *report, refused *verdict) {
 // isForm reports whether objects of a kind are routes of HTTP requests.
 func isForm(kind string) bool { return kind == "HTTPRoute" || kind == "GRPCRoute" }
 
+// isRoute reports whether objects of a kind are routes.
+func isRoute(kind string) bool { return isForm(kind) || isStream(kind) }
+
 // formOf returns nil for what is no route of HTTP requests, and for nil.
 func formOf(object objects.Object) *form {
 	switch o := object.(type) {

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -294,7 +295,7 @@ func (w *world) policy() objects.Object {
 	targets := func(kinds ...string) (refs []v1alpha1.TargetRef) {
 		for range 1 + w.IntN(2) {
 			kind := w.pick(kinds...)
-			name := map[string]string{"Gateway": "gw", "ListenerSet": "ls", "HTTPRoute": "r", "GRPCRoute": "r", "Service": "s", "ServiceImport": "s", "Backend": "s", "XBackend": "s"}[kind] + w.pick("1", "2", "3")
+			name := map[string]string{"Gateway": "gw", "ListenerSet": "ls", "HTTPRoute": "r", "GRPCRoute": "r", "TCPRoute": "r", "UDPRoute": "r", "Service": "s", "ServiceImport": "s", "Backend": "s", "XBackend": "s"}[kind] + w.pick("1", "2", "3")
 			ref := v1alpha1.TargetRef{LocalPolicyTargetReference: gatewayv1.LocalPolicyTargetReference{
 				Group: gatewayv1.Group(objects.GroupOf(kind)), Kind: gatewayv1.Kind(kind), Name: gatewayv1.ObjectName(name)}}
 			if w.chance(30) {
@@ -305,7 +306,17 @@ func (w *world) policy() objects.Object {
 		}
 		return refs
 	}
-	switch w.IntN(6) {
+	switch w.IntN(7) {
+	case 6:
+		p := &v1alpha1.RateLimitPolicy{ObjectMeta: w.meta("rlp"), Spec: v1alpha1.RateLimitPolicySpec{
+			TargetRefs: targets("Gateway", "ListenerSet", "HTTPRoute", "TCPRoute", "UDPRoute"), Enforced: w.chance(20),
+			Concurrency: []v1alpha1.ConcurrencyLimit{{Name: w.pick("a", "b"), Requests: 1 + int32(w.IntN(2))}},
+		}}
+		if w.chance(50) {
+			p.Spec.Bandwidth = []v1alpha1.BandwidthLimit{{Name: "a", BytesPerSecond: resource.MustParse(w.pick("1Ki", "1Mi")),
+				Key: []v1alpha1.RateLimitKey{{Type: v1alpha1.RateLimitKeyType(w.pick("ClientIP", "Consumer", "Request"))}}}}
+		}
+		return p
 	case 4, 5:
 		p := &gatewayv1.BackendTLSPolicy{ObjectMeta: w.meta("tls"), Spec: gatewayv1.BackendTLSPolicySpec{TargetRefs: targets("Service", "ServiceImport", "Backend", "XBackend")}}
 		p.Spec.Validation.Hostname = gatewayv1.PreciseHostname(w.pick("a.test", "b.test", "*.nonsense"))

@@ -495,6 +495,13 @@ func (p *pass) report(s *scope) {
 			}
 		}
 	}
+	if s.streams && !s.reframe {
+		for ref := range p.streamRefs() {
+			for _, policy := range f.policies.attachedTo(ref) {
+				policies[policy] = true
+			}
+		}
+	}
 	maps.Copy(policies, p.remarked)
 	for ref := range policies {
 		status, findings := f.policies.status(p.set, ref, p.remarksOn(ref))

@@ -1,6 +1,8 @@
 package compile
 
 import (
+	"slices"
+
 	gatewayxv1alpha1 "sigs.k8s.io/gateway-api/apisx/v1alpha1"
 
 	"github.com/headgate/headgate/api/v1alpha1"
@@ -28,6 +30,8 @@ type policyKind struct {
 	// others: a response passes the filters that its request has passed, and
 	// these are for every response, also for one that a filter makes.
 	responses func(effective) []policy.Config
+	// streams makes the filters of routes of connections or flows, of which kind says which.
+	streams func(e effective, kind string) []policy.Config
 	// own marks a place of the rule's own filters, those of the Gateway API.
 	own func(ownFilters) []policy.Config
 }
@@ -47,6 +51,9 @@ const (
 
 // routeTargets is what policies on requests attach to.
 var routeTargets = []string{"Gateway", "ListenerSet", "HTTPRoute", "GRPCRoute"}
+
+// streamTargets are the routes of connections and flows.
+var streamTargets = []string{"TCPRoute", "TLSRoute", "UDPRoute"}
 
 // policyKinds is every kind of policy, in the order in which a request meets them.
 var policyKinds []policyKind
@@ -76,8 +83,8 @@ func init() {
 		// After authentication, so that limits can count by consumer and a
 		// stranger cannot use up a consumer's share; before all that costs more.
 		rateLimitPolicies: {
-			name: "RateLimitPolicy", list: listOf[*v1alpha1.RateLimitPolicy], targets: routeTargets,
-			compile: compileRateLimitPolicy, filters: rateLimitFilters, responses: rateLimitResponses,
+			name: "RateLimitPolicy", list: listOf[*v1alpha1.RateLimitPolicy], targets: slices.Concat(routeTargets, streamTargets),
+			compile: compileRateLimitPolicy, filters: rateLimitFilters, responses: rateLimitResponses, streams: rateLimitStreams,
 		},
 		gatewayAPIFilters: {own: func(o ownFilters) []policy.Config { return o.configs }},
 		// After the rule's own filters: a policy has the last word on what they

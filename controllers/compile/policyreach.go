@@ -64,7 +64,7 @@ func (x *policies) checkListeners(set *objects.Set, p *compiledPolicy, at place,
 	if at.section != "" {
 		who = "listener " + at.section + " of " + at.object.String()
 	}
-	if p.row.filters != nil {
+	if p.row.filters != nil && p.row.streams == nil {
 		if !takenByAny(listeners, takesRequests) {
 			fail(fmt.Sprintf("spec.targetRefs[%d]", target), who+" takes no requests", "a listener with protocol HTTP or HTTPS, or a route of requests")
 		}
@@ -73,6 +73,9 @@ func (x *policies) checkListeners(set *objects.Set, p *compiledPolicy, at place,
 	for i := range p.stanzas {
 		name := p.stanzas[i].name
 		reach := reachOf(name)
+		if p.row.streams != nil {
+			reach = rateLimitReach(p.stanzas[i].value)
+		}
 		if !takenByAny(listeners, reach.takes) {
 			fail("spec."+name, who+" "+reach.not, reach.want)
 		}
@@ -107,7 +110,7 @@ func takenByAny(listeners []reached, takes func(*gatewayv1.Listener) bool) bool 
 	return false
 }
 
-// reach is at which listeners a stanza of a ListenerPolicy does something; not
+// reach is at which listeners a stanza of a policy does something; not
 // says of the others why it does nothing, and want which would be right.
 type reach struct {
 	takes     func(*gatewayv1.Listener) bool
@@ -119,13 +122,30 @@ func reachOf(stanza string) reach {
 	case strings.HasPrefix(stanza, "tls."):
 		return reach{terminatesTLS, "terminates no TLS", "a listener with protocol HTTPS, or TLS with mode Terminate"}
 	case stanza == proxyProtocolStanza, stanza == connectionStanzas+"maxAge":
-		return reach{takesConnections, "takes no connections", "a listener with protocol HTTP, HTTPS, TLS or TCP"}
+		return reachConnections
 	case stanza == http3Stanza:
 		return reach{speaksHTTPS, "speaks no HTTPS", "a listener with protocol HTTPS"}
 	case stanza == "timeouts.idle", isOfPort(stanza):
-		return reach{func(*gatewayv1.Listener) bool { return true }, "", ""}
+		return reachAll
 	}
-	return reach{takesRequests, "takes no requests", "a listener with protocol HTTP or HTTPS"}
+	return reachRequests
+}
+
+var (
+	reachRequests    = reach{takesRequests, "takes no requests", "a listener with protocol HTTP or HTTPS"}
+	reachConnections = reach{takesConnections, "takes no connections", "a listener with protocol HTTP, HTTPS, TLS or TCP"}
+	reachAll         = reach{func(*gatewayv1.Listener) bool { return true }, "", ""}
+)
+
+// rateLimitReach is reachOf for what a RateLimitPolicy's stanza sets.
+func rateLimitReach(value any) reach {
+	switch {
+	case ofStreams(value) != "":
+		return reachRequests
+	case isBandwidth(value):
+		return reachConnections
+	}
+	return reachAll
 }
 
 func takesRequests(l *gatewayv1.Listener) bool {

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -98,8 +99,8 @@ func (x *policies) find(set *objects.Set, p *compiledPolicy, target int, r *repo
 		for i := range o.Spec.Listeners {
 			sections = append(sections, string(o.Spec.Listeners[i].Name))
 		}
-	case *gatewayv1.HTTPRoute, *gatewayv1.GRPCRoute:
-		route := formOf(object)
+	case *gatewayv1.HTTPRoute, *gatewayv1.GRPCRoute, *gatewayv1.TCPRoute, *gatewayv1.TLSRoute, *gatewayv1.UDPRoute:
+		route := cmp.Or(formOf(object), streamOf(object))
 		for i := range route.Spec.Rules {
 			if name := route.Spec.Rules[i].Name; name != nil && *name != "" {
 				sections = append(sections, string(*name))
@@ -234,7 +235,7 @@ func (x *policies) rivals(set *objects.Set, p *compiledPolicy, at place) []rival
 	add(at.object, 0, func(section string) (meets, covers bool) {
 		return section == at.section || section == "" || at.section == "", section == at.section || section == ""
 	})
-	if isForm(at.object.Kind) {
+	if isRoute(at.object.Kind) {
 		above, alone := x.above(set, set.Get(at.object), p.kind)
 		for _, up := range above {
 			add(up.object, -2, func(section string) (meets, covers bool) {
@@ -288,6 +289,9 @@ func (x *policies) above(set *objects.Set, route objects.Object, kind int) (list
 	}
 	if kind != backendPolicies {
 		parents := slices.Concat(objects.ParentRefs(route), set.Claims(route))
+		if stream := streamOf(route).claimed(set, route); stream != nil {
+			parents = stream.Spec.ParentRefs
+		}
 		for _, parent := range parents {
 			ref, ok := objects.ParentOf(&parent, route.GetNamespace())
 			if !ok {

@@ -39,6 +39,7 @@ func compileRateLimitPolicy(c *policyCompiler) {
 		limit := &spec.Bandwidth[i]
 		c.named("bandwidth", i, limit.Name, func(field string) any { return c.bandwidth(field, limit) })
 	}
+	c.checkStreams(spec)
 }
 
 // requestPriority is a stanza's value.
@@ -188,6 +189,61 @@ func rateLimitFilters(e effective) (filters []policy.Config) {
 // what counts is what is sent.
 func rateLimitResponses(e effective) []policy.Config {
 	return bandwidthOf(e, v1alpha1.BandwidthResponse)
+}
+
+// rateLimitStreams makes the filters of a route of connections or flows.
+func rateLimitStreams(e effective, route string) (filters []policy.Config) {
+	taken := effective{}
+	for _, w := range e {
+		if ofStreams(w.stanza.value) == "" && !(route == "UDPRoute" && isBandwidth(w.stanza.value)) {
+			taken = append(taken, w)
+		}
+	}
+	return append(rateLimitFilters(taken), rateLimitResponses(taken)...)
+}
+
+// ofStreams returns why a stanza is about requests alone, "" if it is about connections, too.
+func ofStreams(value any) string {
+	var key []ratelimit.Part
+	switch v := value.(type) {
+	case ratelimit.ConcurrencyLimit:
+		key = v.By
+	case bandwidthLimit:
+		key = v.By
+	default:
+		return "it is about requests"
+	}
+	for _, part := range key {
+		if part.Type == "Consumer" || part.Type == "Header" {
+			return "its key has type " + part.Type + ", which requests alone have"
+		}
+	}
+	return ""
+}
+
+func isBandwidth(value any) bool {
+	_, ok := value.(bandwidthLimit)
+	return ok
+}
+
+// checkStreams refuses for routes of connections what they have not. It is set all
+// the same: it holds at the other targets.
+func (c *policyCompiler) checkStreams(spec *v1alpha1.RateLimitPolicySpec) {
+	for _, target := range spec.TargetRefs {
+		kind := string(target.Kind)
+		if !isStream(kind) {
+			continue
+		}
+		for i := range c.stanzas {
+			s := &c.stanzas[i]
+			if why := ofStreams(s.value); why != "" {
+				c.invalid("spec."+s.name, fmt.Sprintf("%s, and %s %s has none", why, kind, target.Name),
+					"concurrency or bandwidth for it, by ClientIP or Route; or ListenerPolicy's connections.ratePerClient for how often clients connect")
+			} else if kind == "UDPRoute" && isBandwidth(s.value) {
+				c.invalid("spec."+s.name, fmt.Sprintf("datagrams of UDPRoute %s are not slowed down", target.Name), "concurrency for it, or another target")
+			}
+		}
+	}
 }
 
 func bandwidthOf(e effective, direction v1alpha1.BandwidthDirection) []policy.Config {

@@ -140,11 +140,12 @@ func (s *streams) compile(f *frame, set *objects.Set, object *form, taken map[st
 				continue
 			}
 			backends, _ := rule.through(p.listener, r)
+			filters := f.policies.streams(attachment{Listener: p.listener, Route: object})
 			for _, name := range p.hostnames {
 				if !slices.ContainsFunc(s.targets[p.listener.key], func(have *snapshot.Target) bool { return have.Hostname == name }) {
 					s.targets[p.listener.key] = append(s.targets[p.listener.key], &snapshot.Target{
 						Source:   snapshot.Ref{Kind: object.ref.Kind, Namespace: object.Namespace, Name: object.Name},
-						Hostname: name, Backends: backends,
+						Hostname: name, Backends: backends, Filters: filters,
 					})
 				}
 			}
@@ -214,9 +215,8 @@ func (p *pass) compileStreams(s *scope, clusters clusterUses) {
 		old = &streams{}
 	}
 	next := compileStreams(p.tables.frame, p.set)
-	refs := maps.Clone(next.routes)
-	maps.Copy(refs, old.routes)
-	for _, ref := range slices.SortedFunc(maps.Keys(refs), objects.Ref.Compare) {
+	p.tables.streams = next
+	for _, ref := range slices.SortedFunc(maps.Keys(p.streamRefs()), objects.Ref.Compare) {
 		was, is := old.routes[ref], next.routes[ref]
 		if was == nil {
 			was = &route{}
@@ -229,7 +229,6 @@ func (p *pass) compileStreams(s *scope, clusters clusterUses) {
 		p.setStatus(ref, is.status)
 		p.setFindings(ref, is.findings)
 	}
-	p.tables.streams = next
 
 	ports := next.into(p.tables.frame.ports)
 	if p.prev.tables.frame != nil && equal(p.prev.Snapshot.Ports, ports) {
@@ -238,6 +237,19 @@ func (p *pass) compileStreams(s *scope, clusters clusterUses) {
 		p.ports = true
 	}
 	p.Snapshot.Ports = ports
+}
+
+// streamRefs are the routes of connections that there were and are.
+func (p *pass) streamRefs() map[objects.Ref]bool {
+	refs := map[objects.Ref]bool{}
+	for _, s := range []*streams{p.prev.tables.streams, p.tables.streams} {
+		if s != nil {
+			for ref := range s.routes {
+				refs[ref] = true
+			}
+		}
+	}
+	return refs
 }
 
 // into returns the ports with what their listeners pass on.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/observe"
+	"github.com/headgate/headgate/dataplane/policy"
 )
 
 // Cluster is what connections go to.
@@ -46,6 +47,8 @@ type Options struct {
 	// dropped. 0 means 65,536.
 	MaxFlows int
 	Log      logr.Logger
+	// Env is what filters are built with; without one, targets with filters are refused.
+	Env *policy.Env
 	// Metrics defaults to metrics that nobody reads.
 	Metrics *observe.Metrics
 	// AccessLog may be nil.
@@ -98,6 +101,8 @@ func reset(c net.Conn) {
 type closer struct {
 	once  sync.Once
 	conns []net.Conn
+	// tunnel is what filters have made of the second; nil if there are none that do.
+	tunnel exchange.Tunnel
 }
 
 func (c *closer) close() {
@@ -105,6 +110,7 @@ func (c *closer) close() {
 		for _, conn := range c.conns {
 			_ = conn.Close()
 		}
+		c.closeTunnel()
 	})
 }
 
@@ -113,5 +119,13 @@ func (c *closer) reset() {
 		for _, conn := range c.conns {
 			reset(conn)
 		}
+		c.closeTunnel()
 	})
+}
+
+// closeTunnel ends the waiting of what is slowed down.
+func (c *closer) closeTunnel() {
+	if c.tunnel != nil {
+		_ = c.tunnel.Close()
+	}
 }

@@ -36,6 +36,7 @@ type flow struct {
 	release  func()
 	leave    func()
 	way      *way
+	passage  *passage
 	idle     time.Duration
 	deadline deadline.Conn
 
@@ -113,20 +114,28 @@ func (s *Packets) begin(client netip.AddrPort, n int) *flow {
 		way.metrics.Refused(refused)
 		return nil
 	}
+	passage, refused := way.filters.enter(nil, client.Addr().Unmap())
+	if refused != "" {
+		leave()
+		way.metrics.Refused(refused)
+		return nil
+	}
 	began := time.Now()
 	way, up, release, err := way.reach(func(c Cluster) (net.Conn, func(), error) { return c.Datagrams(client.Addr().Unmap()) })
 	if err != nil {
+		passage.over()
 		leave()
 		s.p.opts.Log.V(1).Info("Flow refused", "client", client, "error", err.Error())
 		way.metrics.Refused(reasonOf(err))
 		return nil
 	}
-	f := &flow{client: client, up: up, release: release, leave: leave, way: way, idle: cmp.Or(way.idle, s.p.opts.FlowTimeout), began: began}
+	f := &flow{client: client, up: up, release: release, leave: leave, way: way, passage: passage, idle: cmp.Or(way.idle, s.p.opts.FlowTimeout), began: began}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		_ = up.Close()
 		release()
+		passage.over()
 		leave()
 		return nil
 	}
@@ -152,6 +161,7 @@ func (s *Packets) answer(f *flow) {
 		endpoint := f.up.RemoteAddr().String()
 		_ = f.up.Close()
 		f.release()
+		f.passage.over()
 		f.leave()
 		if closed {
 			reason = reasonDrained

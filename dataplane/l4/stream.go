@@ -23,6 +23,7 @@ type Stream struct {
 	name     string
 	head     []byte
 	way      *way
+	passage  *passage
 	idle     time.Duration
 
 	closer closer
@@ -31,6 +32,7 @@ type Stream struct {
 	ended  bool         // guarded by mu
 	reason string       // why it ended, the first that is known; guarded by mu
 	moved  atomic.Int64 // when bytes last moved, since began
+	held   atomic.Int32 // directions in which relay has bytes that were read and not written
 	began  time.Time
 
 	received, sent atomic.Int64
@@ -64,6 +66,12 @@ func (s *Stream) Serve() {
 		s.refused(s.way.reason, 0)
 		return
 	}
+	var refused string
+	if s.passage, refused = s.way.filters.enter(s.info, s.info.Remote.Addr()); refused != "" {
+		s.refused(refused, 0)
+		return
+	}
+	defer s.passage.over()
 	var up net.Conn
 	var release func()
 	var err error
@@ -81,12 +89,20 @@ func (s *Stream) Serve() {
 		s.done(up, wait)
 	}()
 	s.idle = cmp.Or(s.way.idle, s.p.opts.IdleTimeout)
+	var tunnel exchange.Tunnel
+	if s.passage.slows() {
+		tunnel = s.passage.tunnel(&end{up, s, &s.received, s.way.metrics.Received})
+	}
 	s.mu.Lock()
-	s.closer.conns = []net.Conn{s.down, up}
+	s.closer.conns, s.closer.tunnel = []net.Conn{s.down, up}, tunnel
 	ended := s.ended
 	s.mu.Unlock()
 	if ended {
 		_ = s.down.Close()
+		return
+	}
+	if tunnel != nil {
+		s.relayBoth(tunnel)
 		return
 	}
 	if len(s.head) > 0 {
@@ -130,7 +146,7 @@ func (s *Stream) pass(dst, src net.Conn, total *atomic.Int64, count func(int64))
 			s.moved.Store(int64(since))
 			s.count(total, count, n)
 		}
-		late := errors.Is(err, os.ErrDeadlineExceeded)
+		late := isLate(err)
 		switch {
 		case err == nil:
 			// Who reads from an end that was reset passes on what that had sent, and then
@@ -141,18 +157,26 @@ func (s *Stream) pass(dst, src net.Conn, total *atomic.Int64, count func(int64))
 			return
 		case late && since-time.Duration(s.moved.Load()) < s.idle && time.Since(now) < s.idle+s.idle/4:
 			// The read's deadline, not the write's: nothing is lost.
-		case late:
-			s.because(reasonIdle)
-			s.closer.close()
-			return
 		default:
-			// The other end is not to take a part for all.
-			s.because(s.culprit(err))
-			s.closer.reset()
+			s.fail(err)
 			return
 		}
 	}
 }
+
+// fail ends both directions because one has failed.
+func (s *Stream) fail(err error) {
+	if isLate(err) {
+		s.because(reasonIdle)
+		s.closer.close()
+		return
+	}
+	// The other end is not to take a part for all.
+	s.because(s.culprit(err))
+	s.closer.reset()
+}
+
+func isLate(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 func (s *Stream) count(total *atomic.Int64, count func(int64), bytes int64) {
 	total.Add(bytes)

@@ -1,9 +1,12 @@
 package l4
 
 import (
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
+	"github.com/headgate/headgate/dataplane/exchange"
 	"github.com/headgate/headgate/dataplane/observe"
 	"github.com/headgate/headgate/dataplane/route"
 	"github.com/headgate/headgate/dataplane/snapshot"
@@ -13,6 +16,8 @@ import (
 type table struct {
 	listeners map[string]*listener
 	counted   []*observe.L4 // to be released
+	releases  []func()      // of filters
+	errs      []error
 }
 
 // listener is the live counterpart of a snapshot.Listener with targets.
@@ -41,6 +46,7 @@ type way struct {
 	idle     time.Duration
 	labels   observe.RouteLabels
 	metrics  *observe.L4
+	filters  *filters  // nil for none
 	fallback *fallback // nil for none
 }
 
@@ -49,11 +55,13 @@ const (
 	reasonNoRoute    = "no_route"
 	reasonNoBackend  = "no_backend"
 	reasonUnresolved = "unresolved_backend"
+	reasonBroken     = "broken_rule" // its filters cannot be built
 )
 
 // Apply makes ports what new connections and flows go by. find returns a live
-// cluster, nil if there is none: its share of the connections is refused.
-func (p *Proxy) Apply(ports []*snapshot.Port, find func(key string) Cluster) {
+// cluster, nil if there is none: its share of the connections is refused. The error
+// names targets whose filters cannot be built: they are refused as a whole.
+func (p *Proxy) Apply(ports []*snapshot.Port, find func(key string) Cluster) error {
 	p.apply.Lock()
 	defer p.apply.Unlock()
 	next := &table{listeners: map[string]*listener{}}
@@ -65,9 +73,14 @@ func (p *Proxy) Apply(ports []*snapshot.Port, find func(key string) Cluster) {
 		}
 	}
 	// What stays is counted on: its new handle is got before the old one is given back.
-	for _, counted := range p.table.Swap(next).counted {
+	old := p.table.Swap(next)
+	for _, counted := range old.counted {
 		counted.Release()
 	}
+	for _, release := range old.releases {
+		release()
+	}
+	return errors.Join(next.errs...)
 }
 
 func (p *Proxy) newListener(next *table, cfg *snapshot.Listener, find func(key string) Cluster) *listener {
@@ -86,19 +99,30 @@ func (p *Proxy) newListener(next *table, cfg *snapshot.Listener, find func(key s
 			continue
 		}
 		labels := observe.RouteLabels{Route: t.Source.Kind + "/" + t.Source.Namespace + "/" + t.Source.Name}
+		filters, release, err := newFilters(t.Filters, exchange.RouteInfo{
+			Kind: t.Source.Kind, Namespace: t.Source.Namespace, Name: t.Source.Name, Listener: cfg.Key,
+		}, p.opts.Env)
+		if err != nil {
+			next.errs = append(next.errs, fmt.Errorf("%s: %w", labels.Route, err))
+		} else if release != nil {
+			next.releases = append(next.releases, release)
+		}
 		live := &target{none: to(way{reason: reasonNoBackend, labels: labels})}
 		for _, b := range t.Backends {
 			if b.Weight == 0 {
 				continue
 			}
 			toCluster := func(key string) way {
-				w := way{labels: labels}
+				w := way{labels: labels, filters: filters}
 				w.labels.Cluster = key
-				if key != "" {
+				if key != "" && err == nil {
 					w.cluster = find(key)
 				}
 				if w.cluster == nil {
 					w.reason = reasonUnresolved
+				}
+				if err != nil {
+					w.reason = reasonBroken
 				}
 				return to(w)
 			}

@@ -100,6 +100,10 @@ type Target struct {
 	// Backends share the connections or flows by weight. They have neither
 	// filters nor mirrors.
 	Backends []Backend `json:"backends"`
+	// Filters are what policies do to connections and flows, in the order in which these
+	// meet them: such as need no request. Those that act on responses act on the
+	// tunnel that a connection is; flows have none.
+	Filters []policy.Config `json:"filters,omitempty"`
 }
 
 // TLS terminates TLS.
