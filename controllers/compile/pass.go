@@ -358,6 +358,7 @@ func (p *pass) settleClusters(changes clusterUses, s *scope) {
 			p.setCluster(key, c.clusterUse)
 			p.changeBackend(c.backend, func(keys []string) []string { return append(keys, key) })
 			s.backends[c.backend] = true
+			p.reuse(c.backend)
 		}
 		if c.routes += by; c.routes > 0 {
 			p.tables.clusters = p.tables.clusters.With(key, c)
@@ -368,6 +369,7 @@ func (p *pass) settleClusters(changes clusterUses, s *scope) {
 			return slices.DeleteFunc(keys, func(k string) bool { return k == key })
 		})
 		p.setCluster(key, clusterUse{})
+		p.reuse(c.backend)
 		p.setEndpoints(key, nil)
 		p.setRemarks(key, nil)
 	}

@@ -57,7 +57,8 @@ func (p *pass) setRemarks(key string, remarks []remark) {
 	}
 }
 
-// remarksOn returns those on a policy. Few clusters have any.
+// remarksOn returns all that there is to remark of a policy. Few clusters have any
+// remarks.
 func (p *pass) remarksOn(policy objects.Ref) (list []remark) {
 	for _, key := range p.tables.remarks.Keys() {
 		remarks, _ := p.tables.remarks.Get(key)
@@ -67,7 +68,7 @@ func (p *pass) remarksOn(policy objects.Ref) (list []remark) {
 			}
 		}
 	}
-	return list
+	return append(list, p.idle(policy)...)
 }
 
 // remarks says which pods have a weight that is none; by whose podWeights it counts.
