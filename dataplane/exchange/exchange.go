@@ -269,7 +269,8 @@ type Consumer struct {
 	Claims Claims
 }
 
-// Claims gives access to a verified token's claims.
+// Claims gives access to a verified token's claims. It is immutable, and may outlive the
+// exchange.
 type Claims interface {
 	// Claim returns a claim as a string: strings as they are, numbers and
 	// booleans as JSON writes them, arrays and objects as JSON. Dots descend.

@@ -92,7 +92,8 @@ func duplicate(ex *exchange.Exchange) *exchange.Exchange {
 		out.Fields[i] = exchange.Field{Key: f.Key, Name: own(f.Name), Value: own(f.Value)}
 	}
 	dup.In.Method, dup.In.Proto, dup.In.Scheme = out.Method, ex.In.Proto, out.Scheme
-	dup.RequestID, dup.Path, dup.Consumer.Name = own(ex.RequestID), out.Path, own(ex.Consumer.Name)
+	dup.RequestID, dup.Path = own(ex.RequestID), out.Path
+	dup.Consumer = exchange.Consumer{Name: own(ex.Consumer.Name), Method: own(ex.Consumer.Method), Claims: ex.Consumer.Claims}
 	for _, c := range ex.NewCookies {
 		dup.NewCookies = append(dup.NewCookies, exchange.NewCookie{Name: c.Name, Value: own(c.Value), SetCookie: own(c.SetCookie)})
 	}

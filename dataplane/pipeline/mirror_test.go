@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/headgate/headgate/dataplane/exchange"
+	"github.com/headgate/headgate/dataplane/hashkey"
 	"github.com/headgate/headgate/dataplane/snapshot"
 )
 
@@ -145,5 +146,29 @@ func TestMirrorsWithoutRoomAreCounted(t *testing.T) {
 	outcomes, _ := mirrorOutcomes(t, b)
 	if want := map[string]float64{"same": 1, "dropped": 2}; !maps.Equal(outcomes, want) {
 		t.Errorf("%v, want %v", outcomes, want)
+	}
+}
+
+type tenant string
+
+func (c tenant) Claim(name string) (string, bool) { return string(c), name == "tenant" }
+
+// TestDuplicatesAreHashedAlike has mirrors and hedges find the key that their request has.
+func TestDuplicatesAreHashedAlike(t *testing.T) {
+	keys, err := hashkey.New([]snapshot.HashKey{{Type: "Expression", Expression: "consumer.claims.tenant + consumer.method"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ex := request("GET /")
+	ex.Consumer = exchange.Consumer{Name: "c", Method: "jwt", Claims: tenant("a")}
+	dup := duplicate(ex)
+	want, ok := keys.Hash(ex)
+	if !ok {
+		t.Fatal("the request has no key")
+	}
+	// Whoever it is of may be over by then.
+	ex.Reset()
+	if got, ok := keys.Hash(dup); !ok || got != want {
+		t.Errorf("%x, %v, want %x", got, ok, want)
 	}
 }
