@@ -142,11 +142,11 @@ func (c *compactor) walk(v reflect.Value) {
 		}
 	case reflect.Map:
 		if m, ok := v.Interface().(map[string]string); ok && m != nil {
-			shared := make(map[string]string, len(m))
+			same := make(map[string]string, len(m))
 			for key, value := range m {
-				shared[c.string(key)] = c.string(value)
+				same[c.string(key)] = c.string(value)
 			}
-			v.Set(reflect.ValueOf(shared))
+			v.Set(reflect.ValueOf(same))
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
@@ -161,38 +161,25 @@ func basic(k reflect.Kind) bool {
 	return k == reflect.String || k == reflect.Bool || reflect.Int <= k && k <= reflect.Float64
 }
 
-func (c *compactor) string(s string) string {
-	if shared, ok := c.strings[s]; ok {
-		return shared
-	}
-	if len(c.strings) == maxShared {
-		clear(c.strings)
-	}
-	c.strings[s] = s
-	return s
-}
+func (c *compactor) string(s string) string { return shared(c.strings, s, s) }
 
 // pair shares two conditions whose strings are shared already.
 func (c *compactor) pair(list []metav1.Condition) []metav1.Condition {
-	key := [2]metav1.Condition(list)
-	if shared, ok := c.conditions[key]; ok {
-		return shared
-	}
-	if len(c.conditions) == maxShared {
-		clear(c.conditions)
-	}
-	c.conditions[key] = list
-	return list
+	return shared(c.conditions, [2]metav1.Condition(list), list)
 }
 
 func (c *compactor) pointer(p reflect.Value) reflect.Value {
-	key := p.Elem().Interface()
-	if shared, ok := c.pointers[key]; ok {
-		return shared
+	return shared(c.pointers, p.Elem().Interface(), p)
+}
+
+// shared returns the value that is known by the key, this one if there is none.
+func shared[K comparable, V any](known map[K]V, key K, value V) V {
+	if first, ok := known[key]; ok {
+		return first
 	}
-	if len(c.pointers) == maxShared {
-		clear(c.pointers)
+	if len(known) == maxShared {
+		clear(known)
 	}
-	c.pointers[key] = p
-	return p
+	known[key] = value
+	return value
 }

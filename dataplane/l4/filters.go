@@ -153,13 +153,7 @@ func (s *Stream) relayBoth(up exchange.Tunnel) {
 		}
 		s.head = nil
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.relay(down, up)
-	}()
-	s.relay(up, down)
-	<-done
+	both(func() { s.relay(down, up) }, func() { s.relay(up, down) })
 }
 
 // relay is pass for what filters slow down: bytes are read to be counted, and no

@@ -116,12 +116,19 @@ func (s *Stream) Serve() {
 		}
 		s.head = nil
 	}
+	both(
+		func() { s.pass(s.down, up, &s.sent, s.way.metrics.Sent) },
+		func() { s.pass(up, s.down, &s.received, s.way.metrics.Received) })
+}
+
+// both runs one for each direction, until the two have ended.
+func both(one, other func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.pass(s.down, up, &s.sent, s.way.metrics.Sent)
+		one()
 	}()
-	s.pass(up, s.down, &s.received, s.way.metrics.Received)
+	other()
 	<-done
 }
 
