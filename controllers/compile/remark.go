@@ -44,13 +44,8 @@ func (m *remark) add(r *report, accepted, resolved *verdict) {
 // setRemarks replaces those of a cluster.
 func (p *pass) setRemarks(key string, remarks []remark) {
 	old, _ := p.tables.remarks.Get(key)
-	switch {
-	case slices.Equal(old, remarks):
+	if !set(&p.tables.remarks, key, remarks, len(remarks) > 0) {
 		return
-	case len(remarks) == 0:
-		p.tables.remarks = p.tables.remarks.Without(key)
-	default:
-		p.tables.remarks = p.tables.remarks.With(key, remarks)
 	}
 	for _, m := range slices.Concat(old, remarks) {
 		p.remarked[m.of.policy] = true
